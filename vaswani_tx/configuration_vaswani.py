@@ -1,0 +1,247 @@
+"""Configurations of the Vaswani family: the paper's defaults, its Table 3 as presets, and checks that name the mend."""
+
+import difflib
+import warnings
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+# Configuration fields of the models of the paper: "base", "big" and the rows of Table 3. Row D (dropout, label smoothing)
+# differs from base in training only as far as smoothing goes, which is a keyword of the loss and no field of the model.
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "big": {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "dropout": 0.3},
+    "A1": {"num_heads": 1},
+    "A4": {"num_heads": 4},
+    "A16": {"num_heads": 16},
+    "A32": {"num_heads": 32},
+    "B_dk16": {"d_k": 16, "d_v": 64},
+    "B_dk32": {"d_k": 32, "d_v": 64},
+    "C_N2": {"encoder_layers": 2, "decoder_layers": 2},
+    "C_N4": {"encoder_layers": 4, "decoder_layers": 4},
+    "C_N8": {"encoder_layers": 8, "decoder_layers": 8},
+    "C_d256": {"d_model": 256, "d_k": 32, "d_v": 32},
+    "C_d1024": {"d_model": 1024, "d_k": 128, "d_v": 128},
+    "C_ff1024": {"d_ff": 1024},
+    "C_ff4096": {"d_ff": 4096},
+    "D_drop0.0": {"dropout": 0.0},
+    "D_drop0.2": {"dropout": 0.2},
+    "D_ls0.0": {},
+    "D_ls0.2": {},
+    "E_learned_pos": {"position_embedding": "learned"},
+    "tiny": {"d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4},
+}
+
+# Keywords that transformers and the Hub put into a config.json beside the fields of its class.
+_FOREIGN_KEYS = frozenset(
+    "adapters attn_implementation auto_map base_model_name_or_path custom_pipelines experts_implementation "
+    "experts_attention_implementation finetuning_task loss_type model_type name_or_path num_labels output_attentions "
+    "per_layer_config quantization_config task_specific_params tie_last_hidden_states tokenizer_class torch_dtype "
+    "transformers_weights use_cache".split()
+)
+
+
+def nearest(name: str, known) -> str:
+    """Return ``": did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def preset_fields(name: str) -> dict[str, Any]:
+    """Return the configuration fields of a preset.
+
+    Raises:
+        ValueError: there is no preset of that name; the nearest one is named.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}{nearest(name, PRESETS)} Known: {', '.join(PRESETS)}.")
+    return dict(PRESETS[name])
+
+
+@strict
+class VaswaniConfig(PreTrainedConfig):
+    r"""Configuration of the encoder-decoder of "Attention Is All You Need" (section 3; defaults: the base model).
+
+    Args:
+        vocab_size: entries of the vocabulary that source and target share (section 5.1: about 37,000).
+        d_model: width of every sub-layer's output.
+        d_ff: inner width of the position-wise feed-forward network (section 3.3).
+        num_heads: parallel attention heads h (section 3.2.2).
+        d_k: width of a head's queries and keys; None: `d_model / num_heads`.
+        d_v: width of a head's values; None: `d_model / num_heads`.
+        encoder_layers: layers N of the encoder stack.
+        decoder_layers: layers N of the decoder stack.
+        dropout: rate on each sub-layer's output and on the embedding sums (section 5.4).
+        attention_dropout: rate on the attention weights. The paper has none.
+        activation_dropout: rate inside the feed-forward network. The paper has none.
+        activation_function: the feed-forward non-linearity. The paper's is ReLU.
+        layer_norm_eps: epsilon of every LayerNorm (tensor2tensor's 1e-6; the paper gives none).
+        norm_order: "post", `LayerNorm(x + Sublayer(x))`, is the paper's; "pre" normalises a sub-layer's input.
+        final_layer_norm: a further LayerNorm after each stack. The paper has none; "pre" usually wants it.
+        attention_bias: biases in the four attention projections. The paper has none.
+        lm_head_bias: a bias on the output logits. The paper has none.
+        position_embedding: "sinusoidal" (section 3.5) or "learned" (Table 3, row E).
+        max_position_embeddings: rows of the position table. Sinusoids go on beyond it at any length.
+        scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
+        tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4).
+        use_cache: keep keys and values of earlier positions while generating.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens.
+
+    The names that transformers' tools look for (`hidden_size`, `num_attention_heads`, `intermediate_size`, `head_dim`,
+    `num_hidden_layers`, ...) work as keyword and as attribute. As in transformers' other encoder-decoders,
+    `num_hidden_layers` speaks of the encoder alone.
+
+    Raises:
+        ValueError: a field has a wrong value; the message names the field and the mend.
+    """
+
+    model_type = "vaswani"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "intermediate_size": "d_ff",
+        "ffn_dim": "d_ff",
+        "encoder_ffn_dim": "d_ff",
+        "decoder_ffn_dim": "d_ff",
+        "num_attention_heads": "num_heads",
+        "encoder_attention_heads": "num_heads",
+        "decoder_attention_heads": "num_heads",
+        "head_dim": "d_k",
+        "num_hidden_layers": "encoder_layers",
+        "num_encoder_layers": "encoder_layers",
+        "num_decoder_layers": "decoder_layers",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "hidden_act": "activation_function",
+    }
+    # The inherited plan names a final `norm` that these models do not have; the stacks carry plans of their own.
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}
+
+    vocab_size: int = 37000
+    d_model: int = 512
+    d_ff: int = 2048
+    num_heads: int = 8
+    d_k: int | None = None
+    d_v: int | None = None
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    activation_function: str = "relu"
+    layer_norm_eps: float | int = 1e-6
+    norm_order: str = "post"
+    final_layer_norm: bool = False
+    attention_bias: bool = False
+    lm_head_bias: bool = False
+    position_embedding: str = "sinusoidal"
+    max_position_embeddings: int = 1024
+    scale_embedding: bool = True
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    is_encoder_decoder: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 1
+
+    def __post_init__(self, **kwargs):
+        # Aliases arrive here, after the fields: they must be in place before anything is derived from a field.
+        for alias in [key for key in kwargs if key in self.attribute_map]:
+            setattr(self, alias, kwargs.pop(alias))
+        self._warn_unknown(kwargs)
+        self._check_sizes()
+        if self.d_k is None:
+            self.d_k = self._head_width("d_k")
+        if self.d_v is None:
+            self.d_v = self._head_width("d_v")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "VaswaniConfig":
+        """Build a configuration from a named preset ("base", "big", "tiny", or a row of Table 3 such as "B_dk16").
+
+        Args:
+            name: a key of `PRESETS`.
+            **overrides: fields or aliases that take precedence over the preset's.
+
+        Raises:
+            ValueError: the preset is unknown, or a field is wrong.
+        """
+        fields = preset_fields(name)
+        fields.update({cls.attribute_map.get(key, key): value for key, value in overrides.items()})
+        return cls(**fields)
+
+    def validate_architecture(self):
+        """Check the whole configuration, also after a field was changed (called when it is built and when it is saved)."""
+        self._check_sizes()
+        for name in ("d_k", "d_v"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}.")
+
+    def _head_width(self, name: str) -> int:
+        if self.d_model % self.num_heads:
+            divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
+            best = min(divisors, key=lambda h: (abs(h - self.num_heads), h))
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: choose "
+                f"num_heads={best}, or give d_k and d_v."
+            )
+        return self.d_model // self.num_heads
+
+    def _check_sizes(self):
+        for name in ("vocab_size", "d_model", "d_ff", "num_heads", "max_position_embeddings", "d_k", "d_v"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a positive integer, not {value!r}.")
+        for name in ("encoder_layers", "decoder_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive number of layers, not {value!r}.")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is a rate and must be at least 0 and below 1, not {value!r}.")
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"layer_norm_eps must be above 0, not {self.layer_norm_eps!r}.")
+        if self.norm_order not in ("post", "pre"):
+            raise ValueError(f"norm_order must be 'post' (the paper's) or 'pre', not {self.norm_order!r}.")
+        if self.position_embedding not in ("sinusoidal", "learned"):
+            raise ValueError(f"position_embedding must be 'sinusoidal' or 'learned', not {self.position_embedding!r}.")
+        if self.position_embedding == "sinusoidal" and self.d_model % 2:
+            raise ValueError(
+                f"d_model={self.d_model} is odd, but sinusoidal positions fill channels in pairs of sine and cosine: "
+                f"choose d_model={self.d_model + 1}, or position_embedding='learned'."
+            )
+        if self.activation_function not in ACT2FN:
+            raise ValueError(
+                f"activation_function={self.activation_function!r} is unknown"
+                f"{nearest(self.activation_function, ACT2FN) or '.'} The paper's is 'relu'."
+            )
+        self._check_token_ids()
+
+    def _check_token_ids(self):
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+            value = getattr(self, name)
+            for token in value if isinstance(value, list) else [value]:
+                if token is not None and token < 0:
+                    raise ValueError(f"{name} must be an id of the vocabulary, 0 or more, or None; not {value!r}.")
+
+    def _warn_unknown(self, kwargs: dict[str, Any]):
+        fields = {name for name in self.__dataclass_fields__ if not name.startswith("_")} | set(self.attribute_map)
+        generation = GenerationConfig._get_default_generation_params()
+        for key in kwargs:
+            if key.startswith("_") or key in _FOREIGN_KEYS or key in generation or key in fields:
+                continue
+            warnings.warn(
+                f"{type(self).__name__} has no field {key!r}{nearest(key, fields) or '.'} The value is kept in the "
+                "configuration, but nothing reads it.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+__all__ = ["PRESETS", "VaswaniConfig", "preset_fields"]

@@ -1,0 +1,348 @@
+"""Section 3 of "Attention Is All You Need", block by block: positions, attention, feed-forward network, layers.
+
+Shapes: B batch, S source length, T target length, L length of either, D d_model, H heads, K d_k, V d_v, F d_ff.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
+    """Compute the paper's positional encoding (section 3.5), interleaved, in float64.
+
+    `PE(pos, 2i) = sin(pos / 10000^(2i/d_model))`, `PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model))`.
+
+    Args:
+        positions: [...] integers, counted from 0.
+        d_model: D, even.
+
+    Returns:
+        [..., D] in float64 (float32 arithmetic is already off by 3e-5 at 512 positions).
+    """
+    device = positions.device
+    if device.type == "mps":  # that backend has no float64
+        return sinusoids(positions.cpu(), d_model)
+    exponents = torch.arange(0, d_model, 2, dtype=torch.float64, device=device) / d_model
+    angles = positions.to(torch.float64)[..., None] / torch.pow(10000.0, exponents)  # [..., D/2]
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # [..., D/2, 2] -> [..., D]
+
+
+class VaswaniSinusoidalPositions(nn.Module):
+    """Sinusoidal positions of section 3.5, for any position, also beyond the table.
+
+    The table is a buffer outside the state dict. It is refilled whenever the module moves or changes its type, so that no
+    cast rounds it: float64 in a float64 model, float32 in every other, cast only when it is added.
+    """
+
+    def __init__(self, num_positions: int, d_model: int):
+        super().__init__()
+        self.num_positions = num_positions
+        self.d_model = d_model
+        self.register_buffer("table", torch.empty(0), persistent=False)
+        self.table = self.values()
+
+    def values(self) -> torch.Tensor:
+        """Compute the table anew, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
+        dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
+        positions = torch.arange(self.num_positions, device=self.table.device)
+        return sinusoids(positions, self.d_model).to(self.table.device, dtype)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.table = self.values()  # on the meta device this only restores the type
+        return self
+
+    def forward(self, hidden_states: torch.Tensor, past_length=0, position_ids: torch.Tensor | None = None):
+        """Give the encoding of the positions of `hidden_states`.
+
+        Args:
+            hidden_states: [B, L, D]; only its length, type and device are read.
+            past_length: positions already cached, an int or a 0-d tensor.
+            position_ids: [B, L] or [L], instead of counting on from `past_length`.
+
+        Returns:
+            [L, D] or [B, L, D].
+        """
+        length = hidden_states.shape[1]
+        if position_ids is None and isinstance(past_length, int) and past_length + length <= self.num_positions:
+            return self.table[past_length : past_length + length].to(hidden_states)
+        if position_ids is None:
+            position_ids = torch.arange(length, device=hidden_states.device) + past_length
+        return sinusoids(position_ids, self.d_model).to(hidden_states)
+
+
+class VaswaniLearnedPositions(nn.Embedding):
+    """Learned positions, row E of the paper's Table 3; a position beyond the table is an error that names the field."""
+
+    def forward(self, hidden_states: torch.Tensor, past_length=0, position_ids: torch.Tensor | None = None):
+        """Give the embedding of the positions of `hidden_states`: arguments and result as for the sinusoids."""
+        length = hidden_states.shape[1]
+        if position_ids is None:
+            if isinstance(past_length, int) and past_length + length > self.num_embeddings:
+                raise ValueError(
+                    f"A sequence of {past_length + length} tokens is longer than max_position_embeddings="
+                    f"{self.num_embeddings}, and learned positions end there: shorten or split it, or train with a "
+                    "larger max_position_embeddings or position_embedding='sinusoidal'."
+                )
+            position_ids = torch.arange(length, device=hidden_states.device) + past_length
+        return super().forward(position_ids)
+
+
+def make_positions(config: PreTrainedConfig) -> nn.Module:
+    """Build the positions that `config.position_embedding` names."""
+    kind = VaswaniLearnedPositions if config.position_embedding == "learned" else VaswaniSinusoidalPositions
+    return kind(config.max_position_embeddings, config.d_model)
+
+
+class VaswaniEmbedding(nn.Module):
+    """Scale token embeddings by sqrt(d_model) (section 3.4), add positions (3.5), apply dropout (5.4): [B, L, D]."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        self.positions = make_positions(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, inputs_embeds: torch.Tensor, past_length=0, position_ids: torch.Tensor | None = None):
+        """Turn rows of the embedding matrix, [B, L, D], into the input of the first layer, [B, L, D]."""
+        positions = self.positions(inputs_embeds, past_length, position_ids)
+        return self.dropout(inputs_embeds * self.scale + positions)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scaled dot-product attention, section 3.2.1, equation 1: `softmax(Q K^T / sqrt(d_k)) V`.
+
+    Args:
+        module: the attention module; its `training` switches dropout.
+        query: [B, H, T, K].
+        key: [B, H, S, K].
+        value: [B, H, S, V].
+        attention_mask: broadcastable to [B, H, T, S]: additive, or boolean with True where attending is allowed.
+        scaling: factor on the scores; None: 1 / sqrt(K).
+        dropout: rate on the attention weights.
+        is_causal: without a mask, whether a position sees only itself and earlier ones; None: `module.is_causal`.
+
+    Returns:
+        output [B, T, H, V] and weights [B, H, T, S]. A row that may attend nowhere attends evenly: never NaN.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    # Half types overflow when a mask of their lowest number is added, so the softmax runs in float32 at least.
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if attention_mask is None and (module.is_causal if is_causal is None else is_causal):
+        length, total = scores.shape[-2:]
+        attention_mask = torch.ones(length, total, dtype=torch.bool, device=scores.device).tril(total - length)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    output = torch.matmul(weights, value).transpose(1, 2).contiguous()  # [B, H, T, V] -> [B, T, H, V]
+    return output, weights
+
+
+class VaswaniAttention(nn.Module):
+    """Multi-head attention, section 3.2.2: `Concat(head_1, ..., head_h) W^O`, with d_k and d_v free of d_model.
+
+    Args:
+        config: gives d_model, num_heads, d_k, d_v, attention_dropout, attention_bias.
+        layer_idx: place in its stack, which is its place in a cache.
+        is_causal: whether a position may see only itself and earlier ones.
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.d_k
+        self.value_dim = config.d_v
+        self.scaling = config.d_k**-0.5
+        self.attention_dropout = config.attention_dropout
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
+        self.k_proj = nn.Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
+        self.v_proj = nn.Linear(config.d_model, config.num_heads * config.d_v, bias=bias)
+        self.o_proj = nn.Linear(config.num_heads * config.d_v, config.d_model, bias=bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend from `hidden_states` to `key_value_states`, or to itself where that is None.
+
+        Args:
+            hidden_states: [B, T, D].
+            key_value_states: [B, S, D], the encoder's output in cross-attention.
+            attention_mask: as the attention implementation takes it, usually [B, 1, T, S].
+            past_key_values: a cache to read and extend; one of cross-attention is filled once and then only read.
+            **kwargs: handed to the attention function.
+
+        Returns:
+            output [B, T, D] and weights [B, H, T, S], or None where the implementation does not form them.
+        """
+        batch, length = hidden_states.shape[:2]
+        # [B, T, D] -> [B, H, T, K]
+        query = self.q_proj(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        key, value = self._keys_and_values(hidden_states, key_value_states, past_key_values)
+
+        name = self.config._attn_implementation
+        if kwargs.get("output_attentions") and name == "sdpa":
+            name = "eager"  # the fused kernel never forms the weights that were asked for
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        # Flash kernels want values as wide as queries: zeros in the further channels come out as zeros.
+        padded = self.head_dim - self.value_dim if "flash" in (name or "") else 0
+        if padded > 0:
+            value = nn.functional.pad(value, (0, padded))
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        if padded > 0:
+            output = output[..., : self.value_dim]
+        return self.o_proj(output.reshape(batch, length, -1)), weights  # [B, T, H, V] -> [B, T, D]
+
+    def _keys_and_values(self, hidden_states, key_value_states, past_key_values) -> tuple[torch.Tensor, torch.Tensor]:
+        crosses = key_value_states is not None
+        cache = past_key_values
+        if isinstance(cache, EncoderDecoderCache):
+            if crosses and cache.is_updated.get(self.layer_idx):
+                layer = cache.cross_attention_cache.layers[self.layer_idx]
+                return layer.keys, layer.values
+            cache = cache.cross_attention_cache if crosses else cache.self_attention_cache
+        states = key_value_states if crosses else hidden_states
+        batch, length = states.shape[:2]
+        key = self.k_proj(states).view(batch, length, -1, self.head_dim).transpose(1, 2)  # [B, H, S, K]
+        value = self.v_proj(states).view(batch, length, -1, self.value_dim).transpose(1, 2)  # [B, H, S, V]
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+            if crosses and isinstance(past_key_values, EncoderDecoderCache):
+                past_key_values.is_updated[self.layer_idx] = True
+        return key, value
+
+
+class VaswaniFeedForward(nn.Module):
+    """Position-wise feed-forward network, section 3.3, equation 2: `max(0, x W_1 + b_1) W_2 + b_2`, [B, L, D] to same."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, config.d_ff)
+        self.activation = ACT2FN[config.activation_function]
+        self.dropout = nn.Dropout(config.activation_dropout)
+        self.fc2 = nn.Linear(config.d_ff, config.d_model)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the same two linear maps at every position: [B, L, D] -> [B, L, F] -> [B, L, D]."""
+        return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
+
+
+class VaswaniResidual(nn.Module):
+    """The connection around a sub-layer, section 3.1: `LayerNorm(x + Dropout(Sublayer(x)))`.
+
+    With `norm_order` "pre" it is `x + Dropout(Sublayer(LayerNorm(x)))` (Xiong et al. 2020).
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.pre_norm = config.norm_order == "pre"
+        self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def enter(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Give the sub-layer's input, [B, L, D]."""
+        return self.norm(hidden_states) if self.pre_norm else hidden_states
+
+    def forward(self, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Join the stream and the sub-layer's output, both [B, L, D]."""
+        hidden_states = hidden_states + self.dropout(output)
+        return hidden_states if self.pre_norm else self.norm(hidden_states)
+
+
+class VaswaniEncoderLayer(GradientCheckpointingLayer):
+    """Encoder layer, section 3.1: self-attention, then the feed-forward network, a residual around each."""
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = VaswaniAttention(config, layer_idx)
+        self.self_attn_residual = VaswaniResidual(config)
+        self.feed_forward = VaswaniFeedForward(config)
+        self.feed_forward_residual = VaswaniResidual(config)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        """Map [B, S, D] to [B, S, D]; `kwargs` go to the attention function."""
+        attended, _ = self.self_attn(
+            self.self_attn_residual.enter(hidden_states), attention_mask=attention_mask, **kwargs
+        )
+        hidden_states = self.self_attn_residual(hidden_states, attended)
+        transformed = self.feed_forward(self.feed_forward_residual.enter(hidden_states))
+        return self.feed_forward_residual(hidden_states, transformed)
+
+
+class VaswaniDecoderLayer(GradientCheckpointingLayer):
+    """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network."""
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = VaswaniAttention(config, layer_idx, is_causal=True)
+        self.self_attn_residual = VaswaniResidual(config)
+        self.cross_attn = VaswaniAttention(config, layer_idx)
+        self.cross_attn_residual = VaswaniResidual(config)
+        self.feed_forward = VaswaniFeedForward(config)
+        self.feed_forward_residual = VaswaniResidual(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Map [B, T, D] to [B, T, D], attending to `encoder_hidden_states` [B, S, D] where they are given."""
+        attended, _ = self.self_attn(
+            self.self_attn_residual.enter(hidden_states),
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_states = self.self_attn_residual(hidden_states, attended)
+        if encoder_hidden_states is not None:
+            attended, _ = self.cross_attn(
+                self.cross_attn_residual.enter(hidden_states),
+                key_value_states=encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            hidden_states = self.cross_attn_residual(hidden_states, attended)
+        transformed = self.feed_forward(self.feed_forward_residual.enter(hidden_states))
+        return self.feed_forward_residual(hidden_states, transformed)

@@ -1,0 +1,143 @@
+"""Label-smoothed cross entropy (section 5.4), with the logits at hand and without ever building all of them.
+
+Shapes: N target positions (batch times length), D d_model, V vocabulary.
+"""
+
+import torch
+from torch import nn
+
+
+IGNORE_INDEX = -100
+# Positions whose logits exist at one time: enough for the matrix products to be efficient, few enough to stay in a cache.
+CHUNK_ELEMENTS = 1 << 23
+
+
+def uniform_over_others(epsilon: float, vocab_size: int) -> float:
+    """Give the smoothing that makes this module's loss equal tensor2tensor's and fairseq's with `epsilon`.
+
+    The paper cites Szegedy et al., who spread `epsilon` over all V entries; those two spread it over the V - 1 wrong ones.
+    """
+    return epsilon * vocab_size / (vocab_size - 1)
+
+
+def _normalizer(labels: torch.Tensor, num_items_in_batch, ignore_index: int):
+    if num_items_in_batch is None:
+        return (labels != ignore_index).sum().clamp(min=1)
+    if torch.is_tensor(num_items_in_batch):
+        return num_items_in_batch.to(labels.device)
+    return num_items_in_batch
+
+
+def smoothed_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    vocab_size: int | None = None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    **kwargs,
+) -> torch.Tensor:
+    """Cross entropy against `(1 - e) * onehot + e / V` (section 5.4; Szegedy et al. 2016), on unshifted labels.
+
+    Args:
+        logits: [..., V].
+        labels: [...], `ignore_index` where nothing is to be predicted.
+        vocab_size: V, where `logits` has been flattened; None: its last dimension.
+        num_items_in_batch: divisor of the sum, as the Trainer gives it; None: the number of labels that count.
+        label_smoothing: e.
+
+    Returns:
+        the loss, a scalar in float32 (float64 for float64 logits).
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = labels.to(logits.device)
+    total = nn.functional.cross_entropy(
+        logits.reshape(-1, vocab_size or logits.shape[-1]),
+        labels.reshape(-1),
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    return total / _normalizer(labels, num_items_in_batch, ignore_index)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum of the smoothed cross entropy of `hidden @ weight.T + bias`, gradients formed in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, labels, epsilon, dtype):
+        needs_gradient = any(ctx.needs_input_grad[:3])
+        vocabulary = weight.shape[0]
+        rows = max(1, CHUNK_ELEMENTS // vocabulary)
+        accumulate = torch.promote_types(weight.dtype, torch.float32)
+        total = hidden.new_zeros((), dtype=accumulate)
+        grad_hidden = torch.empty_like(hidden) if needs_gradient else None
+        grad_weight = torch.zeros_like(weight, dtype=accumulate) if needs_gradient else None
+        grad_bias = torch.zeros_like(bias, dtype=accumulate) if needs_gradient and bias is not None else None
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        for start in range(0, hidden.shape[0], rows):
+            chunk, target = hidden[start : start + rows].to(dtype), labels[start : start + rows, None]
+            logits = nn.functional.linear(chunk, weight, bias).to(accumulate)
+            log_normalizer = logits.logsumexp(dim=-1, keepdim=True)
+            expected = (1 - epsilon) * logits.gather(1, target)
+            if epsilon:
+                expected = expected + epsilon * logits.mean(dim=-1, keepdim=True)
+            total += (log_normalizer - expected).sum()
+            if needs_gradient:
+                # d loss / d logits = softmax - (1 - e) * onehot - e / V, formed in the place of the logits
+                grad_logits = logits.sub_(log_normalizer).exp_()
+                if epsilon:
+                    grad_logits.sub_(epsilon / vocabulary)
+                grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, epsilon - 1))
+                if grad_bias is not None:
+                    grad_bias += grad_logits.sum(dim=0)
+                grad_logits = grad_logits.to(dtype)
+                grad_hidden[start : start + rows] = grad_logits @ weight
+                if grad_weight.dtype == dtype:
+                    grad_weight.addmm_(grad_logits.T, chunk)
+                else:
+                    grad_weight += grad_logits.T @ chunk
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        grad_bias = None if grad_bias is None else grad_bias * grad_output
+        return grad_hidden * grad_output.to(grad_hidden.dtype), grad_weight * grad_output, grad_bias, None, None, None
+
+
+def linear_smoothed_cross_entropy(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """`smoothed_cross_entropy` of a linear layer's output, a chunk of positions at a time: the full logits never exist.
+
+    Positions with `ignore_index` are dropped before the product, so padding costs nothing.
+
+    Args:
+        hidden_states: [..., D].
+        weight: [V, D].
+        bias: [V] or None.
+        labels: [...].
+        num_items_in_batch, ignore_index, label_smoothing: as for `smoothed_cross_entropy`.
+
+    Returns:
+        the loss, a scalar in float32 (float64 for a float64 weight).
+    """
+    labels = labels.to(hidden_states.device).reshape(-1)
+    keep = (labels != ignore_index).nonzero().squeeze(1)
+    hidden = hidden_states.reshape(-1, hidden_states.shape[-1]).index_select(0, keep)
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    with torch.autocast(device, enabled=False):
+        total = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels.index_select(0, keep), label_smoothing, dtype)
+    return total / _normalizer(labels, num_items_in_batch, ignore_index)
+
+
+__all__ = ["linear_smoothed_cross_entropy", "smoothed_cross_entropy", "uniform_over_others"]

@@ -1,0 +1,473 @@
+"""The encoder-decoder of "Attention Is All You Need" as transformers models.
+
+Shapes: B batch, S source length, T target length, L length of either, D d_model, H heads, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
+from transformers.utils import can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_vaswani import VaswaniConfig
+from .generation_vaswani import VaswaniGenerationMixin
+from .layers_vaswani import (
+    VaswaniAttention,
+    VaswaniDecoderLayer,
+    VaswaniEmbedding,
+    VaswaniEncoderLayer,
+    VaswaniLearnedPositions,
+    VaswaniSinusoidalPositions,
+)
+from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
+
+
+logger = logging.get_logger(__name__)
+
+# What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
+ENCODER_EXTRAS = ("queries", "keys")
+DECODER_EXTRAS = ("queries", "keys", "cross_queries", "cross_keys")
+
+
+def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_start_token_id: int | None):
+    """Turn labels into decoder inputs: the start token first, the last position dropped, -100 replaced by padding.
+
+    Args:
+        tokens: [B, T].
+        pad_token_id: stands where a label does not count.
+        decoder_start_token_id: stands at the first position.
+
+    Returns:
+        [B, T].
+
+    Raises:
+        ValueError: the configuration lacks one of the two ids.
+    """
+    for name, value in (("pad_token_id", pad_token_id), ("decoder_start_token_id", decoder_start_token_id)):
+        if value is None:
+            raise ValueError(f"{name} is None, so decoder inputs cannot be made from labels: set it in the configuration.")
+    shifted = torch.cat((torch.full_like(tokens[:, :1], decoder_start_token_id), tokens[:, :-1]), dim=1)
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def _recorders(**layer_names: str) -> dict[str, OutputRecorder]:
+    return {key: OutputRecorder(nn.Linear, index=0, layer_name=name) for key, name in layer_names.items()}
+
+
+class VaswaniPreTrainedModel(PreTrainedModel):
+    """What all models of the family share: initialisation, and what transformers may do with them."""
+
+    config_class = VaswaniConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VaswaniEncoderLayer", "VaswaniDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Initialise as tensor2tensor does: embeddings N(0, 1/d_model), other matrices Glorot uniform, biases zero.
+
+        The output projection counts as an embedding, tied or not. The sinusoid table is refilled here, because
+        `from_pretrained` builds models without storage and leaves it empty.
+        """
+        if isinstance(module, nn.Embedding) or module is getattr(self, "lm_head", None):
+            init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, VaswaniSinusoidalPositions):
+            init.copy_(module.table, module.values())
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+            init.zeros_(module.bias)
+
+
+class _VaswaniStack(VaswaniPreTrainedModel):
+    """An embedding layer, N layers, and the further LayerNorm that some checkpoints have (the paper has none)."""
+
+    def _build(self, layer_class: type[nn.Module], num_layers: int):
+        config = self.config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = VaswaniEmbedding(config)
+        self.layers = nn.ModuleList([layer_class(config, layer_idx) for layer_idx in range(num_layers)])
+        self.final_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Give the token embedding, [V, D]."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        """Replace the token embedding, [V, D]."""
+        self.embed_tokens = value
+
+    def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str) -> torch.Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(f"Give exactly one of {prefix}input_ids and {prefix}inputs_embeds.")
+        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
+
+
+class VaswaniEncoder(_VaswaniStack):
+    """The encoder stack (section 3.1): N identical layers over the embedded source."""
+
+    _can_record_outputs = {
+        "hidden_states": VaswaniEncoderLayer,
+        "attentions": VaswaniAttention,
+        **_recorders(queries="self_attn.q_proj", keys="self_attn.k_proj"),
+    }
+    _tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.feed_forward.fc1": "colwise",
+        "layers.*.feed_forward.fc2": "rowwise",
+    }
+
+    def __init__(self, config: VaswaniConfig):
+        super().__init__(config)
+        self._build(VaswaniEncoderLayer, config.encoder_layers)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Encode source sentences.
+
+        Args:
+            input_ids: [B, S]; or `inputs_embeds` [B, S, D], rows of the embedding matrix before scaling.
+            attention_mask: [B, S], 1 for tokens and 0 for padding; or [B, 1, S, S].
+            position_ids: [B, S], instead of 0, 1, 2, ...
+
+        Returns:
+            `last_hidden_state` [B, S, D]; what was asked for with `output_attentions`, `output_hidden_states`,
+            `output_queries`, `output_keys` as tuples with an entry a layer.
+        """
+        inputs_embeds = self._embed(input_ids, inputs_embeds, "")
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+        )
+        hidden_states = self.embedding(inputs_embeds, position_ids=position_ids)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self._finish(hidden_states))
+
+
+class VaswaniDecoder(_VaswaniStack):
+    """The decoder stack (section 3.1): N identical layers over the target so far, attending to the encoder's output."""
+
+    _can_record_outputs = {
+        "hidden_states": VaswaniDecoderLayer,
+        "attentions": OutputRecorder(VaswaniAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(VaswaniAttention, index=1, layer_name="cross_attn"),
+        **_recorders(
+            queries="self_attn.q_proj",
+            keys="self_attn.k_proj",
+            cross_queries="cross_attn.q_proj",
+            cross_keys="cross_attn.k_proj",
+        ),
+    }
+    _tp_plan = {
+        **VaswaniEncoder._tp_plan,
+        "layers.*.cross_attn.q_proj": "colwise",
+        "layers.*.cross_attn.k_proj": "colwise",
+        "layers.*.cross_attn.v_proj": "colwise",
+        "layers.*.cross_attn.o_proj": "rowwise",
+    }
+
+    def __init__(self, config: VaswaniConfig):
+        super().__init__(config)
+        self._build(VaswaniDecoderLayer, config.decoder_layers)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Decode a target prefix, or the tokens that follow the cached ones.
+
+        Args:
+            input_ids: [B, T]; or `inputs_embeds` [B, T, D], rows of the embedding matrix before scaling.
+            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T].
+            encoder_hidden_states: [B, S, D].
+            encoder_attention_mask: [B, S]; or [B, 1, T, S].
+            past_key_values: keys and values of earlier positions.
+            position_ids: [B, T], instead of counting on from the cache.
+            use_cache: return a cache, made where none is given.
+
+        Returns:
+            `last_hidden_state` [B, T, D], `past_key_values`, and what was asked for with `output_...`.
+        """
+        inputs_embeds = self._embed(input_ids, inputs_embeds, "decoder_")
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+            if encoder_hidden_states is not None:
+                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
+        past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+        self_cache = (
+            past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else past_key_values
+        )
+        attention_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=self_cache,
+        )
+        if encoder_hidden_states is not None:
+            encoder_attention_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=encoder_attention_mask,
+                encoder_hidden_states=encoder_hidden_states,
+            )
+        hidden_states = self.embedding(inputs_embeds, past_length, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                encoder_hidden_states,  # positional: re-entrant checkpointing finds gradients only there
+                attention_mask=attention_mask,
+                encoder_attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self._finish(hidden_states), past_key_values=past_key_values
+        )
+
+
+class VaswaniModel(VaswaniPreTrainedModel):
+    """Encoder and decoder without an output layer (figure 1 up to the last linear layer)."""
+
+    _tied_weights_keys = {
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+    }
+
+    def __init__(self, config: VaswaniConfig):
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = VaswaniEncoder(config)
+        self.decoder = VaswaniDecoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Give the embedding that source and target share, [V, D]."""
+        return self.shared
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        """Replace the shared embedding, [V, D], in both stacks."""
+        self.shared = value
+        self.encoder.embed_tokens = value
+        self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqModelOutput:
+        """Encode the source and decode the target prefix.
+
+        Args:
+            input_ids: [B, S], or `inputs_embeds` [B, S, D], or `encoder_outputs` of an earlier call.
+            attention_mask: [B, S], 1 for tokens and 0 for padding.
+            decoder_input_ids: [B, T], the start token first, or `decoder_inputs_embeds` [B, T, D]; without either, the
+                source shifted right, as for a model that reconstructs its input.
+            decoder_attention_mask: [B, T]; positions see only earlier ones in any case.
+            past_key_values: keys and values of earlier target positions.
+
+        Returns:
+            `last_hidden_state` [B, T, D], the encoder's outputs, the cache, and what was asked for with `output_...`.
+        """
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("Give decoder_input_ids or decoder_inputs_embeds where there are no input_ids to shift.")
+            decoder_input_ids = shift_tokens_right(
+                input_ids, self.config.pad_token_id, self.config.decoder_start_token_id
+            )
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                position_ids=position_ids,
+                **kwargs,
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            position_ids=decoder_position_ids,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        outputs = Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+        for name in ENCODER_EXTRAS:
+            if name in encoder_outputs:
+                outputs[f"encoder_{name}"] = encoder_outputs[name]
+        for name in DECODER_EXTRAS:
+            if name in decoder_outputs:
+                outputs[name if name.startswith("cross") else f"decoder_{name}"] = decoder_outputs[name]
+        return outputs
+
+
+class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationMixin):
+    """The whole of figure 1: encoder, decoder, and the projection to the vocabulary that shares the embedding matrix."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: VaswaniConfig):
+        super().__init__(config)
+        self.model = VaswaniModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.lm_head_bias)
+        # By its name this class would be given a loss that shifts labels; decoder inputs are shifted already.
+        self.loss_type = "ForMaskedLM"
+        self.loss_function = smoothed_cross_entropy
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        skip_logits: bool = False,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """Predict target tokens, with the loss of section 5.4 where labels are given.
+
+        Args:
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
+                inputs_embeds, decoder_inputs_embeds: as for `VaswaniModel`.
+            labels: [B, T], the target as it is (not shifted), -100 where nothing is to be predicted. Without decoder
+                inputs, they are made from the labels.
+            use_cache: return a cache; off where labels are given.
+            logits_to_keep: compute logits for the last that many positions only (0: all), or for given positions [n].
+            label_smoothing: e of the smoothed targets `(1 - e) * onehot + e / V`.
+            num_items_in_batch: divisor of the summed loss; None: the number of labels that count.
+            skip_logits: with labels, return no logits and never build them all: less memory, the same loss.
+
+        Returns:
+            `loss` (with labels), `logits` [B, T, V] (None with `skip_logits`), and the fields of `VaswaniModel`'s output.
+
+        Raises:
+            ValueError: labels have no decoder start or padding id to be shifted with, or do not fit `logits_to_keep`.
+        """
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        loss = logits = None
+        loss_settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
+        # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
+        if labels is not None and skip_logits and not torch.compiler.is_compiling():
+            loss = linear_smoothed_cross_entropy(
+                hidden_states, self.lm_head.weight, self.lm_head.bias, labels, **loss_settings
+            )
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, kept, :])
+            if labels is not None:
+                loss = self.loss_function(logits, labels[:, kept], vocab_size=self.config.vocab_size, **loss_settings)
+            if labels is not None and skip_logits:
+                logits = None
+        result = Seq2SeqLMOutput(loss=loss, logits=logits)
+        for name, value in outputs.items():
+            if name != "last_hidden_state":
+                result[name] = value
+        return result
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Shift labels [B, T] right, the start token first: what transformers' data collators call."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+
+__all__ = [
+    "VaswaniDecoder",
+    "VaswaniEncoder",
+    "VaswaniForConditionalGeneration",
+    "VaswaniModel",
+    "VaswaniPreTrainedModel",
+    "shift_tokens_right",
+]
