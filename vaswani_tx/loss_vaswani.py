@@ -8,8 +8,8 @@ from torch import nn
 
 
 IGNORE_INDEX = -100
-# Positions whose logits exist at one time: enough for the matrix products to be efficient, few enough to stay in a cache.
-CHUNK_ELEMENTS = 1 << 23
+# Logits that exist at one time: enough for efficient matrix products, few enough to stay in a processor's cache.
+CHUNK_ELEMENTS = 1 << 21
 
 
 def uniform_over_others(epsilon: float, vocab_size: int) -> float:
@@ -78,14 +78,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             chunk, target = hidden[start : start + rows].to(dtype), labels[start : start + rows, None]
             logits = nn.functional.linear(chunk, weight, bias).to(accumulate)
-            log_normalizer = logits.logsumexp(dim=-1, keepdim=True)
-            expected = (1 - epsilon) * logits.gather(1, target)
+            log_probs = nn.functional.log_softmax(logits, dim=-1)
+            total -= (1 - epsilon) * log_probs.gather(1, target).sum()
             if epsilon:
-                expected = expected + epsilon * logits.mean(dim=-1, keepdim=True)
-            total += (log_normalizer - expected).sum()
+                total -= epsilon / vocabulary * log_probs.sum()
             if needs_gradient:
-                # d loss / d logits = softmax - (1 - e) * onehot - e / V, formed in the place of the logits
-                grad_logits = logits.sub_(log_normalizer).exp_()
+                # d loss / d logits = softmax - (1 - e) * onehot - e / V, formed in the place of the log-probabilities
+                grad_logits = log_probs.exp_()
                 if epsilon:
                     grad_logits.sub_(epsilon / vocabulary)
                 grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, epsilon - 1))
