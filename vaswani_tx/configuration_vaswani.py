@@ -86,7 +86,8 @@ class VaswaniConfig(PreTrainedConfig):
         position_embedding: "sinusoidal" (section 3.5) or "learned" (Table 3, row E).
         max_position_embeddings: rows of the position table. Sinusoids go on beyond it at any length.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
-        tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4).
+        tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4). False: the output
+            projection gets a matrix of its own; source and target, of one vocabulary, go on sharing theirs.
         use_cache: keep keys and values of earlier positions while generating.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens.
 

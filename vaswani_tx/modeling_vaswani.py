@@ -283,6 +283,12 @@ class VaswaniModel(VaswaniPreTrainedModel):
         self.decoder = VaswaniDecoder(config)
         self.post_init()
 
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Keep source and target on one embedding also where `tie_word_embeddings` is off: that frees the output only."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels=True)
+        return dict(self._tied_weights_keys)
+
     def get_input_embeddings(self) -> nn.Embedding:
         """Give the embedding that source and target share, [V, D]."""
         return self.shared

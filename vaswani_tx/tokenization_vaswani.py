@@ -53,7 +53,7 @@ class VaswaniTokenizer(TokenizersBackend):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Supply the names of the special tokens when a folder holds `tokenizer.json` and no `tokenizer_config.json`."""
+        """Name the special tokens where a folder holds `tokenizer.json` and no `tokenizer_config.json`."""
         if not any(kwargs.get(name) for name in NAMED_TOKENS):
             kwargs.update(NAMED_TOKENS)
             kwargs.setdefault("split_special_tokens", True)
@@ -69,7 +69,7 @@ class VaswaniTokenizer(TokenizersBackend):
         length: int | None = None,
         **kwargs: Any,
     ) -> "VaswaniTokenizer":
-        """Learn the joint vocabulary from the text of both languages; the same text in the same order gives the same one.
+        """Learn the joint vocabulary from the text of both languages; equal text gives an equal vocabulary.
 
         Args:
             corpus: a path or a list of paths of text files (UTF-8, one sentence a line), or an iterable, other than a
@@ -189,8 +189,8 @@ def _read_chunks(file: str) -> Iterator[list[str]]:
                 line = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{file}, line {number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not valid "
-                    "UTF-8. Convert the file, with `iconv -t UTF-8` for example."
+                    f"{file}, line {number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not "
+                    "valid UTF-8. Convert the file, with `iconv -t UTF-8` for example."
                 ) from None
             if line and not line.isspace():
                 lines.append(line)

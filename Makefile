@@ -1,0 +1,51 @@
+# make demo | test | quality | clean.  Each target does all its own set-up: the first run creates .venv and installs the
+# project with the exact versions of constraints.txt, later runs need no network. PYTHON=python3.12 picks an interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= train,dev
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1
+SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+# The first of these that runs, is Python 3.11 or newer and can make virtual environments.
+CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python
+PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quality clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo      make an English-German corpus, train a small model on it, score and translate (about 5 minutes)'
+	@echo 'make test      run the tests'
+	@echo 'make quality   run the linter and the checks of import direction and Hub closure'
+	@echo 'make setup     only create $(VENV) and install (the others do this themselves)'
+	@echo 'make clean     remove $(VENV), builds, caches and what the demo wrote'
+
+# Also remade after an edit of pyproject.toml or constraints.txt. The stamp comes last, so a broken install starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@'$(PYTHON)' -c '$(SUPPORTED)' >/dev/null 2>&1 || { \
+		echo "This needs Python 3.11 or newer with venv and pip (Debian, Ubuntu: package python3-venv)." >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
+	@echo "Installing into $(VENV): a minute or two, longer where PyTorch has to be downloaded ..."
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(OFFLINE) $(BIN)/python -m training.demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(OFFLINE) $(BIN)/python -m pytest -q $(TEST_ARGS)
+
+quality: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python tests/quality_rules.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache demo_run
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,270 @@
+"""The models as transformers' users meet them: caches, masks, types, recording, saving, the Auto classes."""
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
+    StaticCache,
+)
+
+import vaswani_tx
+from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniModel
+
+VARIANTS = {
+    "paper": {},
+    "pre": {"norm_order": "pre", "final_layer_norm": True, "attention_bias": True},
+    "learned": {"position_embedding": "learned", "lm_head_bias": True},
+    "widths": {"d_k": 6, "d_v": 10, "num_heads": 3},
+    "untied": {"tie_word_embeddings": False, "scale_embedding": False},
+}
+
+
+def make_model(variant="paper", dropout=0.0, **fields) -> VaswaniForConditionalGeneration:
+    torch.manual_seed(3)
+    config = VaswaniConfig(
+        **{
+            "vocab_size": 50, "d_model": 16, "d_ff": 24, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 2,
+            "max_position_embeddings": 48, "dropout": dropout, **VARIANTS[variant], **fields,
+        }
+    )  # fmt: skip
+    return VaswaniForConditionalGeneration(config).eval()
+
+
+def make_inputs(batch=3, source=8, target=7) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    inputs = {
+        "input_ids": torch.randint(3, 50, (batch, source), generator=generator),
+        "decoder_input_ids": torch.randint(3, 50, (batch, target), generator=generator),
+    }
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"][1, 5:] = 0
+    return inputs
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_cached_steps_equal_one_pass(variant, kind):
+    model, inputs = make_model(variant).double(), make_inputs()
+    whole = model(**inputs).logits
+    encoded = model.get_encoder()(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    if kind == "dynamic":
+        cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+    else:
+        decoder = model.config.get_text_config(decoder=True)
+        cache = EncoderDecoderCache(StaticCache(decoder, max_cache_len=12), StaticCache(decoder, max_cache_len=8))
+    pieces, start = [], 0
+    for length in (3, 1, 2, 1):  # a prefix, then single tokens and a block
+        output = model(
+            encoder_outputs=encoded,
+            attention_mask=inputs["attention_mask"],
+            decoder_input_ids=inputs["decoder_input_ids"][:, start : start + length],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        pieces.append(output.logits)
+        start += length
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_attention_implementations_agree(variant):
+    model, inputs = make_model(variant).double(), make_inputs()
+    results = {}
+    for name in ("eager", "sdpa"):
+        model.set_attn_implementation(name)
+        model.zero_grad()
+        output = model(**inputs, labels=inputs["decoder_input_ids"])
+        output.loss.backward()
+        results[name] = (output.logits, model.model.encoder.layers[0].self_attn.v_proj.weight.grad.clone())
+    for eager, fused in zip(results["eager"], results["sdpa"], strict=True):
+        torch.testing.assert_close(fused, eager, atol=1e-12, rtol=0)
+
+
+def test_padding_changes_nothing():
+    model, inputs = make_model().double(), make_inputs()
+    padded = model(**inputs).logits
+    alone = model(
+        input_ids=inputs["input_ids"][1:2, :5], decoder_input_ids=inputs["decoder_input_ids"][1:2]
+    ).logits
+    torch.testing.assert_close(padded[1:2], alone, atol=1e-12, rtol=0)
+    other = dict(inputs, input_ids=inputs["input_ids"].clone())
+    other["input_ids"][1, 5:] = 7  # what stands under padding is never read
+    torch.testing.assert_close(model(**other).logits, padded, atol=0, rtol=0)
+
+
+def test_decoder_sees_only_earlier_positions():
+    model, inputs = make_model().double(), make_inputs()
+    before = model(**inputs).logits
+    inputs["decoder_input_ids"][:, 4] = 9
+    after = model(**inputs).logits
+    torch.testing.assert_close(after[:, :4], before[:, :4], atol=0, rtol=0)
+    assert (after[:, 4:] - before[:, 4:]).abs().max() > 1e-3
+
+
+def test_four_dimensional_masks():
+    model, inputs = make_model().double(), make_inputs()
+    expected = model(**inputs).logits
+    blocked = torch.zeros(3, 1, 8, 8, dtype=torch.double)
+    blocked[1, :, :, 5:] = torch.finfo(torch.double).min
+    encoded = model.get_encoder()(inputs["input_ids"], attention_mask=blocked)
+    output = model(
+        encoder_outputs=encoded,
+        attention_mask=inputs["attention_mask"],
+        decoder_input_ids=inputs["decoder_input_ids"],
+    )
+    torch.testing.assert_close(output.logits, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_half_types_without_nan_even_in_a_row_of_padding(dtype, implementation):
+    model, inputs = make_model().to(dtype), make_inputs()
+    model.set_attn_implementation(implementation)
+    inputs["attention_mask"][2] = 0
+    output = model(**inputs, labels=inputs["decoder_input_ids"])
+    assert torch.isfinite(output.logits).all() and torch.isfinite(output.encoder_last_hidden_state).all()
+    output.loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_recorded_outputs(implementation):
+    model, inputs = make_model("widths"), make_inputs()
+    model.set_attn_implementation(implementation)
+    plain = model(**inputs)
+    output = model(
+        **inputs, output_attentions=True, output_hidden_states=True, output_queries=True, output_keys=True,
+        output_cross_queries=True, output_cross_keys=True,
+    )  # fmt: skip
+    torch.testing.assert_close(output.logits, plain.logits)
+    assert [tuple(a.shape) for a in output.encoder_attentions] == [(3, 3, 8, 8)] * 2
+    assert [tuple(a.shape) for a in output.decoder_attentions] == [(3, 3, 7, 7)] * 2
+    assert [tuple(a.shape) for a in output.cross_attentions] == [(3, 3, 7, 8)] * 2
+    assert len(output.encoder_hidden_states) == len(output.decoder_hidden_states) == 3
+    for weights in (*output.encoder_attentions, *output.decoder_attentions, *output.cross_attentions):
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    assert output.decoder_attentions[0].triu(1).abs().max() == 0
+    assert output.cross_attentions[0][1, :, :, 5:].abs().max() == 0
+    # queries and keys are what the weights were made from
+    queries = output.cross_queries[0].view(3, 7, 3, 6).transpose(1, 2)
+    keys = output.cross_keys[0].view(3, 8, 3, 6).transpose(1, 2)
+    scores = queries @ keys.transpose(2, 3) / 6**0.5
+    torch.testing.assert_close(scores[0].softmax(-1), output.cross_attentions[0][0])
+    assert len(output.encoder_queries) == len(output.encoder_keys) == len(output.decoder_queries) == 2
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
+    model, inputs = make_model().train(), make_inputs()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            # the name changed with transformers 5.2x
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model.zero_grad()
+        model(**inputs, labels=inputs["decoder_input_ids"]).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
+
+
+def test_logits_to_keep():
+    model, inputs = make_model(), make_inputs()
+    logits = model(**inputs).logits
+    torch.testing.assert_close(model(**inputs, logits_to_keep=2).logits, logits[:, -2:])
+    torch.testing.assert_close(model(**inputs, logits_to_keep=torch.tensor([1, 4])).logits, logits[:, [1, 4]])
+
+
+@pytest.mark.parametrize("variant", ["paper", "untied", "learned"])
+@pytest.mark.parametrize("size", [60, 40])
+def test_resized_vocabulary(variant, size, tmp_path):
+    model, inputs = make_model(variant), make_inputs()
+    inputs = {name: value.clamp(max=39) for name, value in inputs.items()}
+    before = model(**inputs).logits
+    model.resize_token_embeddings(size)
+    after = model(**inputs, labels=inputs["decoder_input_ids"])
+    assert model.config.vocab_size == size and after.logits.shape[-1] == size
+    torch.testing.assert_close(after.logits[..., :40], before[..., :40])
+    tied = model.lm_head.weight is model.model.encoder.embed_tokens.weight
+    assert tied == (variant != "untied")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(**inputs).logits, after.logits)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_saved_folder_loads_through_the_auto_classes(variant, tmp_path):
+    model, inputs = make_model(variant), make_inputs()
+    model.save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "generation_config.json", "model.safetensors"}
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    assert type(AutoConfig.from_pretrained(tmp_path)) is VaswaniConfig
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert type(loaded) is VaswaniForConditionalGeneration
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6, rtol=0)
+    bare, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(bare) is VaswaniModel and not report["missing_keys"]
+    torch.testing.assert_close(bare(**inputs).last_hidden_state, model.model(**inputs).last_hidden_state)
+
+
+def test_initialisation_is_the_papers():
+    torch.manual_seed(0)
+    config = VaswaniConfig(vocab_size=4000, d_model=64, d_ff=256, num_heads=4, encoder_layers=2, decoder_layers=1)
+    model = VaswaniForConditionalGeneration(config)
+    assert model.lm_head.weight is model.model.shared.weight is model.model.decoder.embed_tokens.weight
+    assert model.model.shared.weight.std().item() == pytest.approx(64**-0.5, rel=0.02)
+    for linear, fan_in, fan_out in (
+        (model.model.encoder.layers[0].self_attn.q_proj, 64, 64),
+        (model.model.encoder.layers[1].feed_forward.fc1, 64, 256),
+    ):
+        bound = (6 / (fan_in + fan_out)) ** 0.5
+        assert linear.weight.abs().max().item() == pytest.approx(bound, rel=0.02)
+        assert linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert model.model.encoder.layers[0].feed_forward.fc1.bias.abs().max() == 0
+
+
+def test_inputs_embeds_are_rows_of_the_embedding_matrix():
+    model, inputs = make_model(), make_inputs()
+    table = model.get_input_embeddings()
+    output = model(
+        inputs_embeds=table(inputs["input_ids"]),
+        attention_mask=inputs["attention_mask"],
+        decoder_inputs_embeds=table(inputs["decoder_input_ids"]),
+    )
+    torch.testing.assert_close(output.logits, model(**inputs).logits)
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        model(**inputs, inputs_embeds=table(inputs["input_ids"]))
+
+
+def test_any_length_beyond_the_table():
+    model = make_model().double()
+    source = torch.randint(3, 50, (1, 70), generator=torch.Generator().manual_seed(0))
+    longer = make_model(max_position_embeddings=200).double()
+    output = model(input_ids=source, decoder_input_ids=source).logits
+    torch.testing.assert_close(output, longer(input_ids=source, decoder_input_ids=source).logits, atol=1e-12, rtol=0)
+    assert model.generate(source, num_beams=1, min_new_tokens=60, max_new_tokens=60).shape == (1, 61)
+
+
+def test_dropout_works_where_the_paper_has_it():
+    model, inputs = make_model(dropout=0.5).train(), make_inputs()
+    assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+    rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    for name, rate in rates.items():
+        assert rate == (0.0 if "feed_forward.dropout" in name else 0.5)
+    assert model.model.encoder.layers[0].self_attn.attention_dropout == 0.0
+
+
+def test_package_registers_on_import_and_names_its_public_classes():
+    for name in vaswani_tx.__all__:
+        assert hasattr(vaswani_tx, name)
+    model = AutoModelForSeq2SeqLM.from_config(VaswaniConfig.from_preset("tiny", vocab_size=20))
+    assert type(model) is VaswaniForConditionalGeneration

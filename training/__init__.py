@@ -1,0 +1,1 @@
+"""How models are made: data, batches, loops and measurements around `vaswani_tx` (not part of the wheel)."""

@@ -1,0 +1,214 @@
+"""Translate a test set with a trained model and score it: BLEU and chrF with their signatures, exact match, speed.
+
+    python -m training.evaluate_translation --model runs/demo/best --source test.en --target test.de
+
+The model is any encoder-decoder folder that the Auto classes of transformers load (`best/`, `averaged/` or a checkpoint
+of a run of ours, a MarianMT folder) or a name on the Hub. The test set comes in every format of the training data: two
+line-aligned text files, one .jsonl, .tsv or .parquet file (`--source-field`, `--target-field`), or a data set's name.
+
+Decoding is the model's own (`generation_config.json`; for ours the paper's beam 4, alpha 0.6, source + 50 tokens)
+unless a flag says otherwise: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
+`--output` keeps the hypotheses, one a line; `--json` keeps every number. Scores are those of sacreBLEU on plain text;
+put the signature beside a score that you publish. `--perplexity` costs one more pass; compare it between models with
+one vocabulary only.
+
+On several devices, with the results in order:  accelerate launch -m training.evaluate_translation --model ...
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import vaswani_tx
+from training.checkpoints import atomic_text
+from training.data import load_parallel
+from training.metrics import score_translations
+from training.translate import load_model_and_tokenizer, perplexity, translate_corpus
+from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; the header of this file is its manual."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate_translation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="model folder, or a name on the Hub")
+    add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
+    add("--source", required=True, help="source side: a text file, one .jsonl, .tsv, .parquet file, or a data set")
+    add("--target", help="target side: the line-aligned text file; left out for the other formats")
+    add("--source-field", default="source", help="field or column of the source text")
+    add("--target-field", default="target", help="field or column of the target text")
+    add("--split", default="test", help="split of a data set from the Hub")
+    add("--dataset-config", help="configuration of a data set from the Hub, such as de-en")
+    add("--limit", type=_positive, metavar="N", help="only the first N sentences")
+    add("--beam", type=_positive, metavar="N", help="beam size; 1 is greedy; default: the model's own")
+    add("--alpha", type=float, help="exponent of GNMT's length penalty; default: the model's own")
+    add("--length-penalty", type=float, help="transformers' length penalty, for models without GNMT's")
+    add("--max-new-tokens", type=_positive, metavar="N", help="longest translation; default: the model's own rule")
+    add("--max-source-length", type=_positive, metavar="N", help="cut sources to N tokens; default: never")
+    add("--batch-tokens", type=_positive, default=4096, metavar="N", help="source tokens of a batch, before beams")
+    add("--lowercase", action="store_true", help="score without regard to case")
+    add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser: 13a, intl, char, none, ...")
+    add("--perplexity", action="store_true", help="also compute the perplexity of the references")
+    add("--output", type=Path, metavar="FILE", help="write the hypotheses here, one a line")
+    add("--json", type=Path, metavar="FILE", help="write the scores and settings here")
+    add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
+    add("--dtype", choices=DTYPES, help="arithmetic; default: the checkpoint's")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(argv)
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the evaluation that the options describe and return its results; writes no file and prints no score.
+
+    Raises ValueError (CheckpointError, DataError) where the model or the data cannot be used.
+    """
+    pairs = load_parallel(
+        options.source,
+        options.target,
+        source_field=_field(options.source_field),
+        target_field=_field(options.target_field),
+        split=options.split,
+        name=options.dataset_config,
+    )
+    pairs = pairs.select(range(min(options.limit or len(pairs), len(pairs))))
+    sources, references = list(pairs["source"]), list(pairs["target"])
+    device, distributed = _device(options.device)
+    loading = {"dtype": DTYPES[options.dtype]} if options.dtype else {}
+    model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
+    work = {"batch_tokens": options.batch_tokens, "progress": not options.quiet, "distributed": distributed}
+    made = translate_corpus(
+        model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model)
+    )
+    hypotheses = [_one_line(text) for text in made.texts]
+    result: dict[str, Any] = {
+        **score_translations(hypotheses, references, lowercase=options.lowercase, tokenize=options.bleu_tokenizer),
+        "sentences": len(sources),
+        "source_tokens": made.source_tokens,
+        "target_tokens": made.target_tokens,
+        "seconds": made.seconds,
+        "sentences_per_second": len(sources) / made.seconds,
+        "target_tokens_per_second": made.target_tokens / made.seconds,
+    }
+    if options.perplexity:
+        result |= perplexity(model, tokenizer, sources, references, **work)
+    result["settings"] = _settings(options, model)
+    result["hypotheses"] = hypotheses
+    return result
+
+
+def report(result: dict[str, Any]) -> str:
+    """The results as lines for people."""
+    lines = [
+        f"BLEU         {result['bleu']:.2f}   {result['bleu_signature']}",
+        f"chrF         {result['chrf']:.2f}   {result['chrf_signature']}",
+        f"exact match  {100 * result['exact_match']:.2f} %",
+    ]
+    if "perplexity" in result:
+        lines.append(f"perplexity   {result['perplexity']:.3f}   a token, {result['nll']:.4f} nats")
+    speed = f"{result['sentences_per_second']:.1f} sentences/s, {result['target_tokens_per_second']:.0f} tokens/s"
+    lines.append(f"speed        {speed}   ({result['sentences']} sentences in {result['seconds']:.1f} s)")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate, write what was asked for, print the scores; 2 with one line on stderr for input that cannot be used."""
+    options = parse(argv)
+    if options.quiet:
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        for path in (options.output, options.json):
+            _check_writable(path)
+        result = evaluate(options)
+        if _is_main_process():
+            hypotheses = result.pop("hypotheses")
+            if options.output:
+                atomic_text(options.output, "".join(f"{text}\n" for text in hypotheses))
+            if options.json:
+                atomic_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+            print(report(result))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _field(name: str) -> str | int:
+    """A column of a table without a header is given by its number."""
+    return int(name) if name.isdecimal() else name
+
+
+def _device(name: str | None) -> tuple[torch.device, bool]:
+    """The device, and whether several processes share the work; only then Accelerate is needed."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import Accelerator
+
+        return Accelerator(cpu=name == "cpu").device, True
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu")), False
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _decoding(options: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """What the flags override of the model's generation configuration."""
+    given = {
+        "num_beams": options.beam,
+        "gnmt_alpha": options.alpha,
+        "length_penalty": options.length_penalty,
+        "max_new_tokens": options.max_new_tokens,
+    }
+    if options.alpha is not None and not isinstance(model, VaswaniGenerationMixin):
+        raise ValueError(
+            f"{type(model).__name__} does not know GNMT's length penalty: use --length-penalty, not --alpha"
+        )
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _settings(options: argparse.Namespace, model: Any) -> dict[str, Any]:
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    return {
+        **asked,
+        "generation": model.generation_config.to_diff_dict() | _decoding(options, model),
+        "model_class": type(model).__name__,
+        "device": str(model.device),
+        "versions": {module.__name__: module.__version__ for module in (vaswani_tx, transformers, torch)},
+    }
+
+
+def _one_line(text: str) -> str:
+    """A hypothesis must stay on its line of the file, whatever the model made."""
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def _check_writable(path: Path | None) -> None:
+    """Find a folder in the way of an output file before the work of translating is done, not after."""
+    if path is not None and path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder: name a file for the results")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

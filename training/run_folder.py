@@ -1,0 +1,144 @@
+"""The run folder: where everything of a run stands, and whether a run may begin, go on or must not touch it.
+
+`recipe.yaml` (resolved), `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/step-00001000/`, `best/`,
+`averaged/`, and `finished.json` once nothing is left to do.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from training.arguments import ArgumentsError, TranslationArguments, read_recipe
+from training.checkpoints import atomic_text, clean_leftovers, latest_checkpoint, list_checkpoints
+
+logger = logging.getLogger(__name__)
+
+# What may differ between the parts of one run: limits, reports and places, nothing that decides an update.
+# Data may move; whether they are the same is checked by their numbers of pairs and tokens.
+MAY_CHANGE = {
+    "output_dir", "data_dir", "train_source", "train_target", "validation_source", "validation_target", "tokenizer",
+    "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_sentences", "eval_beam", "final_beam",
+    "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
+    "resume", "overwrite", "compile", "gradient_checkpointing",
+}  # fmt: skip
+_OWN = ("recipe.yaml", "tokenizer", "metrics.jsonl", "tensorboard", "checkpoints", "best", "averaged", "finished.json",
+        "bad_batch.json")  # fmt: skip
+
+
+class RunError(ValueError):
+    """A run folder that this command must not touch; the message says what it holds and what to do."""
+
+
+class RunFolder:
+    """Paths of one run, and the decisions about them."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.tokenizer = self.path / "tokenizer"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.averaged = self.path / "averaged"
+        self.finished = self.path / "finished.json"
+
+    def resume_point(self, arguments: TranslationArguments) -> Path | None:
+        """The checkpoint to go on from, or None for a new run; nothing is written.
+
+        Raises:
+            RunError: a finished or different run stands here, foreign files, or `resume` points nowhere.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"output_dir '{self.path}' is a file: name a folder.")
+        if arguments.overwrite:
+            return None
+        if arguments.resume not in ("auto", "never"):
+            point = Path(arguments.resume)
+            if not point.is_dir():
+                raise RunError(f"--resume '{point}': there is no such checkpoint folder.")
+            self._check_same(arguments)
+            if self.checkpoints.is_dir() and point.resolve().parent != self.checkpoints.resolve():
+                raise RunError(f"'{self.path}' has checkpoints of its own: resume '{point}' in another output_dir.")
+            return point
+        if not self.recipe.exists():
+            if self.checkpoints.exists() or self.metrics.exists():
+                raise RunError(
+                    f"'{self.path}' holds parts of a run without its recipe.yaml: choose another output_dir."
+                )
+            return None
+        if arguments.resume == "never":
+            raise RunError(f"'{self.path}' holds a run already: --resume auto goes on with it, --overwrite deletes it.")
+        self._check_same(arguments)
+        self._check_unfinished(arguments)
+        return latest_checkpoint(self.checkpoints)
+
+    def begin(self, arguments: TranslationArguments, resume_from: Path | None) -> None:
+        """Makes the folder ready: leftovers of a killed process go, an overwritten run goes, the recipe is written.
+
+        Going back to an older checkpoint deletes the newer ones: they are a future that will not be.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            clean_leftovers(self.path)
+            clean_leftovers(self.checkpoints)
+            if resume_from is None and self.recipe.exists():
+                self._delete_run(keep=arguments.tokenizer)
+            elif resume_from is not None:
+                self._delete_after(resume_from)
+            self.finished.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"output_dir '{self.path}' cannot be written: {error}.") from error
+        atomic_text(self.recipe, arguments.to_yaml())
+
+    def finish(self, step: int, reason: str, arguments: TranslationArguments) -> None:
+        """Marks the run as complete; `reason` is the key whose limit it reached."""
+        done = {"step": step, "reason": reason, reason: getattr(arguments, reason)}
+        atomic_text(self.finished, json.dumps(done, indent=1) + "\n")
+
+    def _delete_after(self, point: Path) -> None:
+        newer = [path for path in list_checkpoints(self.checkpoints) if path.name > point.name]
+        for path in newer:
+            logger.warning("Going back to %s: deleting %s.", point.name, path)
+            shutil.rmtree(path)
+
+    def _delete_run(self, keep: str | None) -> None:
+        for name in _OWN:
+            path = self.path / name
+            if keep and path.exists() and path.resolve() == Path(keep).resolve():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _check_same(self, arguments: TranslationArguments) -> None:
+        if not self.recipe.exists():
+            return
+        try:
+            former = TranslationArguments(**read_recipe(self.recipe))
+        except ArgumentsError as error:
+            raise RunError(f"'{self.path}' holds a run that this version cannot read: {error}") from error
+        differing = [
+            f"{item.name} was {getattr(former, item.name)!r} and is now {getattr(arguments, item.name)!r}"
+            for item in dataclasses.fields(arguments)
+            if item.name not in MAY_CHANGE and getattr(former, item.name) != getattr(arguments, item.name)
+        ]
+        if differing:
+            raise RunError(
+                f"'{self.path}' holds a different run: {'; '.join(differing)}. "
+                "Choose another output_dir, restore those values to go on, or --overwrite to delete it."
+            )
+
+    def _check_unfinished(self, arguments: TranslationArguments) -> None:
+        if not self.finished.exists():
+            return
+        done = json.loads(self.finished.read_text(encoding="utf-8"))
+        reason = done["reason"]
+        limit = getattr(arguments, reason)
+        if limit is not None and limit <= done[reason]:
+            raise RunError(
+                f"The run in '{self.path}' is finished (step {done['step']}, {reason} {done[reason]}): raise "
+                f"{reason} to go on, choose another output_dir, or --overwrite to delete it."
+            )

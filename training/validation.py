@@ -1,0 +1,60 @@
+"""Validation during training: loss and perplexity of the references, BLEU and chrF of fresh translations."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from training.metrics import score_translations
+from training.translate import perplexity, translate
+
+
+@dataclass
+class Validator:
+    """Scores a model on one validation set.
+
+    Args:
+        sentences: how many of the sentences are translated, spread evenly over the set; None: all, 0: none.
+        distributed: processes share the work. A sharded model cannot: there every process does all of it in step.
+    """
+
+    tokenizer: Any
+    sources: Sequence[str]
+    targets: Sequence[str]
+    sentences: int | None = None
+    batch_tokens: int = 4096
+    distributed: bool = False
+
+    def __call__(self, model: torch.nn.Module, beam: int) -> dict[str, Any]:
+        """`loss` (nats a token, not smoothed), `perplexity`, and with translations `bleu`, `chrf` and signatures."""
+        start = time.monotonic()
+        shared = {"batch_tokens": self.batch_tokens, "distributed": self.distributed}
+        quality = perplexity(model, self.tokenizer, self.sources, self.targets, **shared)
+        # JSON knows no infinity; a perplexity that large says nothing that the loss does not.
+        scores: dict[str, Any] = {"loss": quality["nll"], "perplexity": min(quality["perplexity"], 1e300)}
+        chosen = self._chosen()
+        if chosen:
+            hypotheses = translate(
+                model, self.tokenizer, [self.sources[i] for i in chosen], num_beams=beam, do_sample=False, **shared
+            )
+            found = score_translations(hypotheses, [self.targets[i] for i in chosen])
+            scores |= {name: found[name] for name in ("bleu", "chrf", "bleu_signature", "chrf_signature")}
+            scores |= {"beam": beam, "sentences": len(chosen)}
+        scores["validation_seconds"] = round(time.monotonic() - start, 3)
+        return scores
+
+    def _chosen(self) -> list[int]:
+        total = len(self.sources)
+        count = total if self.sentences is None else min(self.sentences, total)
+        return [position * total // count for position in range(count)]
+
+
+def describe(scores: dict[str, Any]) -> str:
+    """One line for people."""
+    text = f"loss {scores['loss']:.4f}, perplexity {scores['perplexity']:.2f}"
+    if "bleu" in scores:
+        text += f", BLEU {scores['bleu']:.2f}, chrF {scores['chrf']:.2f}"
+        text += f" (beam {scores['beam']}, {scores['sentences']} sentences, {scores['bleu_signature']})"
+    return text
