@@ -13,6 +13,7 @@ import torch
 from test_translate import folder, make_model, make_tokenizer, sentences  # noqa: F401  folder is a fixture
 
 from training import evaluate_translation
+from training.translate import load_model_and_tokenizer, translate
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTHS = [4, 12, 1, 7, 3, 9]
@@ -43,6 +44,9 @@ def test_scores_are_those_of_the_written_hypotheses(folder, corpus, capsys):  # 
     references = (corpus / "test.de").read_text(encoding="utf-8").splitlines()
     result = json.loads((corpus / "hypotheses.json").read_text(encoding="utf-8"))
     assert len(hypotheses) == result["sentences"] == len(LENGTHS)
+    model, tokenizer = load_model_and_tokenizer(str(folder))
+    assert hypotheses == translate(model, tokenizer, sentences(LENGTHS), num_beams=2, max_new_tokens=6)
+    assert hypotheses != sorted(hypotheses), "their order must be seen"
     assert result["bleu"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
     assert result["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score
     assert result["source_tokens"] == sum(LENGTHS) + len(LENGTHS)

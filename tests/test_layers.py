@@ -63,7 +63,9 @@ def assert_right_tables(model, dtype=torch.float32):
     assert len(tables) == 2
     for table in tables:
         assert table.dtype == dtype
-        torch.testing.assert_close(table, expected_table(64, 16).to(dtype), atol=0 if dtype != torch.float64 else 1e-12, rtol=0)
+        torch.testing.assert_close(
+            table, expected_table(64, 16).to(dtype), atol=0 if dtype != torch.float64 else 1e-12, rtol=0
+        )
 
 
 def test_table_is_right_however_the_model_comes_to_be(tmp_path):

@@ -89,9 +89,7 @@ def test_attention_implementations_agree(variant):
 def test_padding_changes_nothing():
     model, inputs = make_model().double(), make_inputs()
     padded = model(**inputs).logits
-    alone = model(
-        input_ids=inputs["input_ids"][1:2, :5], decoder_input_ids=inputs["decoder_input_ids"][1:2]
-    ).logits
+    alone = model(input_ids=inputs["input_ids"][1:2, :5], decoder_input_ids=inputs["decoder_input_ids"][1:2]).logits
     torch.testing.assert_close(padded[1:2], alone, atol=1e-12, rtol=0)
     other = dict(inputs, input_ids=inputs["input_ids"].clone())
     other["input_ids"][1, 5:] = 7  # what stands under padding is never read

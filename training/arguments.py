@@ -56,6 +56,9 @@ class TranslationArguments:
         default_factory=dict, metadata={"help": "Fields of VaswaniConfig that replace the preset's, such as dropout."}
     )
     init_from: str | None = _key(None, "Model folder to start from (fine-tuning) instead of random weights.")
+    attention_init_gain: float = _key(
+        1.0, "Factor on the initial query, key and value matrices of a new model; 0.7071 is fairseq's and torch's."
+    )
     seed: int = _key(1, "Seed of initialisation, dropout and data order.")
 
     max_source_tokens: int = _key(4096, "Source tokens of one batch on one process, padding counted.")
@@ -152,7 +155,7 @@ class TranslationArguments:
 _POSITIVE = (
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_beam", "final_beam", "patience",
     "save_every", "save_minutes", "accumulation_steps", "max_source_tokens", "max_target_tokens", "num_threads",
-    "tokenizer_vocab_size", "max_grad_norm", "lr_factor", "learning_rate", "decay_steps", "adam_epsilon",
+    "tokenizer_vocab_size", "max_grad_norm", "lr_factor", "attention_init_gain", "learning_rate", "decay_steps", "adam_epsilon",
 )  # fmt: skip
 
 

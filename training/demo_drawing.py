@@ -51,7 +51,8 @@ class Drawing:
         letter = self.rng.choices(letters, [roles[one] * (2 if kin and one in "mM" else 1) for one in letters])[0]
         determiner, plural = DETERMINERS[letter]
         count = self.rng.randint(2, min(largest, FEW.get(noun.english, 12))) if letter in "nN" else 0
-        weights = [0.3 if word in MOODS else 1.0 for word in noun.adjectives]
+        mood = 0.3 if noun.human else 0.05  # nobody buys a tired horse
+        weights = [mood if word in MOODS else 1.0 for word in noun.adjectives]
         adjective = "" if self.chance(0.55) else self.rng.choices(noun.adjectives, weights)[0]
         return NounPhrase(noun, determiner, plural, adjective, count)
 

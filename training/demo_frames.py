@@ -130,7 +130,7 @@ PROPERTY_LINKS = (
     ("like", False, "although", "old small big"),
     ("like", True, "although", "beautiful new expensive"),
     ("like", True, "because", "old big"),
-    ("show", False, "because", "new beautiful expensive old"),
+    ("show", False, "because", "new beautiful expensive"),
     ("buy", False, "if", "cheap beautiful new"),
     ("buy", True, "if", "expensive old"),
     ("sell", False, "if", "old expensive"),

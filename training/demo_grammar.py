@@ -81,7 +81,8 @@ def _simple(draw: Drawing) -> Pair:
     if clause.time is None:
         return main_sentence(clause)
     # Behind an inverted verb a pronoun object vies with the subject for the first place.
-    free = isinstance(clause.subject, Pronoun) or not isinstance(clause.accusative or clause.dative, Pronoun)
+    pronouns = any(isinstance(one, Pronoun) for one in (clause.accusative, clause.dative))
+    free = isinstance(clause.subject, Pronoun) or not pronouns
     return main_sentence(clause, _crowded(clause) or (free and draw.chance(0.55)))
 
 
@@ -107,6 +108,8 @@ def _reported(draw: Drawing) -> Pair:
     # "The child says that she ...": German may say es or sie.
     neuter = isinstance(speaker, NounPhrase) and speaker.gender == "n"
     people = (content.subject, content.accusative, content.dative)
+    if verb == "hope" and content.predicate and content.past:
+        raise Rejected
     if content.subject == speaker or _crowded(content) or (neuter and any(isinstance(one, Pronoun) for one in people)):
         raise Rejected
     return clause_after(Clause(speaker, VERBS[verb], negated=negated), "that", content)
@@ -290,7 +293,9 @@ def _relative(draw: Drawing) -> Pair:
             raise Rejected
         return relative_sentence(draw.property(head, _FEELINGS + ("old", "young"), False), relative, "nominative")
     frame = draw.frame(draw.rng.choice(("buy", "sell", "look", "find", "read", "repair", "need", "like", "eat")))
-    head = draw.noun_phrase(frame.accusative, only(SUBJECT, "tT"))
+    # A head that could itself act makes the German ambiguous: die Katze, die das Kind mag.
+    inanimate = [name for name in frame.accusative if name not in (*HUMANS, *ANIMALS)]
+    head = draw.noun_phrase(inanimate, only(SUBJECT, "tT"))
     relative = draw.clause(replace(frame, accusative=()), time_rate=0.2, phrase_rate=0.0)
     past = relative.past and draw.chance(0.5)
     return relative_sentence(draw.property(head, _TRAITS, past), relative, "accusative")

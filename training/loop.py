@@ -63,7 +63,7 @@ class TrainingLoop:
         self._started = self._window_started = time.monotonic()
         self._paused = 0.0
         self._saved_step, self._saved_seconds = -1, 0.0
-        self._epoch_size = 0
+        self._epoch_size = self._window_end = 0
         # Dropout differs between processes; weights, made before, do not.
         torch.manual_seed(arguments.seed + accelerator.process_index)
 
@@ -114,9 +114,11 @@ class TrainingLoop:
             batches = self.task.plan.epoch(self.position.epoch)
             self._epoch_size = len(batches)
             mine = shard(batches, self.accelerator.process_index, self.accelerator.num_processes, accumulation)
+            # Rounded up where a run goes on with another number of processes in the middle of what is now one window.
             first = -(-self.position.batches_done // size)
             for number in range(first, -(-len(batches) // size)):
                 window = batches[number * size : (number + 1) * size]
+                self._window_end = number * size + len(window)
                 yield window, mine[number * accumulation : (number + 1) * accumulation]
 
     def _update(self, window: list[np.ndarray], mine: list[np.ndarray | None]) -> None:
@@ -142,7 +144,7 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         position = self.position
         position.step, position.target_tokens = step, position.target_tokens + tokens
-        position.batches_done += len(window)
+        position.batches_done = self._window_end
         if position.batches_done == self._epoch_size:
             position.epoch, position.batches_done = position.epoch + 1, 0
 

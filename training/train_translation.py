@@ -34,7 +34,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 from training.arguments import ArgumentsError, TranslationArguments, parse_arguments, usage
 from training.averaging import save_average
 from training.batching import BatchPlan, collate
-from training.checkpoints import CheckpointError, list_checkpoints, load_pretrained, read_state
+from training.checkpoints import CheckpointError, atomic_folder, list_checkpoints, load_pretrained, read_state
 from training.data import load_parallel, tokenize_parallel
 from training.keeper import Task, TrainingError
 from training.loop import TrainingLoop
@@ -136,16 +136,36 @@ def make_model(
         model = load_pretrained(VaswaniForConditionalGeneration, start, dtype=torch.float32, **changes)
     else:
         fields = {"vocab_size": len(tokenizer)} | arguments.model
+        if fields["vocab_size"] < len(tokenizer):
+            raise ArgumentsError(
+                f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {len(tokenizer)} tokens: leave it "
+                "out, or take the tokenizer that belongs to it."
+            )
         model = VaswaniForConditionalGeneration(VaswaniConfig.from_preset(arguments.preset, **fields))
+        scale_attention(model, arguments.attention_init_gain)
     if arguments.precision == "bf16" and not torch.accelerator.is_available():
         # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
         model.set_attn_implementation("eager")
     check_vocabulary(model, tokenizer, str(start or "the model of this recipe"))
     if arguments.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if arguments.compile:
         model.compile(dynamic=True)
     return model
+
+
+@torch.no_grad()
+def scale_attention(model: VaswaniForConditionalGeneration, gain: float) -> None:
+    """Multiplies the query, key and value matrices of a new model by `gain`.
+
+    At Glorot's own scale (gain 1) each attention layer adds the sentence's mean to every position so strongly that the
+    encoder of a small, strongly dropped-out model may never tell its positions apart again (see training/LOG.md).
+    torch.nn.MultiheadAttention and fairseq start at 1/sqrt(2), Glorot's scale for the three matrices taken as one.
+    """
+    if gain != 1.0:
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+                parameter.mul_(gain)
 
 
 def begin(
@@ -154,7 +174,8 @@ def begin(
     """Makes the run folder ready once everything that can be wrong has been looked at."""
     folder.begin(arguments, resume_from)
     if not folder.tokenizer.exists():
-        tokenizer.save_pretrained(folder.tokenizer)
+        with atomic_folder(folder.tokenizer) as place:
+            tokenizer.save_pretrained(place)
 
 
 def init_tracker(accelerator: Accelerator, arguments: TranslationArguments, resume_from: Path | None) -> None:

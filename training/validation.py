@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from training.metrics import score_translations
 from training.translate import perplexity, translate
 
 
@@ -36,6 +35,9 @@ class Validator:
         scores: dict[str, Any] = {"loss": quality["nll"], "perplexity": min(quality["perplexity"], 1e300)}
         chosen = self._chosen()
         if chosen:
+            # Its import takes seconds, which a run that never translates need not wait for.
+            from training.metrics import score_translations
+
             hypotheses = translate(
                 model, self.tokenizer, [self.sources[i] for i in chosen], num_beams=beam, do_sample=False, **shared
             )

@@ -9,7 +9,6 @@ from .configuration_vaswani import PRESETS, VaswaniConfig
 from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
 from .tokenization_vaswani import VaswaniTokenizer
 
-
 __version__ = "0.1.0"
 
 AutoConfig.register("vaswani", VaswaniConfig, exist_ok=True)

@@ -8,7 +8,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-
 # Configuration fields of the models of the paper: "base", "big" and the rows of Table 3. Row D (dropout, label smoothing)
 # differs from base in training only as far as smoothing goes, which is a keyword of the loss and no field of the model.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -37,10 +36,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Keywords that transformers and the Hub put into a config.json beside the fields of its class.
 _FOREIGN_KEYS = frozenset(
-    "adapters attn_implementation auto_map base_model_name_or_path custom_pipelines experts_implementation "
-    "experts_attention_implementation finetuning_task loss_type model_type name_or_path num_labels output_attentions "
-    "per_layer_config quantization_config task_specific_params tie_last_hidden_states tokenizer_class torch_dtype "
-    "transformers_weights use_cache".split()
+    [
+        "adapters",
+        "attn_implementation",
+        "auto_map",
+        "base_model_name_or_path",
+        "custom_pipelines",
+        "experts_implementation",
+        "experts_attention_implementation",
+        "finetuning_task",
+        "loss_type",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "task_specific_params",
+        "tie_last_hidden_states",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_weights",
+        "use_cache",
+    ]
 )
 
 

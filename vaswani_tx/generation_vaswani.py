@@ -20,8 +20,6 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 PAPER_DECODING = {"num_beams": 4, "gnmt_alpha": 0.6, "max_extra_tokens": 50}
 # Entries that transformers' own configuration does not know.
 OWN_ENTRIES = ("gnmt_alpha", "max_extra_tokens")
-# What transformers' beam search adds to the score of a beam that may not win.
-DEAD_SCORE = -1.0e9
 
 
 def _check_entries(gnmt_alpha: float | None, max_extra_tokens: int | None) -> None:
@@ -138,8 +136,7 @@ class TargetLimitLogitsProcessor(LogitsProcessor):
         ends = self.eos_token_ids.to(scores.device)
         # A minimum length above the limit has ruled the end out: the limit wins, as it does in transformers.
         end_scores = scores[:, ends].masked_fill(scores[:, ends].isneginf(), 0.0)
-        # Not minus infinity: sampling from beams that are all impossible would fail.
-        closing = torch.full_like(scores, DEAD_SCORE)
+        closing = torch.full_like(scores, -torch.inf)
         closing[:, ends] = end_scores
         return torch.where((limits <= length)[:, None], closing, scores)
 
@@ -232,8 +229,8 @@ class VaswaniGenerationMixin(GenerationMixin):
     def _prepare_generated_length(
         self, generation_config: GenerationConfig, has_default_max_length: bool, input_ids_length: int, **kwargs
     ) -> GenerationConfig:
-        if generation_config._is_limited_by_source:
-            limits = self._target_limits(generation_config, kwargs["inputs_tensor"], input_ids_length)
+        if getattr(generation_config, "_is_limited_by_source", False):
+            limits = self._limits_by_source(generation_config, kwargs["inputs_tensor"], input_ids_length)
             generation_config._target_limits = limits
             generation_config.max_new_tokens = int(limits.max()) - input_ids_length
             has_default_max_length = True
@@ -243,17 +240,18 @@ class VaswaniGenerationMixin(GenerationMixin):
             input_ids_length=input_ids_length,
             **kwargs,
         )
-        if generation_config.gnmt_alpha and generation_config.num_beams > 1:
-            limits = generation_config._target_limits
+        alpha = getattr(generation_config, "gnmt_alpha", None)
+        if alpha and generation_config.num_beams > 1:
+            limits = getattr(generation_config, "_target_limits", None)
             generation_config.length_penalty = GNMTLengthPenalty(
-                generation_config.gnmt_alpha,
+                alpha,
                 prefix_length=input_ids_length - 1 if self.config.is_encoder_decoder else 0,
                 longest=None if limits is None else limits[:, None] - 1,
                 num_returned=generation_config.num_return_sequences,
             )
         return generation_config
 
-    def _target_limits(
+    def _limits_by_source(
         self, generation_config: GenerationConfig, inputs_tensor: torch.Tensor, input_ids_length: int
     ) -> torch.Tensor:
         """Return `[B]`, the most tokens of each target with its start token; room for one token is always left."""
@@ -270,14 +268,16 @@ class VaswaniGenerationMixin(GenerationMixin):
     def _get_logits_processor(self, generation_config: GenerationConfig, *args, **kwargs) -> LogitsProcessorList:
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
         ends = getattr(generation_config, "_eos_token_tensor", None)
-        if generation_config._target_limits is not None and ends is not None:
-            processors.append(TargetLimitLogitsProcessor(generation_config._target_limits, ends))
+        limits = getattr(generation_config, "_target_limits", None)
+        if limits is not None and ends is not None:
+            processors.append(TargetLimitLogitsProcessor(limits, ends))
         return processors
 
     def _beam_search(self, input_ids: torch.LongTensor, *args, generation_config: GenerationConfig, **kwargs):
         output = super()._beam_search(input_ids, *args, generation_config=generation_config, **kwargs)
         ends, padding = (getattr(generation_config, f"_{name}_token_tensor", None) for name in ("eos", "pad"))
-        if ends is None or not (generation_config.gnmt_alpha or generation_config._target_limits is not None):
+        is_ours = isinstance(generation_config.length_penalty, GNMTLengthPenalty)
+        if ends is None or not (is_ours or getattr(generation_config, "_target_limits", None) is not None):
             return output
         # transformers takes a padding id of 0 for none at all and fills up with </s>, in beam search only.
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
@@ -292,11 +292,10 @@ class VaswaniGenerationMixin(GenerationMixin):
         if not isinstance(penalty, GNMTLengthPenalty):
             return super()._check_early_stop_heuristic(**state)
         best_running = state["running_beam_scores"][:, :1]
-        finished = state["beam_scores"]  # [B, number of beams], best first, unfinished ones at DEAD_SCORE
+        finished = state["beam_scores"]  # [B, number of beams], best first; -1e9 where none is finished
         longest = penalty.longest
         if longest is None:
             longest = state["max_length"] - state["decoder_prompt_len"] + penalty.prefix_length
         rank = finished.shape[1] if state["early_stopping"] == "never" else penalty.num_returned
         can_improve = best_running / penalty.of(longest) > finished[:, rank - 1 : rank]
-        is_alive = best_running > DEAD_SCORE / 2
-        return state["is_early_stop_heuristic_unsatisfied"] & is_alive & can_improve
+        return state["is_early_stop_heuristic_unsatisfied"] & can_improve

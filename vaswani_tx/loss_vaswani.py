@@ -6,7 +6,6 @@ Shapes: N target positions (batch times length), D d_model, V vocabulary.
 import torch
 from torch import nn
 
-
 IGNORE_INDEX = -100
 # Logits that exist at one time: enough for efficient matrix products, few enough to stay in a processor's cache.
 CHUNK_ELEMENTS = 1 << 21

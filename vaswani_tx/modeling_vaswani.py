@@ -25,11 +25,9 @@ from .layers_vaswani import (
     VaswaniDecoderLayer,
     VaswaniEmbedding,
     VaswaniEncoderLayer,
-    VaswaniLearnedPositions,
     VaswaniSinusoidalPositions,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
-
 
 logger = logging.get_logger(__name__)
 
@@ -54,7 +52,9 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
     """
     for name, value in (("pad_token_id", pad_token_id), ("decoder_start_token_id", decoder_start_token_id)):
         if value is None:
-            raise ValueError(f"{name} is None, so decoder inputs cannot be made from labels: set it in the configuration.")
+            raise ValueError(
+                f"{name} is None, so decoder inputs cannot be made from labels: set it in the configuration."
+            )
     shifted = torch.cat((torch.full_like(tokens[:, :1], decoder_start_token_id), tokens[:, :-1]), dim=1)
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
@@ -238,7 +238,9 @@ class VaswaniDecoder(_VaswaniStack):
                 past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         self_cache = (
-            past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else past_key_values
+            past_key_values.self_attention_cache
+            if isinstance(past_key_values, EncoderDecoderCache)
+            else past_key_values
         )
         attention_mask = create_causal_mask(
             config=self.config,
@@ -330,7 +332,9 @@ class VaswaniModel(VaswaniPreTrainedModel):
         """
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
-                raise ValueError("Give decoder_input_ids or decoder_inputs_embeds where there are no input_ids to shift.")
+                raise ValueError(
+                    "Give decoder_input_ids or decoder_inputs_embeds where there are no input_ids to shift."
+                )
             decoder_input_ids = shift_tokens_right(
                 input_ids, self.config.pad_token_id, self.config.decoder_start_token_id
             )
@@ -340,6 +344,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
                 position_ids=position_ids,
+                return_dict=True,  # also where the configuration asks for tuples: that is for this model's own result
                 **kwargs,
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
@@ -353,6 +358,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
             inputs_embeds=decoder_inputs_embeds,
             position_ids=decoder_position_ids,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         outputs = Seq2SeqModelOutput(
@@ -403,7 +409,6 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        label_smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
         **kwargs,
@@ -417,7 +422,7 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
                 inputs, they are made from the labels.
             use_cache: return a cache; off where labels are given.
             logits_to_keep: compute logits for the last that many positions only (0: all), or for given positions [n].
-            label_smoothing: e of the smoothed targets `(1 - e) * onehot + e / V`.
+            label_smoothing: a keyword, 0.0 without it; e of the smoothed targets `(1 - e) * onehot + e / V`.
             num_items_in_batch: divisor of the summed loss; None: the number of labels that count.
             skip_logits: with labels, return no logits and never build them all: less memory, the same loss.
 
@@ -427,6 +432,9 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
         Raises:
             ValueError: labels have no decoder start or padding id to be shifted with, or do not fit `logits_to_keep`.
         """
+        # Not in the signature: the Trainer takes every parameter with "label" in its name for a label that each batch
+        # must bring, and would report no evaluation loss.
+        label_smoothing = kwargs.pop("label_smoothing", 0.0)
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -441,6 +449,7 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
