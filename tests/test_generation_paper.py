@@ -193,7 +193,7 @@ def test_no_warning_is_given_by_default(recwarn):
     assert not recwarn.list
 
 
-def test_defaults_that_the_trainer_writes_into_the_configuration_are_no_choice():
+def test_defaults_that_the_trainer_writes_into_the_configuration_are_no_choice(monkeypatch):
     model, batch = tiny_model(1, vocab_size=9), random_batch(1, [3], vocab_size=9)
     config = model.generation_config
     config.output_scores = config.return_dict_in_generate = True
@@ -201,6 +201,8 @@ def test_defaults_that_the_trainer_writes_into_the_configuration_are_no_choice()
     before = model.generate(**batch, **stubborn)
     config.update(**config._get_default_generation_params(), defaults_only=True)  # as Seq2SeqTrainer.prediction_step
     assert (config.max_length, config.length_penalty) == (20, 1.0)
+    # transformers would log that two limits were given.
+    monkeypatch.setattr("transformers.generation.utils.logger.warning", pytest.fail)
     for settings in ({}, {"generation_config": config}):
         after = model.generate(**batch, **stubborn, **settings)
         torch.testing.assert_close(after.sequences, before.sequences)

@@ -104,7 +104,7 @@ def test_positions_beyond_the_table_continue_it():
 
 def test_learned_positions_end_with_a_clear_error():
     model = VaswaniForConditionalGeneration(small_config(position_embedding="learned", max_position_embeddings=8))
-    with pytest.raises(ValueError, match="9 tokens.*max_position_embeddings=8"):
+    with pytest.raises(ValueError, match=r"9 tokens.*max_position_embeddings=8"):
         model(input_ids=torch.ones(1, 9, dtype=torch.long), labels=torch.ones(1, 3, dtype=torch.long))
 
 

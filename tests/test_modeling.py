@@ -12,6 +12,7 @@ from transformers import (
     EncoderDecoderCache,
     StaticCache,
 )
+from transformers.utils.generic import find_labels
 
 import vaswani_tx
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniModel
@@ -266,3 +267,32 @@ def test_package_registers_on_import_and_names_its_public_classes():
         assert hasattr(vaswani_tx, name)
     model = AutoModelForSeq2SeqLM.from_config(VaswaniConfig.from_preset("tiny", vocab_size=20))
     assert type(model) is VaswaniForConditionalGeneration
+
+
+def test_nothing_to_decode_is_an_error_not_a_guess():
+    model, inputs = make_model(), make_inputs()
+    with pytest.raises(ValueError, match="labels or decoder_input_ids"):
+        model(input_ids=inputs["input_ids"])
+    assert model.model(input_ids=inputs["input_ids"]).last_hidden_state.shape == (3, 8, 16)
+
+
+def test_trainer_sees_labels_as_the_only_label():
+    assert find_labels(VaswaniForConditionalGeneration) == ["labels"]
+
+
+def test_tuples_where_the_configuration_asks_for_them():
+    model, inputs = make_model(), make_inputs()
+    expected = model(**inputs).logits
+    model.config.return_dict = False
+    torch.testing.assert_close(model(**inputs)[0], expected)
+    assert isinstance(model(**inputs), tuple)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiles_into_one_graph(variant):
+    torch._dynamo.reset()  # each variant is a new graph of the same code, of which only so many are kept
+    model, inputs = make_model(variant), make_inputs()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    settings = {"labels": inputs["decoder_input_ids"], "label_smoothing": 0.1, "skip_logits": True}
+    torch.testing.assert_close(compiled(**inputs, **settings).loss, model(**inputs, **settings).loss)
+    torch.testing.assert_close(compiled(**inputs, use_cache=False).logits, model(**inputs).logits)

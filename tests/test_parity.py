@@ -1,4 +1,4 @@
-"""Our model against independent implementations with the same weights: torch.nn.Transformer and transformers' MarianMT."""
+"""Our model against independent ones with the same weights: torch.nn.Transformer and transformers' MarianMT."""
 
 import math
 

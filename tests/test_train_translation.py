@@ -235,8 +235,15 @@ def test_two_processes_train_like_one(reversal, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--no_python"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command += [sys.executable, "-m", "training.train_translation", *words]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert result.returncode == 0, result.stderr[-3000:]
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    try:
+        _, error = process.communicate(timeout=280)
+    except subprocess.TimeoutExpired:
+        # The launcher alone would leave its workers behind.
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == 0, error[-3000:]
     last = "checkpoints/step-00000008/model.safetensors"
     one, two = load_file(alone / last), load_file(tmp_path / "both" / last)
     for name, tensor in one.items():

@@ -155,7 +155,8 @@ class TranslationArguments:
 _POSITIVE = (
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_beam", "final_beam", "patience",
     "save_every", "save_minutes", "accumulation_steps", "max_source_tokens", "max_target_tokens", "num_threads",
-    "tokenizer_vocab_size", "max_grad_norm", "lr_factor", "attention_init_gain", "learning_rate", "decay_steps", "adam_epsilon",
+    "tokenizer_vocab_size", "max_grad_norm", "lr_factor", "attention_init_gain",
+    "learning_rate", "decay_steps", "adam_epsilon",
 )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-# Configuration fields of the models of the paper: "base", "big" and the rows of Table 3. Row D (dropout, label smoothing)
-# differs from base in training only as far as smoothing goes, which is a keyword of the loss and no field of the model.
+# Configuration fields of the models of the paper: "base", "big" and the rows of Table 3. Label smoothing (row D) is
+# a keyword of the loss and no field of the model.
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},
     "big": {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "dropout": 0.3},
@@ -36,30 +36,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Keywords that transformers and the Hub put into a config.json beside the fields of its class.
 _FOREIGN_KEYS = frozenset(
-    [
-        "adapters",
-        "attn_implementation",
-        "auto_map",
-        "base_model_name_or_path",
-        "custom_pipelines",
-        "experts_implementation",
-        "experts_attention_implementation",
-        "finetuning_task",
-        "loss_type",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "per_layer_config",
-        "quantization_config",
-        "task_specific_params",
-        "tie_last_hidden_states",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_weights",
-        "use_cache",
-    ]
-)
+    (
+        "adapters", "attn_implementation", "auto_map", "base_model_name_or_path", "custom_pipelines",
+        "experts_attention_implementation", "experts_implementation", "finetuning_task", "loss_type", "model_type",
+        "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+        "task_specific_params", "tie_last_hidden_states", "tokenizer_class", "torch_dtype", "transformers_weights",
+    )
+)  # fmt: skip
 
 
 def nearest(name: str, known) -> str:
@@ -195,7 +178,7 @@ class VaswaniConfig(PreTrainedConfig):
         return cls(**fields)
 
     def validate_architecture(self):
-        """Check the whole configuration, also after a field was changed (called when it is built and when it is saved)."""
+        """Check the whole configuration: when it is built, and again when it is saved."""
         self._check_sizes()
         for name in ("d_k", "d_v"):
             if not isinstance(getattr(self, name), int):
@@ -206,8 +189,8 @@ class VaswaniConfig(PreTrainedConfig):
             divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
             best = min(divisors, key=lambda h: (abs(h - self.num_heads), h))
             raise ValueError(
-                f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: choose "
-                f"num_heads={best}, or give d_k and d_v."
+                f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: "
+                f"choose num_heads={best}, or give d_k and d_v."
             )
         return self.d_model // self.num_heads
 

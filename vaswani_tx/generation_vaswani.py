@@ -293,9 +293,13 @@ class VaswaniGenerationMixin(GenerationMixin):
             return super()._check_early_stop_heuristic(**state)
         best_running = state["running_beam_scores"][:, :1]
         finished = state["beam_scores"]  # [B, number of beams], best first; -1e9 where none is finished
-        longest = penalty.longest
-        if longest is None:
+        if penalty.longest is None:
             longest = state["max_length"] - state["decoder_prompt_len"] + penalty.prefix_length
+        else:
+            longest = penalty.longest.to(best_running.device)
         rank = finished.shape[1] if state["early_stopping"] == "never" else penalty.num_returned
         can_improve = best_running / penalty.of(longest) > finished[:, rank - 1 : rank]
         return state["is_early_stop_heuristic_unsatisfied"] & can_improve
+
+
+__all__ = ["GNMTLengthPenalty", "TargetLimitLogitsProcessor", "VaswaniGenerationConfig", "VaswaniGenerationMixin"]

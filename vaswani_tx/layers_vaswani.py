@@ -37,8 +37,8 @@ def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
 class VaswaniSinusoidalPositions(nn.Module):
     """Sinusoidal positions of section 3.5, for any position, also beyond the table.
 
-    The table is a buffer outside the state dict. It is refilled whenever the module moves or changes its type, so that no
-    cast rounds it: float64 in a float64 model, float32 in every other, cast only when it is added.
+    The table is a buffer outside the state dict. It is refilled whenever the module moves or changes its type, so that
+    no cast rounds it: float64 in a float64 model, float32 in every other, cast only when it is added.
     """
 
     def __init__(self, num_positions: int, d_model: int):
@@ -49,7 +49,7 @@ class VaswaniSinusoidalPositions(nn.Module):
         self.table = self.values()
 
     def values(self) -> torch.Tensor:
-        """Compute the table anew, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
+        """Compute the table anew, [num_positions, D], on its device: float64 if the buffer is, else float32."""
         dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
         positions = torch.arange(self.num_positions, device=self.table.device)
         return sinusoids(positions, self.d_model).to(self.table.device, dtype)
@@ -250,7 +250,7 @@ class VaswaniAttention(nn.Module):
 
 
 class VaswaniFeedForward(nn.Module):
-    """Position-wise feed-forward network, section 3.3, equation 2: `max(0, x W_1 + b_1) W_2 + b_2`, [B, L, D] to same."""
+    """Position-wise feed-forward network, section 3.3, equation 2: `max(0, x W_1 + b_1) W_2 + b_2`."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()

@@ -14,7 +14,8 @@ CHUNK_ELEMENTS = 1 << 21
 def uniform_over_others(epsilon: float, vocab_size: int) -> float:
     """Give the smoothing that makes this module's loss equal tensor2tensor's and fairseq's with `epsilon`.
 
-    The paper cites Szegedy et al., who spread `epsilon` over all V entries; those two spread it over the V - 1 wrong ones.
+    The paper cites Szegedy et al., who spread `epsilon` over all V entries; those two
+    spread it over the V - 1 wrong ones.
     """
     return epsilon * vocab_size / (vocab_size - 1)
 

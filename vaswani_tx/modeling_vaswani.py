@@ -14,7 +14,8 @@ from transformers.modeling_outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
-from transformers.utils import can_return_tuple, logging
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -28,8 +29,6 @@ from .layers_vaswani import (
     VaswaniSinusoidalPositions,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
-
-logger = logging.get_logger(__name__)
 
 # What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
 ENCODER_EXTRAS = ("queries", "keys")
@@ -154,7 +153,7 @@ class VaswaniEncoder(_VaswaniStack):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encode source sentences.
 
@@ -215,7 +214,7 @@ class VaswaniDecoder(_VaswaniStack):
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode a target prefix, or the tokens that follow the cached ones.
 
@@ -286,7 +285,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
         self.post_init()
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """Keep source and target on one embedding also where `tie_word_embeddings` is off: that frees the output only."""
+        """Keep both stacks on one embedding also where `tie_word_embeddings` is off, which frees the output only."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         return dict(self._tied_weights_keys)
@@ -315,7 +314,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
         """Encode the source and decode the target prefix.
 
@@ -332,9 +331,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
         """
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
-                raise ValueError(
-                    "Give decoder_input_ids or decoder_inputs_embeds where there are no input_ids to shift."
-                )
+                raise ValueError("Give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift.")
             decoder_input_ids = shift_tokens_right(
                 input_ids, self.config.pad_token_id, self.config.decoder_start_token_id
             )
@@ -381,7 +378,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
 
 
 class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationMixin):
-    """The whole of figure 1: encoder, decoder, and the projection to the vocabulary that shares the embedding matrix."""
+    """The whole of figure 1: encoder, decoder, and the projection to the vocabulary, tied to the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -411,7 +408,7 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Predict target tokens, with the loss of section 5.4 where labels are given.
 
@@ -427,18 +424,24 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
             skip_logits: with labels, return no logits and never build them all: less memory, the same loss.
 
         Returns:
-            `loss` (with labels), `logits` [B, T, V] (None with `skip_logits`), and the fields of `VaswaniModel`'s output.
+            `loss` (with labels), `logits` [B, T, V] (None with `skip_logits`), and what `VaswaniModel` returns.
 
         Raises:
-            ValueError: labels have no decoder start or padding id to be shifted with, or do not fit `logits_to_keep`.
+            ValueError: neither labels nor decoder inputs are given, or the configuration lacks the ids to shift labels.
         """
         # Not in the signature: the Trainer takes every parameter with "label" in its name for a label that each batch
         # must bring, and would report no evaluation loss.
         label_smoothing = kwargs.pop("label_smoothing", 0.0)
         if labels is not None:
             use_cache = False
-            if decoder_input_ids is None and decoder_inputs_embeds is None:
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if labels is None:
+                # A Trainer that smooths labels itself takes them away before the model could make its inputs from them.
+                raise ValueError(
+                    "There is nothing to decode: give labels or decoder_input_ids, or call generate(). A Trainer with "
+                    "label_smoothing_factor needs DataCollatorForSeq2Seq(tokenizer, model=model), which makes them."
+                )
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
