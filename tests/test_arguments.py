@@ -121,3 +121,11 @@ def test_training_needs_data_an_end_and_a_tokenizer():
 def test_usage_lists_every_flag():
     assert "--max-source-tokens" in usage()
     assert usage().count("\n") + 1 == len(TranslationArguments.__dataclass_fields__)
+
+
+def test_unknown_model_field_and_preset_name_the_nearest():
+    with pytest.raises(ArgumentsError, match="'dropuot': did you mean 'dropout'"):
+        parse_arguments(["--model.dropuot", "0.3"])
+    with pytest.raises(ArgumentsError, match="'tinny': did you mean 'tiny'"):
+        parse_arguments(["--preset", "tinny"])
+    assert parse_arguments(["--model.hidden_size", "64"]).model == {"hidden_size": 64}

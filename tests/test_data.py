@@ -143,7 +143,7 @@ def test_empty_lines_are_an_error_or_dropped(tmp_path, caplog, monkeypatch, bloc
     files = text_files(tmp_path, sources, targets)
     with pytest.raises(
         DataError,
-        match=r"5 of 7 pairs .*train.en line 2 \(source\); .*line 3 \(target\); .*line 4 \(source and target\)",
+        match=r"5 of 7 pairs .*train.en line 2; \S*train.de line 3; \S*train.en line 4 and \S*train.de line 4; ",
     ):
         load_parallel(*files)
     with caplog.at_level(logging.WARNING):
@@ -317,3 +317,10 @@ def test_pairs_can_be_pickled(dataset, tokenizer):
     pairs = tokenized(dataset, tokenizer)
     again = pickle.loads(pickle.dumps(pairs))
     assert np.array_equal(again.target_flat, pairs.target_flat) and again.where(3) == pairs.where(3)
+
+
+def test_empty_side_in_a_file_of_both_names_the_side(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("a\tA\nb\t\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"pairs.tsv line 2 \(target\)"):
+        load_parallel(path, source_field=0, target_field=1)

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
+from vaswani_tx import PRESETS, VaswaniConfig
+
 
 class ArgumentsError(ValueError):
     """A recipe or flag that cannot be used; the message names the key and the mend."""
@@ -130,6 +132,9 @@ class TranslationArguments:
                 f"({self.max_source_tokens}, {self.max_target_tokens}) must not be below max_source_length and "
                 f"max_target_length ({self.max_source_length}, {self.max_target_length})."
             )
+        _check_known(self.preset, PRESETS, f"preset: there is none called '{self.preset}'")
+        for name in self.model:
+            _check_known(name, _MODEL_FIELDS, f"model: VaswaniConfig has no field '{name}'")
         if self.schedule != "noam" and self.learning_rate is None:
             raise ArgumentsError(f"schedule: {self.schedule} needs learning_rate, its rate after the warm-up.")
 
@@ -152,6 +157,7 @@ class TranslationArguments:
         return "\n".join(lines) + "\n"
 
 
+_MODEL_FIELDS = {*VaswaniConfig.__dataclass_fields__, *VaswaniConfig.attribute_map}
 _POSITIVE = (
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_beam", "final_beam", "patience",
     "save_every", "save_minutes", "accumulation_steps", "max_source_tokens", "max_target_tokens", "num_threads",

@@ -33,6 +33,7 @@ class Chunk(NamedTuple):
     lines: np.ndarray
     source: list[str]
     target: list[str]
+    target_file: str | None = None  # where the targets stand if not in `file`
 
 
 def iterate_parallel(
@@ -137,7 +138,7 @@ def _read_aligned(source: str, target: str) -> Iterator[Chunk]:
         count = min(len(a), len(b))
         if not count:
             break
-        yield Chunk(source, np.arange(done + 1, done + count + 1), a[:count], b[:count])
+        yield Chunk(source, np.arange(done + 1, done + count + 1), a[:count], b[:count], target)
         a, b, done = a[count:], b[count:], done + count
     if a or b:
         counts = (done + len(a) + sum(map(len, left)), done + len(b) + sum(map(len, right)))
@@ -274,18 +275,32 @@ def without_empty(chunks: Iterator[Chunk], empty: str) -> Iterator[Chunk]:
         ]
         count, total = count + len(blank), total + len(chunk.lines)
         for i in blank[: NAMED_IN_ERRORS - len(named)]:
-            sides = [side for side in ("source", "target") if not getattr(chunk, side)[i].strip()]
-            named.append(f"{chunk.file} line {chunk.lines[i]} ({' and '.join(sides)})")
+            named.append(_blank_places(chunk, i))
         if blank and empty == "drop":
             gone = set(blank)
             keep = [i for i in range(len(chunk.lines)) if i not in gone]
-            chunk = Chunk(
-                chunk.file, chunk.lines[keep], [chunk.source[i] for i in keep], [chunk.target[i] for i in keep]
+            chunk = chunk._replace(
+                lines=chunk.lines[keep],
+                source=[chunk.source[i] for i in keep],
+                target=[chunk.target[i] for i in keep],
             )
         if len(chunk.lines) and (empty == "drop" or not count):
             yield chunk
     if count:
         places = "; ".join(named) + (f"; and {count - len(named)} more" if count > len(named) else "")
         if empty == "error":
-            raise DataError(f"{count} of {total} pairs have an empty side: {places}. Mend them, or set empty='drop'.")
+            raise DataError(
+                f"{count} of {total} pairs have an empty side: {places}. Mend them, or let them be dropped "
+                "(in a recipe `empty_lines: drop`)."
+            )
         logger.warning("Dropped %d of %d pairs with an empty side: %s", count, total, places)
+
+
+def _blank_places(chunk: Chunk, index: int) -> str:
+    """Name the file and line of each blank side of a pair, and the side where one file holds both."""
+    blank = [side for side in ("source", "target") if not getattr(chunk, side)[index].strip()]
+    line = chunk.lines[index]
+    if chunk.target_file is None:
+        return f"{chunk.file} line {line} ({' and '.join(blank)})"
+    files = {"source": chunk.file, "target": chunk.target_file}
+    return " and ".join(f"{files[side]} line {line}" for side in blank)
