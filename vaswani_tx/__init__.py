@@ -6,6 +6,7 @@ Importing this package registers its classes, so that the Auto classes of transf
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from .configuration_vaswani import PRESETS, VaswaniConfig
+from .generation_vaswani import VaswaniGenerationConfig
 from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
 from .tokenization_vaswani import VaswaniTokenizer
 
@@ -20,6 +21,7 @@ __all__ = [
     "PRESETS",
     "VaswaniConfig",
     "VaswaniForConditionalGeneration",
+    "VaswaniGenerationConfig",
     "VaswaniModel",
     "VaswaniPreTrainedModel",
     "VaswaniTokenizer",
