@@ -76,7 +76,7 @@ def test_bad_input_writes_nothing(files, tmp_path, capsys):
 def test_empty_lines_can_be_dropped(files, tmp_path, capsys):
     (tmp_path / "train.de").write_text("\n".join(["", *GERMAN[1:]]) + "\n")
     assert main(command(files, tmp_path / "tok")) == 1
-    assert "empty='drop'" in capsys.readouterr().err
+    assert "--empty drop" in capsys.readouterr().err
     assert main(command(files, tmp_path / "tok", "--empty", "drop")) == 0
     assert "from 7 pairs" in capsys.readouterr().out
 

@@ -291,7 +291,7 @@ def without_empty(chunks: Iterator[Chunk], empty: str) -> Iterator[Chunk]:
         if empty == "error":
             raise DataError(
                 f"{count} of {total} pairs have an empty side: {places}. Mend them, or let them be dropped "
-                "(in a recipe `empty_lines: drop`)."
+                "(`empty_lines: drop` in a recipe, `--empty drop` for train_tokenizer)."
             )
         logger.warning("Dropped %d of %d pairs with an empty side: %s", count, total, places)
 
