@@ -15,6 +15,7 @@ from vaswani_tx.layers_vaswani import (
     VaswaniFeedForward,
     VaswaniResidual,
     VaswaniSinusoidalPositions,
+    eager_attention_forward,
     sinusoids,
 )
 
@@ -144,3 +145,17 @@ def test_feed_forward_and_residual_are_equation_2_and_section_3_1():
     joined = stream + expected
     normal = (joined - joined.mean(-1, keepdim=True)) / torch.sqrt(joined.var(-1, unbiased=False, keepdim=True) + 1e-6)
     torch.testing.assert_close(residual(residual.enter(stream), block(stream)), normal, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_eager_attention_where_adding_the_mask_would_overflow(dtype):
+    """Scores of -50 and a whole row masked by the type's lowest number: even attention, not NaN."""
+    module = torch.nn.Module().eval()
+    module.is_causal = False
+    query, key = torch.full((1, 1, 2, 4), -5.0, dtype=dtype), torch.full((1, 1, 3, 4), 5.0, dtype=dtype)
+    value = torch.tensor([1.0, 2.0, 6.0], dtype=dtype).view(1, 1, 3, 1)
+    mask = torch.zeros(1, 1, 2, 3, dtype=dtype)
+    mask[:, :, 1] = torch.finfo(dtype).min
+    output, weights = eager_attention_forward(module, query, key, value, mask)
+    assert torch.isfinite(weights).all()
+    torch.testing.assert_close(output.flatten(), torch.tensor([3.0, 3.0], dtype=dtype), atol=0.02, rtol=0)
