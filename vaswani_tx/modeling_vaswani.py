@@ -455,26 +455,26 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
             return_dict=True,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        loss = logits = None
-        loss_settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
-        # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
-        if labels is not None and skip_logits and not torch.compiler.is_compiling():
-            loss = linear_smoothed_cross_entropy(
-                hidden_states, self.lm_head.weight, self.lm_head.bias, labels, **loss_settings
-            )
-        else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_states[:, kept, :])
-            if labels is not None:
-                loss = self.loss_function(logits, labels[:, kept], vocab_size=self.config.vocab_size, **loss_settings)
-            if labels is not None and skip_logits:
-                logits = None
+        settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
+        loss, logits = self._predict(outputs.last_hidden_state, labels, logits_to_keep, skip_logits, settings)
         result = Seq2SeqLMOutput(loss=loss, logits=logits)
         for name, value in outputs.items():
             if name != "last_hidden_state":
                 result[name] = value
         return result
+
+    def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
+        """Project [B, T, D] to logits [B, T, V] and give them with their loss; each may be None."""
+        # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
+        if labels is not None and skip_logits and not torch.compiler.is_compiling():
+            head = self.lm_head
+            return linear_smoothed_cross_entropy(hidden_states, head.weight, head.bias, labels, **settings), None
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept, :])
+        if labels is None:
+            return None, logits
+        loss = self.loss_function(logits, labels[:, kept], vocab_size=self.config.vocab_size, **settings)
+        return loss, None if skip_logits else logits
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels [B, T] right, the start token first: what transformers' data collators call."""
