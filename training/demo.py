@@ -24,7 +24,7 @@ import torch
 from training.checkpoints import atomic_folder, atomic_text
 from training.demo_grammar import Pair, generate_corpus, split_corpus
 from training.metrics import score_translations
-from training.plots import draw_attention, draw_training_curve
+from training.plots import draw_attention, draw_training_curve, read_metrics
 from training.train_translation import main as train_translation
 from training.translate import load_model_and_tokenizer, translate
 
@@ -139,11 +139,8 @@ def draw_cross_attention(folder: Path, sentence: str, path: Path) -> None:
 
 def choose_model(run: Path) -> Path:
     """The averaged or the best checkpoint of a finished run, whichever validated better."""
-    scores = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record["event"] in ("best", "averaged"):
-            scores[record["event"]] = record["bleu"]
+    events = read_metrics(run / "metrics.jsonl")
+    scores = {name: events[name][-1]["bleu"] for name in ("best", "averaged") if name in events}
     return run / max(scores, key=scores.get)
 
 
