@@ -43,12 +43,23 @@ class TranslationArguments:
     validation_target: str | None = _key(None, "Target side of the validation set.")
     validation_split: str = _key("validation", "Split of a Hub data set to validate on.")
     dataset_config: str | None = _key(None, "Configuration name of a Hub data set, such as de-en.")
+    corpora: list[dict[str, Any]] | None = _key(
+        None, "Several training corpora instead of train_source: a list of {source, target, weight, split, config}."
+    )
+    streaming: bool = _key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
+    stream_buffer: int = _key(200_000, "Pairs of one piece of a stream; similar lengths are looked for within it.")
     source_field: str = _key("source", "Field or column of the source text (.jsonl, .tsv, .parquet, Hub).")
     target_field: str = _key("target", "Field or column of the target text (.jsonl, .tsv, .parquet, Hub).")
     empty_lines: Literal["error", "drop"] = _key("error", "What an empty line on either side does.")
     max_source_length: int = _key(256, "Longest source in tokens, with </s>.")
     max_target_length: int = _key(256, "Longest target in tokens, with </s>.")
     too_long: Literal["drop", "error", "truncate"] = _key("drop", "What a longer training pair does.")
+    min_length: int = _key(1, "Training pairs with a side of fewer tokens, </s> not counted, are dropped.")
+    max_length_ratio: float | None = _key(None, "Training pairs with a side so many times as long are dropped.")
+    drop_duplicates: bool = _key(False, "Drop training pairs whose two sides stood in the data before.")
+    drop_copies: bool = _key(False, "Drop training pairs whose two sides are the same text.")
+    token_cache: bool = _key(True, "Keep tokenised training data on disk and use it again while nothing changed.")
+    cache_dir: str | None = _key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
 
     tokenizer: str | None = _key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
     tokenizer_vocab_size: int | None = _key(None, "Joint vocabulary to train on both sides where no folder exists.")
@@ -67,7 +78,10 @@ class TranslationArguments:
     max_target_tokens: int = _key(4096, "Target tokens of one batch on one process, padding counted.")
     accumulation_steps: int = _key(1, "Batches whose gradients make one update, on each process.")
 
-    label_smoothing: float = _key(0.1, "Smoothing of the target distribution, uniform over the vocabulary.")
+    label_smoothing: float = _key(0.1, "Smoothing of the target distribution.")
+    smoothing_over: Literal["vocabulary", "others"] = _key(
+        "vocabulary", "Spread over all entries, as the paper's citation; others: all but the right one, tensor2tensor."
+    )
     schedule: Literal["noam", "inverse_sqrt", "constant", "linear", "cosine"] = _key("noam", "Learning rate.")
     warmup_steps: int = _key(4000, "Updates of linear warm-up.")
     lr_factor: float = _key(1.0, "Factor on the schedule's rate.")
@@ -78,6 +92,9 @@ class TranslationArguments:
     adam_epsilon: float = _key(1e-9, "Adam's epsilon.")
     weight_decay: float = _key(0.0, "Decoupled weight decay on matrices (AdamW); 0: Adam.")
     max_grad_norm: float | None = _key(None, "Clip the gradient to this norm; empty: no clipping.")
+    ema_decay: float | None = _key(
+        None, "Decay of a moving average of the weights, which is then what is validated and kept as best; 0.999."
+    )
 
     max_steps: int | None = _key(None, "Stop after this many updates.")
     max_epochs: int | None = _key(None, "Stop after this many passes over the data.")
@@ -114,12 +131,12 @@ class TranslationArguments:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ArgumentsError(f"{name} must be greater than 0, got {value}.")
-        for name in ("keep_last", "max_source_length", "max_target_length"):
-            least = 1 if name == "keep_last" else 2
+        for name in ("keep_last", "max_source_length", "max_target_length", "min_length"):
+            least = 1 if name in ("keep_last", "min_length") else 2
             if getattr(self, name) < least:
                 raise ArgumentsError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name in ("label_smoothing", "adam_beta1", "adam_beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
+        for name in ("label_smoothing", "adam_beta1", "adam_beta2", "ema_decay"):
+            if getattr(self, name) is not None and not 0.0 <= getattr(self, name) < 1.0:
                 raise ArgumentsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         if self.average_last > self.keep_last:
             raise ArgumentsError(
@@ -135,14 +152,36 @@ class TranslationArguments:
         _check_known(self.preset, PRESETS, f"preset: there is none called '{self.preset}'")
         for name in self.model:
             _check_known(name, _MODEL_FIELDS, f"model: VaswaniConfig has no field '{name}'")
+        if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
+            raise ArgumentsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
+        self._check_corpora()
         if self.schedule != "noam" and self.learning_rate is None:
             raise ArgumentsError(f"schedule: {self.schedule} needs learning_rate, its rate after the warm-up.")
 
+    def _check_corpora(self) -> None:
+        if self.corpora is None:
+            return
+        if self.train_source:
+            raise ArgumentsError("train_source and corpora are both set: give the training data in one of them.")
+        if not self.corpora:
+            raise ArgumentsError("corpora is an empty list: name at least one corpus, or use train_source.")
+        for number, corpus in enumerate(self.corpora, start=1):
+            for name in corpus:
+                _check_known(name, CORPUS_KEYS, f"corpora, number {number}: unknown key '{name}'")
+            if not corpus.get("source"):
+                raise ArgumentsError(f"corpora, number {number}: source is missing.")
+            weight = corpus.get("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise ArgumentsError(
+                    f"corpora, number {number}: weight must be a number greater than 0, got '{weight}'."
+                )
+
     def check_for_training(self) -> None:
         """Raises ArgumentsError when a key that training cannot do without is empty."""
-        for name in ("output_dir", "train_source"):
-            if not getattr(self, name):
-                raise ArgumentsError(f"{name} is empty: set it in the recipe or with {_flag(name)}.")
+        if not self.output_dir:
+            raise ArgumentsError("output_dir is empty: set it in the recipe or with --output-dir.")
+        if not (self.train_source or self.corpora):
+            raise ArgumentsError("train_source is empty: set it in the recipe or with --train-source.")
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             raise ArgumentsError("The run has no end: set max_steps, max_epochs or max_minutes.")
         if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from):
@@ -157,12 +196,13 @@ class TranslationArguments:
         return "\n".join(lines) + "\n"
 
 
+CORPUS_KEYS = ("source", "target", "weight", "split", "config", "source_field", "target_field")
 _MODEL_FIELDS = {*VaswaniConfig.__dataclass_fields__, *VaswaniConfig.attribute_map}
 _POSITIVE = (
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_beam", "final_beam", "patience",
     "save_every", "save_minutes", "accumulation_steps", "max_source_tokens", "max_target_tokens", "num_threads",
     "tokenizer_vocab_size", "max_grad_norm", "lr_factor", "attention_init_gain",
-    "learning_rate", "decay_steps", "adam_epsilon",
+    "learning_rate", "decay_steps", "adam_epsilon", "stream_buffer",
 )  # fmt: skip
 
 
@@ -304,6 +344,10 @@ def _coerce(name: str, value: Any, origin: str) -> Any:
             return {}
         raise ArgumentsError(f"{origin}: {name} must not be empty.")
     kind = next(option for option in options if option is not type(None))
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise ArgumentsError(f"{origin}: {name} must be a list of mappings, got '{value}'.")
+        return [{str(key): entry for key, entry in item.items()} for item in value]
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         text = "none" if value is False else str(value)
