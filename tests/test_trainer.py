@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
+from training_runs import make_loop, records
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from training.baselines.marian import PlannedTrainer
+from training.schedule import PaperAdam
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
 
+pytest_plugins = ["training_runs"]
 TEXTS = ["a b c", "b c d e f", "c", "d e", "e f a b", "f", "a c e", "b d f a c e"]
 
 
@@ -55,3 +60,35 @@ def test_evaluation_reports_loss_and_generates(tokenizer, tmp_path):
     result = trainer.predict(trainer.eval_dataset, num_beams=2, max_new_tokens=9)
     assert result.metrics["test_loss"] > 0 and result.predictions.shape[0] == len(TEXTS)
     assert "eval_loss" in trainer.evaluate()
+
+
+def test_trainer_and_our_loop_make_the_same_updates(reversal, tmp_path, fresh_accelerate):
+    """Two batches of different sizes an update, smoothed labels, the paper's schedule: loss and weights are equal."""
+    batches = [range(0, 3), range(3, 20), range(20, 21), range(21, 48)]
+    loop = make_loop(reversal, tmp_path / "loop", batches, accumulation_steps=2, max_steps=4)
+    twin = make_loop(reversal, tmp_path / "twin", batches)
+    tokenizer = VaswaniTokenizer.from_pretrained(reversal / "tokenizer")
+    loop.run()
+
+    def collator(indices):
+        batch = twin.task.collate(indices)
+        return batch | {"decoder_input_ids": twin.bare_model.prepare_decoder_input_ids_from_labels(batch["labels"])}
+
+    settings = Seq2SeqTrainingArguments(
+        output_dir=str(tmp_path / "trainer"), max_steps=4, gradient_accumulation_steps=2, label_smoothing_factor=0.1,
+        max_grad_norm=0.0, logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+        remove_unused_columns=False,
+    )  # fmt: skip
+    model = twin.bare_model
+    optimizer = PaperAdam().build(model.parameters())
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    trainer = PlannedTrainer(
+        model, settings, collator, train_dataset=range(48), processing_class=tokenizer,
+        optimizers=(optimizer, LambdaLR(optimizer, lambda done: twin.schedule(done + 1))),
+    )  # fmt: skip
+    trainer.plan = twin.task.plan
+    expected = [record["loss"] for record in records(tmp_path / "loop", "train")]
+    assert losses(trainer) == pytest.approx(expected, abs=1e-4)
+    for (name, ours), theirs in zip(loop.bare_model.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=2e-6, msg=name)
