@@ -23,8 +23,8 @@ import torch
 
 from training.checkpoints import atomic_folder, atomic_text
 from training.demo_grammar import Pair, generate_corpus, split_corpus
-from training.metrics import score_translations
 from training.plots import draw_attention, draw_training_curve, read_metrics
+from training.scoring import aligned, score_rows, score_translations
 from training.train_translation import main as train_translation
 from training.translate import load_model_and_tokenizer, translate
 
@@ -101,9 +101,7 @@ def score(test: Sequence[Pair], hypotheses: Sequence[str]) -> dict[str, Any]:
 def report(scores: dict[str, Any]) -> str:
     """The scores as lines for a person."""
     lines = [
-        f"BLEU {scores['bleu']:.2f}   ({scores['bleu_signature']})",
-        f"chrF {scores['chrf']:.2f}   ({scores['chrf_signature']})",
-        f"exact match {100 * scores['exact_match']:.1f} %",
+        *aligned(score_rows(scores)),
         "exact match by phenomenon:",
     ]
     for name, group in scores["phenomena"].items():

@@ -1,16 +1,28 @@
-"""Translate a test set with a trained model and score it: BLEU and chrF with their signatures, exact match, speed.
+"""Translate a test set with a trained model and score it: BLEU, chrF and TER with signatures, exact match, speed.
 
     python -m training.evaluate_translation --model runs/demo/best --source test.en --target test.de
 
 The model is any encoder-decoder folder that the Auto classes of transformers load (`best/`, `averaged/` or a checkpoint
 of a run of ours, a MarianMT folder) or a name on the Hub. The test set comes in every format of the training data: two
 line-aligned text files, one .jsonl, .tsv or .parquet file (`--source-field`, `--target-field`), or a data set's name.
+Several reference files after `--target` are several references of each sentence.
 
 Decoding is the model's own (`generation_config.json`; for ours the paper's beam 4, alpha 0.6, source + 50 tokens)
 unless a flag says otherwise: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
-`--output` keeps the hypotheses, one a line; `--json` keeps every number. Scores are those of sacreBLEU on plain text;
-put the signature beside a score that you publish. `--perplexity` costs one more pass; compare it between models with
-one vocabulary only.
+`--output` keeps the hypotheses, one a line; `--json` keeps every number. A file of hypotheses, whoever made it, is
+scored without a model:
+
+    python -m training.evaluate_translation --hypotheses test.out.de --target test.de --bootstrap 1000
+
+Scores are those of sacreBLEU on plain text; put the signature beside a score that you publish. `--bootstrap N` adds the
+mean and 95 % interval over N resamples of the test set by sacreBLEU, with its fixed seed 12345 (or SACREBLEU_SEED from
+the environment). Whether one of two systems is better: `python -m training.compare_translations`.
+`--compound-split` and `--tokenised-lowercase` add the tokenised BLEU of the paper's and of Multi30k's results, which
+compare with those results and with nothing else (training/metrics/moses.py; `--target-language` for the tokeniser).
+`--perplexity` costs one more pass, over the first reference; compare it between models with one vocabulary only.
+
+    python -m training.evaluate_translation --model runs/multi30k/averaged --source test2016.en --target test2016.de \\
+        --beam 5 --bootstrap 1000 --compound-split --tokenised-lowercase --perplexity --output test2016.out.de
 
 On several devices, with the results in order:  accelerate launch -m training.evaluate_translation --model ...
 """
@@ -28,7 +40,8 @@ import transformers
 import vaswani_tx
 from training.checkpoints import atomic_text
 from training.data import load_parallel
-from training.metrics import score_translations
+from training.readers import DataError
+from training.scoring import aligned, check_seed, make_form, read_lines, score_rows, score_translations
 from training.translate import load_model_and_tokenizer, perplexity, translate_corpus
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
 
@@ -44,10 +57,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="model folder, or a name on the Hub")
+    made = parser.add_mutually_exclusive_group(required=True)
+    made.add_argument("--model", metavar="DIR", help="model folder, or a name on the Hub")
+    made.add_argument("--hypotheses", metavar="FILE", help="score these translations, one a line, without a model")
     add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
-    add("--source", required=True, help="source side: a text file, one .jsonl, .tsv, .parquet file, or a data set")
-    add("--target", help="target side: the line-aligned text file; left out for the other formats")
+    add("--source", help="source side: a text file, one .jsonl, .tsv, .parquet file, or a data set")
+    add("--target", nargs="+", metavar="FILE", help="references: line-aligned text file(s); left out for other formats")
     add("--source-field", default="source", help="field or column of the source text")
     add("--target-field", default="target", help="field or column of the target text")
     add("--split", default="test", help="split of a data set from the Hub")
@@ -61,30 +76,50 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--batch-tokens", type=_positive, default=4096, metavar="N", help="source tokens of a batch, before beams")
     add("--lowercase", action="store_true", help="score without regard to case")
     add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser: 13a, intl, char, none, ...")
+    add("--bootstrap", type=_positive, default=0, metavar="N", help="resamples for 95 %% intervals, such as 1000")
+    add("--compound-split", action="store_true", help="also the paper's tokenised BLEU with compounds split")
+    add("--tokenised-lowercase", action="store_true", help="also BLEU lowercased, normalised, tokenised, as Multi30k's")
+    add("--target-language", default="de", metavar="CODE", help="for the tokeniser of these two; default: de")
     add("--perplexity", action="store_true", help="also compute the perplexity of the references")
     add("--output", type=Path, metavar="FILE", help="write the hypotheses here, one a line")
     add("--json", type=Path, metavar="FILE", help="write the scores and settings here")
     add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
     add("--dtype", choices=DTYPES, help="arithmetic; default: the checkpoint's")
     add("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.model and not options.source:
+        parser.error("--model needs --source: the sentences to translate")
+    if not (options.source or options.target):
+        parser.error("--hypotheses needs --target: the references, or --source: a file or data set that holds them")
+    if options.hypotheses and (options.perplexity or options.output):
+        parser.error("--perplexity and --output go with --model: --hypotheses is scored without one")
+    return options
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Run the evaluation that the options describe and return its results; writes no file and prints no score.
 
-    Raises ValueError (CheckpointError, DataError) where the model or the data cannot be used.
+    Of several processes only the first scores; the others return without scores. Raises ValueError (CheckpointError,
+    DataError) where the model, the data or a choice of scores cannot be used.
     """
-    pairs = load_parallel(
-        options.source,
-        options.target,
-        source_field=_field(options.source_field),
-        target_field=_field(options.target_field),
-        split=options.split,
-        name=options.dataset_config,
-    )
-    pairs = pairs.select(range(min(options.limit or len(pairs), len(pairs))))
-    sources, references = list(pairs["source"]), list(pairs["target"])
+    _check_scoring(options)
+    sources, references = _test_set(options)
+    if options.hypotheses:
+        hypotheses = _read_hypotheses(options, len(references[0]))
+        references = [stream[: len(hypotheses)] for stream in references]
+        made: dict[str, Any] = {"sentences": len(hypotheses), "settings": _settings(options)}
+    else:
+        limit = options.limit or len(sources)
+        sources, references = sources[:limit], [stream[:limit] for stream in references]
+        made, hypotheses = _translate(options, sources, references[0])
+    scores = score_translations(hypotheses, *references, **_scoring(options)) if _is_main_process() else {}
+    return {**scores, **made, "hypotheses": hypotheses}
+
+
+def _translate(
+    options: argparse.Namespace, sources: list[str], references: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The hypotheses of the model, and what it took to make them."""
     device, distributed = _device(options.device)
     loading = {"dtype": DTYPES[options.dtype]} if options.dtype else {}
     model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
@@ -92,9 +127,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     made = translate_corpus(
         model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model)
     )
-    hypotheses = [_one_line(text) for text in made.texts]
     result: dict[str, Any] = {
-        **score_translations(hypotheses, references, lowercase=options.lowercase, tokenize=options.bleu_tokenizer),
         "sentences": len(sources),
         "source_tokens": made.source_tokens,
         "target_tokens": made.target_tokens,
@@ -105,22 +138,78 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if options.perplexity:
         result |= perplexity(model, tokenizer, sources, references, **work)
     result["settings"] = _settings(options, model)
-    result["hypotheses"] = hypotheses
-    return result
+    return result, [_one_line(text) for text in made.texts]
+
+
+def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    """Sources (none where only hypotheses are scored) and the references, a list for each of their files."""
+    targets = options.target or []
+    if options.source is None:
+        return [], _same_length(targets, [read_lines(path) for path in targets])
+    pairs = load_parallel(
+        options.source,
+        targets[0] if targets else None,
+        source_field=_field(options.source_field),
+        target_field=_field(options.target_field),
+        split=options.split,
+        name=options.dataset_config,
+    )
+    references = [list(pairs["target"]), *(read_lines(path) for path in targets[1:])]
+    return list(pairs["source"]), _same_length(targets, references)
+
+
+def _same_length(files: list[str], streams: list[list[str]]) -> list[list[str]]:
+    for file, stream in zip(files, streams, strict=False):
+        if len(stream) != len(streams[0]):
+            raise DataError(
+                f"{file} has {len(stream)} lines but {files[0]} has {len(streams[0])}: each line must be a reference "
+                "of the same sentence."
+            )
+    return streams
+
+
+def _read_hypotheses(options: argparse.Namespace, total: int) -> list[str]:
+    """The given translations, of the whole test set of `total` sentences or of its first `--limit`."""
+    lines = read_lines(options.hypotheses)
+    limit = min(options.limit or total, total)
+    if len(lines) not in (limit, total):
+        there = f"the references have {total}" + (f", --limit is {limit}" if limit < total else "")
+        raise DataError(
+            f"{options.hypotheses} has {len(lines)} lines but {there}: give one translation a line, in the same order."
+        )
+    return lines[:limit]
+
+
+def _scoring(options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of the scores, as `score_translations` takes it."""
+    extra = {"bleu_compound_split": options.compound_split, "bleu_tokenised_lowercase": options.tokenised_lowercase}
+    return {
+        "forms": ["bleu", "chrf", "ter", *(name for name, wanted in extra.items() if wanted)],
+        "bootstrap": options.bootstrap,
+        "lowercase": options.lowercase,
+        "tokenize": options.bleu_tokenizer,
+        "language": options.target_language,
+    }
+
+
+def _check_scoring(options: argparse.Namespace) -> None:
+    """Find an impossible choice of scores before the work of translating is done, not after."""
+    choices = _scoring(options)
+    for name in choices["forms"]:
+        make_form(name, tokenize=choices["tokenize"], language=choices["language"]).prepare([])
+    if options.bootstrap:
+        check_seed()
 
 
 def report(result: dict[str, Any]) -> str:
     """The results as lines for people."""
-    lines = [
-        f"BLEU         {result['bleu']:.2f}   {result['bleu_signature']}",
-        f"chrF         {result['chrf']:.2f}   {result['chrf_signature']}",
-        f"exact match  {100 * result['exact_match']:.2f} %",
-    ]
+    rows = []
     if "perplexity" in result:
-        lines.append(f"perplexity   {result['perplexity']:.3f}   a token, {result['nll']:.4f} nats")
-    speed = f"{result['sentences_per_second']:.1f} sentences/s, {result['target_tokens_per_second']:.0f} tokens/s"
-    lines.append(f"speed        {speed}   ({result['sentences']} sentences in {result['seconds']:.1f} s)")
-    return "\n".join(lines)
+        rows.append(("perplexity", f"{result['perplexity']:.3f}   a token, {result['nll']:.4f} nats"))
+    if "seconds" in result:
+        speed = f"{result['sentences_per_second']:.1f} sentences/s, {result['target_tokens_per_second']:.0f} tokens/s"
+        rows.append(("speed", f"{speed}   ({result['sentences']} sentences in {result['seconds']:.1f} s)"))
+    return "\n".join(aligned([*score_rows(result), *rows]))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,15 +277,16 @@ def _decoding(options: argparse.Namespace, model: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _settings(options: argparse.Namespace, model: Any) -> dict[str, Any]:
-    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    return {
-        **asked,
-        "generation": model.generation_config.to_diff_dict() | _decoding(options, model),
-        "model_class": type(model).__name__,
-        "device": str(model.device),
-        "versions": {module.__name__: module.__version__ for module in (vaswani_tx, transformers, torch)},
-    }
+def _settings(options: argparse.Namespace, model: Any = None) -> dict[str, Any]:
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    if model is not None:
+        settings |= {
+            "generation": model.generation_config.to_diff_dict() | _decoding(options, model),
+            "model_class": type(model).__name__,
+            "device": str(model.device),
+        }
+    settings["versions"] = {module.__name__: module.__version__ for module in (vaswani_tx, transformers, torch)}
+    return settings
 
 
 def _one_line(text: str) -> str:

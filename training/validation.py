@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from training.scoring import score_translations
 from training.translate import perplexity, translate
 
 
@@ -35,9 +36,6 @@ class Validator:
         scores: dict[str, Any] = {"loss": quality["nll"], "perplexity": min(quality["perplexity"], 1e300)}
         chosen = self._chosen()
         if chosen:
-            # Its import takes seconds, which a run that never translates need not wait for.
-            from training.metrics import score_translations
-
             hypotheses = translate(
                 model, self.tokenizer, [self.sources[i] for i in chosen], num_beams=beam, do_sample=False, **shared
             )

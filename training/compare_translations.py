@@ -1,0 +1,202 @@
+"""Is one system's translation of a test set better than another's, or is the difference chance? A paired test says.
+
+    python -m training.compare_translations --target test.de baseline.de other.de
+
+The first file is the baseline; each further one is compared with it. All are plain detokenised text, one sentence a
+line, as `training.evaluate_translation --output` writes them. For every score the table shows each system's value, its
+mean and 95 % interval, the difference from the baseline, and p: how often chance alone would make a difference at
+least as large. `*` marks p < 0.05; without it, do not call one system the better.
+
+`--method bootstrap` (default; 1,000 resamples of the test set, Koehn 2004) or `--method randomization` (10,000 random
+exchanges of the two systems' sentences, Riezler and Maxwell 2005; no intervals). The former's p is the smaller, because
+it regards one direction only: name the method beside a p. `--samples N` changes the number. Both are sacreBLEU's, with
+its fixed seed 12345, which the environment variable SACREBLEU_SEED replaces: the same files give the same table. Of
+many systems no better than the baseline, 1 in 20 is marked all the same.
+
+    python -m training.compare_translations --target ref.a.de --target ref.b.de A.de B.de C.de --metrics bleu ter
+    python -m training.compare_translations --target test.de A.de B.de --metrics bleu_compound_split --json test.json
+    python -m training.compare_translations --target test.de A.de B.de --source test.en --examples 5
+
+`--metrics`: bleu, chrf, ter, bleu_compound_split, bleu_tokenised_lowercase (see training/scoring.py; the last two
+tokenise for `--target-language`). `--examples N` prints the N sentences whose chrF differs most, with their sources.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sacrebleu.metrics import CHRF
+
+from training.checkpoints import atomic_text
+from training.readers import DataError
+from training.scoring import FORMS, LOWER_IS_BETTER, METHODS, check_seed, make_form, read_lines
+
+SAMPLES = {"bootstrap": 1000, "randomization": 10000}
+LEVEL = 0.05
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; the header of this file is its manual."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.compare_translations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("systems", nargs="+", metavar="FILE", help="hypotheses, one a line: the baseline first, then one or more")
+    add("--target", action="append", required=True, metavar="FILE", help="references; again for several of a sentence")
+    add("--source", metavar="FILE", help="sources, shown with --examples; their number is checked")
+    add("--metrics", nargs="+", choices=FORMS, default=["bleu", "chrf", "ter"], help="default: bleu chrf ter")
+    add("--method", choices=METHODS, default="bootstrap", help="default: bootstrap")
+    add("--samples", type=_positive, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
+    add("--lowercase", action="store_true", help="score without regard to case")
+    add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser for bleu: 13a, intl, char, none, ...")
+    add("--target-language", default="de", metavar="CODE", help="for the Moses tokeniser; default: de")
+    add("--examples", type=_positive, metavar="N", help="also print the N sentences that differ most")
+    add("--json", type=Path, metavar="FILE", help="write the numbers here")
+    options = parser.parse_args(argv)
+    if len(options.systems) < 2:
+        parser.error("give two files at least: the baseline's hypotheses and another system's")
+    return options
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the tests that the options describe and return their results; prints and writes nothing.
+
+    Raises ValueError (DataError for files) with the file's name and numbers of lines.
+    """
+    references, systems, sources = read_files(options.target, options.systems, options.source)
+    samples = options.samples or SAMPLES[options.method]
+    result: dict[str, Any] = {
+        "target": options.target,
+        "baseline": options.systems[0],
+        "sentences": len(references[0]),
+        "method": options.method,
+        "samples": samples,
+        "seed": check_seed(),
+        "metrics": {},
+    }
+    choices = {"lowercase": options.lowercase, "tokenize": options.bleu_tokenizer, "language": options.target_language}
+    for name in dict.fromkeys(options.metrics):
+        form = make_form(name, **choices)
+        signature, found = form.paired_test(systems, references, options.method, samples)
+        rows = [_row(system, one, found[0]) for system, one in zip(systems, found, strict=True)]
+        result["metrics"][name] = {
+            "signature": signature,
+            "lower_is_better": name in LOWER_IS_BETTER,
+            "systems": rows,
+        }
+    if options.examples:
+        result["examples"] = examples(systems, references, sources, options.examples)
+    return result
+
+
+def read_files(
+    targets: Sequence[str], systems: Sequence[str], source: str | None
+) -> tuple[list[list[str]], dict[str, list[str]], list[str] | None]:
+    """References by file, hypotheses by file name, and sources; DataError unless all have as many lines."""
+    repeated = {name for name in systems if systems.count(name) > 1}
+    if repeated:
+        raise DataError(f"{sorted(repeated)[0]} is named twice: name every system's file once.")
+    files = {name: read_lines(name) for name in [*targets, *systems, *([source] if source else [])]}
+    expected = len(files[targets[0]])
+    if not expected:
+        raise DataError(f"{targets[0]} is empty: there are no sentences to compare.")
+    for name, lines in files.items():
+        if len(lines) != expected:
+            raise DataError(
+                f"{name} has {len(lines)} lines but {targets[0]} has {expected}: each line must be one sentence of the "
+                "same test set, in the same order."
+            )
+    hypotheses = {name: files[name] for name in systems}
+    return [files[name] for name in targets], hypotheses, files[source] if source else None
+
+
+def examples(
+    systems: dict[str, list[str]], references: list[list[str]], sources: list[str] | None, count: int
+) -> list[dict[str, Any]]:
+    """For each system the sentences whose chrF differs most from the baseline's, largest difference first."""
+    chrf = CHRF()
+    groups = list(zip(*references, strict=True))
+    scores = {
+        name: [chrf.sentence_score(line, group).score for line, group in zip(lines, groups, strict=True)]
+        for name, lines in systems.items()
+    }
+    baseline, *others = systems
+    shown = []
+    for name in others:
+        differences = [other - own for other, own in zip(scores[name], scores[baseline], strict=True)]
+        order = sorted(range(len(groups)), key=lambda i: (-abs(differences[i]), i))
+        for i in order[:count]:
+            lines = {"source": sources[i]} if sources else {}
+            lines |= {"reference": groups[i][0], baseline: systems[baseline][i], name: systems[name][i]}
+            shown.append({"line": i + 1, "system": name, "difference": differences[i], "sentences": lines})
+    return shown
+
+
+def report(result: dict[str, Any]) -> str:
+    """The results as a table for people, one block a score."""
+    method = {"bootstrap": "paired bootstrap", "randomization": "paired approximate randomization"}[result["method"]]
+    lines = [
+        f"{result['sentences']:,} sentences, {method}, {result['samples']:,} samples, seed {result['seed']}",
+        f"* p < {LEVEL} against the baseline {result['baseline']}",
+    ]
+    for name, found in result["metrics"].items():
+        note = " (lower is better)" if found["lower_is_better"] else ""
+        lines += ["", f"{FORMS[name]}{note}   {found['signature']}"]
+        width = max(len(row["system"]) for row in found["systems"])
+        for row in found["systems"]:
+            text = f"  {row['system']:<{width}}  {row['score']:6.2f}"
+            if "mean" in row:
+                text += f"   {row['mean']:6.2f} ± {row['half_width']:.2f}"
+            if "p_value" in row:
+                mark = " *" if row["p_value"] < LEVEL else ""
+                text += f"   {row['difference']:+.2f}   p = {row['p_value']:.4f}{mark}"
+            lines.append(text)
+    for example in result.get("examples", ()):
+        lines += ["", f"line {example['line']}: {example['difference']:+.1f} chrF"]
+        width = max(map(len, example["sentences"]))
+        lines += [f"  {name:<{width}}  {text}" for name, text in example["sentences"].items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, write what was asked for, print the table; 2 with one line on stderr for input that cannot be used."""
+    options = parse(argv)
+    try:
+        if options.json and options.json.is_dir():
+            raise ValueError(f"{str(options.json)!r} is a folder: name a file for the results")
+        result = compare(options)
+        if options.json:
+            atomic_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        print(report(result))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _row(system: str, found: Any, baseline: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"system": system, "score": float(found.score)}
+    if found.mean is not None:
+        row |= {"mean": float(found.mean), "half_width": float(found.ci)}
+    if found.p_value is not None:
+        difference = row["score"] - float(baseline.score)
+        # Of a file and its copy sacreBLEU says the smallest p that there is; but chance always makes as much as 0.
+        row |= {"difference": difference, "p_value": float(found.p_value) if difference else 1.0}
+    return row
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
