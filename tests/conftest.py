@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 
 # Read by the libraries when they are imported, so set before anything imports them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,12 +11,21 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+# Tokenised data of the tests' corpora must not stay in the cache of whoever runs them.
+os.environ["VASWANI_TX_CACHE"] = tempfile.mkdtemp(prefix="token-cache-")
 
 import pytest
 import torch
 
 # More threads than idle cores make tiny models many times slower: they wait for each other at every operation.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def token_cache_is_removed():
+    """Leave nothing behind."""
+    yield
+    shutil.rmtree(os.environ["VASWANI_TX_CACHE"], ignore_errors=True)
 
 
 class _Deprecations(logging.Handler):

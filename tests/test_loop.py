@@ -47,7 +47,7 @@ def test_the_logged_loss_is_the_mean_over_target_tokens(reversal, tmp_path):
         cells = batch["labels"].numel() + batch["input_ids"].numel()
     loop.run()
     record = records(tmp_path)[0]
-    real = int(loop.task.target_lengths[:10].sum() + loop.task.source_lengths[:10].sum())
+    real = int(loop.task.pairs.target_lengths[:10].sum() + loop.task.pairs.source_lengths[:10].sum())
     assert record["loss"] == pytest.approx(expected, rel=1e-6)
     assert record["target_tokens"] == int((batch["labels"] != -100).sum())
     assert record["padding"] == pytest.approx(1 - real / cells)
@@ -59,7 +59,7 @@ def test_a_short_last_window_is_an_update_of_its_own(reversal, tmp_path):
     loop.arguments.max_steps = None
     assert loop.run() == "max_epochs"
     assert (loop.position.step, loop.position.epoch, loop.position.batches_done) == (4, 2, 0)
-    assert loop.position.target_tokens == 2 * int(loop.task.target_lengths[:30].sum())
+    assert loop.position.target_tokens == 2 * int(loop.task.pairs.target_lengths[:30].sum())
 
 
 def test_a_run_goes_on_with_windows_of_another_size(reversal, tmp_path):
@@ -97,6 +97,90 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(reversal, tmp_path):
     assert [record["best"] for record in records(tmp_path, "validation")] == [True, True, True, False, False]
     assert json.loads((tmp_path / "best" / "validation.json").read_text())["step"] == 3
     assert loop.position.step == 5
+
+
+# Data in pieces
+
+
+class Pieces:
+    """Three pieces of the data, the second one empty, over and over; lengths and places are of the current one."""
+
+    def __init__(self, pairs, size=8):
+        self.all, self.size, self.loaded, self.first = pairs, size, [], 0
+
+    def epoch(self, number):
+        self.loaded.append(number)
+        self.first = number % 3 * self.size
+        return [] if number % 3 == 1 else [np.arange(3), np.arange(3, self.size)]
+
+    def passes(self, epoch):
+        return epoch // 3
+
+    @property
+    def source_lengths(self):
+        return self.all.source_lengths[self.first : self.first + self.size]
+
+    @property
+    def target_lengths(self):
+        return self.all.target_lengths[self.first : self.first + self.size]
+
+    def where(self, index):
+        return self.all.where(self.first + index)
+
+
+def loop_in_pieces(data, output, spoiled=None, **changes):
+    loop = make_loop(data, output, [], **changes)
+    collate_all, plan = loop.task.collate, Pieces(loop.task.pairs)
+    loop.task.plan = loop.task.pairs = plan
+
+    def collate(indices):
+        if spoiled == (plan.first, indices[0]):
+            with torch.no_grad():
+                loop.bare_model.model.shared.weight[5] = float("nan")
+        return collate_all(indices + plan.first)
+
+    loop.task.collate = collate
+    return loop
+
+
+def test_pieces_of_the_data_are_one_epoch_after_another(reversal, tmp_path):
+    rows = [range(3), range(3, 8), range(16, 19), range(19, 24)]
+    limits = {"max_steps": None, "max_epochs": 2, "log_every": 3}
+    whole = make_loop(reversal, tmp_path / "whole", rows, **limits)
+    whole.run()
+    pieces = loop_in_pieces(reversal, tmp_path / "pieces", **limits)
+    assert pieces.run() == "max_epochs"
+    # Each piece is read once, when its turn comes: neither the bar nor the limit looks ahead.
+    assert pieces.task.plan.loaded == [0, 1, 2, 3, 4, 5]
+    assert pieces.position.step == 8
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(pieces.model.state_dict()[name], tensor), name
+    numbers = [[{**record, "epoch": 0} for record in records(tmp_path / name)] for name in ("whole", "pieces")]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_lines_of_a_bad_loss_are_right_though_the_next_piece_is_there(reversal, tmp_path, at_once):
+    loop = loop_in_pieces(reversal, tmp_path, spoiled=(16, 3), max_steps=20, log_every=6)
+    loop.looks_at_once = at_once
+    with pytest.raises(TrainingError, match=r"became nan at step 4 .*5 training pairs.*a\.src line 20, "):
+        loop.run()
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_run_goes_on_in_the_middle_and_at_the_end_of_a_piece(reversal, tmp_path, step):
+    whole = loop_in_pieces(reversal, tmp_path / "whole", max_steps=6)
+    whole.run()
+    loop_in_pieces(reversal, tmp_path / "half", max_steps=step).run()
+    point = tmp_path / "half" / "checkpoints" / f"step-{step:08d}"
+    resumed = loop_in_pieces(reversal, tmp_path / "half", max_steps=6, start=point)
+    assert resumed.run(point) == "max_steps"
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+    other = loop_in_pieces(reversal, tmp_path / "half", max_steps=6, start=point)
+    other.task.plan.size = 9
+    with pytest.raises(CheckpointError, match="other data"):
+        other.run(point)
 
 
 # Stops

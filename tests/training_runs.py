@@ -21,6 +21,7 @@ from training.keeper import Task
 from training.loop import TrainingLoop
 from training.run_folder import RunFolder
 from training.schedule import NoamSchedule, PaperAdam
+from training.sharding import shard_if_asked
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -95,25 +96,24 @@ class FixedPlan:
         return self.batches
 
 
-def make_loop(data, output, batches, schedule=None, dropout=0.0, **arguments):
-    """A loop over chosen batches, without the command around it."""
-    accelerator = Accelerator(cpu=True)
+def make_loop(data, output, batches, schedule=None, dropout=0.0, start=None, precision="no", **arguments):
+    """A loop over chosen batches, without the command around it; `start` is a checkpoint to take the weights from."""
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     tokenizer = VaswaniTokenizer.from_pretrained(data / "tokenizer")
     dataset = load_parallel(data / "a.src", data / "a.tgt")
     pairs = tokenize_parallel(dataset, tokenizer, 20, 20, disable_progress=True)
     torch.manual_seed(0)
     config = VaswaniConfig(vocab_size=len(tokenizer), dropout=dropout, **SMALL)
-    model = VaswaniForConditionalGeneration(config)
+    model = VaswaniForConditionalGeneration.from_pretrained(start) if start else VaswaniForConditionalGeneration(config)
     task = Task(
         plan=FixedPlan([np.array(batch) for batch in batches]),
         collate=lambda indices: collate(pairs, indices, tokenizer.pad_token_id),
-        source_lengths=pairs.source_lengths,
-        target_lengths=pairs.target_lengths,
-        where=pairs.where,
+        pairs=pairs,
         forward_options={"label_smoothing": 0.1, "skip_logits": True},
     )
     values = {"output_dir": str(output), "train_source": "a.src", "tokenizer_vocab_size": 290, "max_steps": 3}
     values = TranslationArguments(**(values | {"log_every": 1, "save_every": None, "eval_every": None} | arguments))
-    optimizer = PaperAdam().build(model.parameters())
+    shard_if_asked(accelerator, model)
+    optimizer = PaperAdam(epsilon=values.adam_epsilon).build(model.parameters())
     folder = RunFolder(output)
     return TrainingLoop(values, accelerator, model, optimizer, schedule or NoamSchedule(16, 20), task, folder)

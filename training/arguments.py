@@ -43,8 +43,8 @@ class TranslationArguments:
     validation_target: str | None = _key(None, "Target side of the validation set.")
     validation_split: str = _key("validation", "Split of a Hub data set to validate on.")
     dataset_config: str | None = _key(None, "Configuration name of a Hub data set, such as de-en.")
-    corpora: list[dict[str, Any]] | None = _key(
-        None, "Several training corpora instead of train_source: a list of {source, target, weight, split, config}."
+    corpora: list[dict[str, Any]] | None = field(
+        default=None, metadata={"help": "Corpora with weights instead of train_source: {source, target, weight, ...}."}
     )
     streaming: bool = _key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
     stream_buffer: int = _key(200_000, "Pairs of one piece of a stream; similar lengths are looked for within it.")
@@ -56,7 +56,7 @@ class TranslationArguments:
     too_long: Literal["drop", "error", "truncate"] = _key("drop", "What a longer training pair does.")
     min_length: int = _key(1, "Training pairs with a side of fewer tokens, </s> not counted, are dropped.")
     max_length_ratio: float | None = _key(None, "Training pairs with a side so many times as long are dropped.")
-    drop_duplicates: bool = _key(False, "Drop training pairs whose two sides stood in the data before.")
+    drop_duplicates: bool = _key(False, "Drop training pairs that stood in the data before; of a stream, in its piece.")
     drop_copies: bool = _key(False, "Drop training pairs whose two sides are the same text.")
     token_cache: bool = _key(True, "Keep tokenised training data on disk and use it again while nothing changed.")
     cache_dir: str | None = _key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
@@ -238,7 +238,7 @@ def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentsError(f"The recipe '{path}' cannot be read: {error}.") from error
     try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
+        values = yaml.load(text, Loader=UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ArgumentsError(f"{path} is not a YAML mapping: {error}") from error
     if values is None:
@@ -259,7 +259,7 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
@@ -328,7 +328,7 @@ def _is_boolean(word: str) -> bool:
 
 def _yaml_value(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ArgumentsError(f"{origin}: '{text}' cannot be read: {error}") from error
 

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-00001000` that `from_pretrained` loads (weights, configuration, tokenizer), with a
 sub-folder `training_state/` for resuming: `state.json` (position, scores, clock), `rng.json` (random states of every
-process), `optimizer.safetensors` and `files.json` (sizes, by which a truncated file shows). Nothing is pickled.
+process), `optimizer.safetensors`, `ema.safetensors` where weights are averaged, and `files.json` (sizes, by which a
+truncated file shows). Nothing is pickled.
 """
 
 import errno
@@ -102,11 +103,17 @@ def latest_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Deletes all but the `keep` newest checkpoints; renamed first, so that no kill leaves half a checkpoint behind."""
+    """Deletes all but the `keep` newest checkpoints."""
     for path in list_checkpoints(checkpoints)[:-keep]:
-        doomed = path.with_name(_TEMPORARY + path.name)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        remove_folder(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Deletes a folder; renamed first, so that no kill leaves half of it under its name."""
+    doomed = path.with_name(_TEMPORARY + path.name)
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def write_checkpoint(
@@ -115,6 +122,7 @@ def write_checkpoint(
     state: dict[str, Any],
     optimizer: dict[str, torch.Tensor],
     rng: list[dict[str, Any]],
+    average: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Writes one resumable checkpoint folder atomically; an existing one of the same step is replaced.
 
@@ -123,12 +131,15 @@ def write_checkpoint(
         state: what JSON can hold of the run's position.
         optimizer: flat names to tensors (see `optimizer_tensors`).
         rng: one entry of `rng_state` for each process.
+        average: the moving average of the weights, where there is one.
     """
     with atomic_folder(target, replace=True) as folder:
         write_model(folder)
         inner = folder / STATE
         inner.mkdir()
         save_file(optimizer, inner / "optimizer.safetensors")
+        if average is not None:
+            save_file(average, inner / "ema.safetensors")
         (inner / "rng.json").write_text(json.dumps(rng))
         (inner / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
         sizes = {
@@ -162,6 +173,14 @@ def read_rng(folder: Path) -> list[dict[str, Any]]:
 def read_optimizer(folder: Path) -> dict[str, torch.Tensor]:
     """The optimiser's tensors under their flat names."""
     return read_tensors(Path(folder) / STATE / "optimizer.safetensors")
+
+
+def read_average(folder: Path) -> dict[str, torch.Tensor]:
+    """The moving average of the weights; raises CheckpointError where the run had none."""
+    path = Path(folder) / STATE / "ema.safetensors"
+    if not path.exists():
+        raise CheckpointError(f"'{folder}' was written without ema_decay: go on without it, or start with --init-from.")
+    return read_tensors(path)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,21 +1,23 @@
 """Parallel text from files or the Hub as a data set, and its tokenised form.
 
-`load_parallel` -> a `datasets.Dataset` of checked pairs -> `tokenize_parallel` -> `TokenizedPairs`, flat arrays
-from which the batches are cut
+load_parallel -> a `datasets.Dataset` of checked pairs -> tokenize_parallel
+chunks of text of any size -> PairTokenizer -> Part, Part, ... -> join_parts
+                                                  -> TokenizedPairs, flat arrays from which the batches are cut
 """
 
-import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from training.filters import FilterCounts, PairFilter, SeenPairs
 from training.readers import (
     READERS,
     ROWS_PER_CHUNK,
@@ -27,8 +29,6 @@ from training.readers import (
     nested_columns,
     without_empty,
 )
-
-logger = logging.getLogger(__name__)
 
 TOKENIZE_CHUNK = 4096
 
@@ -63,8 +63,8 @@ def load_parallel(
     for chunk in iterate_parallel(source, target, source_field, target_field, empty):
         index = files.setdefault(chunk.file, len(files))
         columns = {
-            "source": _strings(chunk.source, chunk),
-            "target": _strings(chunk.target, chunk),
+            "source": pa.array(chunk.source, pa.string()),
+            "target": pa.array(chunk.target, pa.string()),
             "line": pa.array(chunk.lines, pa.int64()),
             "file": pa.array(np.full(len(chunk.lines), index), pa.int64()),
         }
@@ -83,25 +83,45 @@ def is_dataset_name(source: Paths) -> bool:
     return bool(path) and (os.path.isdir(path) or not (os.path.exists(path) or looks_like_file))
 
 
-def _load_hub(
-    path: str, source_field: Any, target_field: Any, split: str, name: str | None, empty: str
-) -> datasets.Dataset:
-    """A data set by name (or a local folder of one): stays in its memory map, only two columns are looked at."""
+def open_hub(path: str, split: str, name: str | None, streaming: bool = False) -> Any:
+    """A data set by name, or a local folder of one; raises DataError where it does not load."""
     try:
-        dataset = datasets.load_dataset(path, name, split=split)
+        return datasets.load_dataset(path, name, split=split, streaming=streaming)
     except Exception as error:  # load_dataset raises a dozen kinds, all of which end here for the user
         raise DataError(
             f"{path!r} is no file here, and no data set that loads with name={name!r}, split={split!r}: {error}"
         ) from error
+
+
+def hub_chunks(dataset: Any, origin: str, source_field: str | int, target_field: str | int) -> Iterator[Chunk]:
+    """The pairs of an opened data set, streamed or not, from its memory map or the network."""
+    first, places = 1, None
+    batches = dataset.with_format("arrow").iter(ROWS_PER_CHUNK)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # a stream's readers and the network raise whatever they like
+            raise DataError(f"{origin} cannot be read after row {first - 1}: {error}") from error
+        if batch is None:
+            return
+        places = places or nested_columns(batch.schema, (source_field, target_field), origin)
+        source, target = (arrow_column(batch, place, origin, first) for place in places)
+        yield Chunk(origin, np.arange(first, first + len(source)), source, target)
+        first += len(source)
+
+
+def _load_hub(
+    path: str, source_field: Any, target_field: Any, split: str, name: str | None, empty: str
+) -> datasets.Dataset:
+    """A data set by name (or a local folder of one): stays in its memory map, only two columns are looked at."""
+    dataset = open_hub(path, split, name)
     origin = f"{path} ({split})"
     places = nested_columns(dataset.data.schema, (source_field, target_field), origin)
     if any(len(place) == 2 for place in places):
         dataset = dataset.flatten()
     dataset = dataset.select_columns([".".join(place) for place in places])
     dataset = dataset.rename_columns(dict(zip(dataset.column_names, ("source", "target"), strict=True)))
-    keep = []
-    for chunk in without_empty(_arrow_chunks(dataset, origin), empty):
-        keep.append(chunk.lines)
+    keep = [chunk.lines for chunk in without_empty(hub_chunks(dataset, origin, "source", "target"), empty)]
     lines = np.concatenate(keep) if keep else np.zeros(0, dtype=np.int64)
     if not len(lines):
         raise DataError(f"{origin} holds no pair with text on both sides.")
@@ -110,26 +130,6 @@ def _load_hub(
     dataset = dataset.add_column("line", pa.array(lines, pa.int64()))
     dataset = dataset.add_column("file", pa.array(np.zeros(len(lines)), pa.int64()))
     return dataset.cast(_features([origin]))
-
-
-def _arrow_chunks(dataset: datasets.Dataset, origin: str) -> Iterator[Chunk]:
-    first = 1
-    for batch in dataset.with_format("arrow").iter(ROWS_PER_CHUNK):
-        source, target = (arrow_column(batch, (side,), origin, first) for side in ("source", "target"))
-        yield Chunk(origin, np.arange(first, first + len(source)), source, target)
-        first += len(source)
-
-
-def _strings(values: list[str], chunk: Chunk) -> pa.Array:
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:
-        for line, value in zip(chunk.lines, values, strict=True):
-            if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-                raise DataError(
-                    f"{chunk.file}, line {line}: half of a surrogate pair, which is not text. Mend the \\u escape."
-                ) from None
-        raise
 
 
 def _features(files: list[str]) -> datasets.Features:
@@ -145,8 +145,8 @@ def _features(files: list[str]) -> datasets.Features:
 class TokenizedPairs:
     """Token ids of N pairs as flat arrays: pair i is `ids[offsets[i]:offsets[i + 1]]` on each side, `</s>` included.
 
-    `lines[i]` and `file_names[file_index[i]]` say where the pair came from; `dropped` and `truncated` count what the
-    length limits did.
+    `lines[i]` and `file_names[file_index[i]]` say where the pair came from. The pairs of corpus c are those from
+    `bounds[c]` to before `bounds[c + 1]`; `counts` says what the filters did. The arrays may be memory maps.
     """
 
     source_flat: np.ndarray  # int32 [all source tokens]
@@ -156,17 +156,28 @@ class TokenizedPairs:
     lines: np.ndarray  # int64 [N]
     file_index: np.ndarray  # int32 [N]
     file_names: list[str]
-    dropped: int = 0
-    truncated: int = 0
+    counts: FilterCounts = field(default_factory=FilterCounts)
+    bounds: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        self.bounds = tuple(self.bounds) or (0, len(self.lines))
 
     def __len__(self) -> int:
         return len(self.lines)
 
     @property
+    def dropped(self) -> int:
+        return self.counts.dropped
+
+    @property
+    def truncated(self) -> int:
+        return self.counts.truncated
+
+    @cached_property
     def source_lengths(self) -> np.ndarray:
         return np.diff(self.source_offsets)
 
-    @property
+    @cached_property
     def target_lengths(self) -> np.ndarray:
         return np.diff(self.target_offsets)
 
@@ -188,6 +199,7 @@ def tokenize_parallel(
     max_target_length: int | None = None,
     too_long: str = "drop",
     disable_progress: bool = False,
+    **filters: Any,
 ) -> TokenizedPairs:
     """Token ids of all pairs of `load_parallel`'s data set, with any tokenizer of transformers.
 
@@ -195,57 +207,103 @@ def tokenize_parallel(
         max_source_length, max_target_length: limits in tokens, `</s>` counted; None for no limit.
         too_long: a pair beyond a limit is dropped (counted and logged), is an error, or is cut so that its last token,
             `</s>`, stays (`"truncate"`).
+        filters: further fields of `training.filters.PairFilter`.
 
     Raises:
         DataError: a pair too long under `"error"` (file, line, both lengths), or no pair left.
     """
-    if too_long not in ("drop", "error", "truncate"):
-        raise DataError(f"too_long={too_long!r}: choose 'drop', 'error' or 'truncate'.")
-    limits = [np.iinfo(np.int64).max if limit is None else limit for limit in (max_source_length, max_target_length)]
-    if min(limits) < 2:
-        raise DataError("A length limit is below 2, the length of the shortest sentence with `</s>`. Raise it.")
-    limit_text = f"the limits of {max_source_length} source and {max_target_length} target tokens"
+    rules = PairFilter(max_source_length, max_target_length, too_long, **filters)
     names = dataset.features["file"].names if "file" in dataset.column_names else ["the data set"]
-    parts: list[tuple[np.ndarray, ...]] = []
-    dropped = truncated = first = 0
+    encode = PairTokenizer(tokenizer, rules, names)
+    parts, first = [], 0
     bar = tqdm(total=len(dataset), desc="Tokenising", unit="pair", unit_scale=True, disable=disable_progress)
     with bar:
         for batch in dataset.with_format(None).iter(TOKENIZE_CHUNK):
             count = len(batch["source"])
-            places = np.asarray(batch.get("line", range(first + 1, first + count + 1)), dtype=np.int64)
+            lines = np.asarray(batch.get("line", range(first + 1, first + count + 1)), dtype=np.int64)
             files = np.asarray(batch.get("file", [0] * count), dtype=np.int32)
-            source = _flat_ids(tokenizer(batch["source"], return_attention_mask=False, verbose=False))
-            target = _flat_ids(tokenizer(text_target=batch["target"], return_attention_mask=False, verbose=False))
-            over = (source[1] > limits[0]) | (target[1] > limits[1])
-            if over.any() and too_long == "error":
-                i = int(over.argmax())
-                raise DataError(
-                    f"{names[files[i]]} line {places[i]}: {source[1][i]} source and {target[1][i]} target tokens are "
-                    f"over {limit_text}. Shorten the line, raise the limits, or set too_long to 'drop' or 'truncate'."
-                )
-            if too_long == "truncate":
-                truncated += int(over.sum())
-                source, target = _truncate(*source, limits[0]), _truncate(*target, limits[1])
-            elif over.any():
-                dropped += int(over.sum())
-                source, target = _keep(*source, ~over), _keep(*target, ~over)
-                places, files = places[~over], files[~over]
-            parts.append((*source, *target, places, files))
+            parts.append(encode(batch["source"], batch["target"], lines, files))
             first += count
             bar.update(count)
-    if not sum(len(part[4]) for part in parts):
-        raise DataError(
-            f"All {len(dataset)} pairs are over the limits of {limits} tokens: nothing is left. Raise them."
+    pairs = join_parts(parts, names, encode.counts)
+    if not len(pairs):
+        raise rules.nothing_left(encode.counts)
+    if pairs.dropped or pairs.truncated:
+        rules.report(encode.counts)
+    return pairs
+
+
+class Part(NamedTuple):
+    """Some tokenised pairs: all ids of each side in one array, the lengths that part them, and where they stood."""
+
+    source_flat: np.ndarray  # int32
+    source_lengths: np.ndarray  # int64 [n]
+    target_flat: np.ndarray
+    target_lengths: np.ndarray
+    lines: np.ndarray  # int64 [n]
+    files: np.ndarray  # int32 [n]
+
+
+class PairTokenizer:
+    """Filters and tokenises pieces of text one after another; `counts` adds up what was read, dropped and kept.
+
+    Args:
+        names: the files that pairs may come from; a part refers to them by number.
+    """
+
+    def __init__(self, tokenizer: Any, rules: PairFilter, names: Sequence[str]):
+        self.tokenizer, self.rules, self.names = tokenizer, rules, list(names)
+        self.counts = FilterCounts()
+        self._seen = SeenPairs() if rules.drop_duplicates else None
+        special = tokenizer.num_special_tokens_to_add()
+        self._special = (special, special)
+
+    def parts(self, chunks: Iterable[Chunk], progress: bool = False) -> Iterator[Part]:
+        """The pairs of `chunks` in parts of at most TOKENIZE_CHUNK pairs; `progress` shows a bar on a terminal."""
+        bar = tqdm(desc="Tokenising", unit="pair", unit_scale=True, disable=None if progress else True)
+        with bar:
+            for chunk in chunks:
+                index = self.names.index(chunk.file)
+                for start in range(0, len(chunk.lines), TOKENIZE_CHUNK):
+                    piece = slice(start, start + TOKENIZE_CHUNK)
+                    lines = np.asarray(chunk.lines[piece], dtype=np.int64)
+                    files = np.full(len(lines), index, dtype=np.int32)
+                    yield self(chunk.source[piece], chunk.target[piece], lines, files)
+                    bar.update(len(lines))
+
+    def __call__(self, source: list[str], target: list[str], lines: np.ndarray, files: np.ndarray) -> Part:
+        """One part; raises DataError for a pair too long under `too_long: error` (file, line, both lengths)."""
+        rules, counts = self.rules, self.counts
+        counts.read += len(source)
+        keep = rules.by_text(source, target, self._seen, counts)
+        if not keep.all():
+            source, target = (
+                [text for text, stays in zip(side, keep, strict=True) if stays] for side in (source, target)
+            )
+            lines, files = lines[keep], files[keep]
+        left = _flat_ids(self.tokenizer(source, return_attention_mask=False, verbose=False) if source else None)
+        right = _flat_ids(
+            self.tokenizer(text_target=target, return_attention_mask=False, verbose=False) if target else None
         )
-    if dropped or truncated:
-        done = "Dropped" if dropped else "Truncated"
-        logger.warning("%s %d of %d pairs over %s.", done, dropped or truncated, len(dataset), limit_text)
-    return _join(parts, names, dropped, truncated)
+        keep, over = rules.by_length(left[1], right[1], self._special, counts)
+        if over.any() and rules.too_long == "error":
+            i = int(over.argmax())
+            raise DataError(
+                f"{self.names[files[i]]} line {lines[i]}: {left[1][i]} source and {right[1][i]} target tokens are over "
+                f"the limits of {rules.max_source_length} source and {rules.max_target_length} target tokens. Shorten "
+                "the line, raise the limits, or set too_long to 'drop' or 'truncate'."
+            )
+        if over.any():
+            left, right = (_truncate(*side, limit) for side, limit in zip((left, right), rules.limits, strict=True))
+        if not keep.all():
+            left, right, lines, files = _keep(*left, keep), _keep(*right, keep), lines[keep], files[keep]
+        counts.kept += len(lines)
+        return Part(*left, *right, lines, files)
 
 
 def _flat_ids(encoding: Any) -> tuple[np.ndarray, np.ndarray]:
     """All ids in one array, and the length of each sentence."""
-    ids = encoding["input_ids"]
+    ids = encoding["input_ids"] if encoding else []
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths
 
@@ -262,7 +320,14 @@ def _truncate(flat: np.ndarray, lengths: np.ndarray, limit: int) -> tuple[np.nda
     return flat[(from_front < limit - 1) | last], np.minimum(lengths, limit)
 
 
-def _join(parts: list[tuple[np.ndarray, ...]], names: list[str], dropped: int, truncated: int) -> TokenizedPairs:
+def join_parts(
+    parts: Sequence[Part], names: Sequence[str], counts: FilterCounts, bounds: tuple[int, ...] = ()
+) -> TokenizedPairs:
+    """All parts in one; with no part, or none that holds a pair, a `TokenizedPairs` of length 0."""
+    if not parts:
+        parts = [
+            Part(*(np.zeros(0, dtype=kind) for kind in (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32)))
+        ]
     source, source_lengths, target, target_lengths, lines, files = map(np.concatenate, zip(*parts, strict=True))
     offsets = [np.concatenate(([0], np.cumsum(lengths))) for lengths in (source_lengths, target_lengths)]
-    return TokenizedPairs(source, offsets[0], target, offsets[1], lines, files, list(names), dropped, truncated)
+    return TokenizedPairs(source, offsets[0], target, offsets[1], lines, files, list(names), counts, bounds)

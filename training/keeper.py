@@ -23,13 +23,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from training.arguments import TranslationArguments
-from training.batching import BatchPlan
 from training.checkpoints import (
     CheckpointError,
     atomic_folder,
     nested_optimizer_state,
     optimizer_tensors,
     prune,
+    read_average,
     read_optimizer,
     read_rng,
     read_state,
@@ -38,7 +38,9 @@ from training.checkpoints import (
     step_folder,
     write_checkpoint,
 )
+from training.ema import MovingAverage
 from training.run_folder import RunFolder
+from training.sharding import forget_gathered, is_sharded, own_part, whole
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +55,28 @@ class TrainingError(ValueError):
 
 @dataclass
 class Task:
-    """What is learned: batches of indices, how one becomes tensors, and where its pairs come from."""
+    """What is learned: batches of indices, how one becomes tensors, and where its pairs come from.
 
-    plan: BatchPlan
+    Args:
+        plan: `epoch(k)` gives the batches of epoch k. One that reads its data in pieces makes each an epoch, and tells
+            by `passes(k)` how often epoch k has all data behind it.
+        pairs: what the indices count, with `source_lengths`, `target_lengths` and `where(index)`. It may be such a plan
+            itself: all three are of the piece that was asked for last.
+    """
+
+    plan: Any
     collate: Callable[[np.ndarray], dict[str, torch.Tensor]]
-    source_lengths: np.ndarray
-    target_lengths: np.ndarray
-    where: Callable[[int], str]
+    pairs: Any
     forward_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether an epoch is only a piece of the data."""
+        return hasattr(self.plan, "passes")
+
+    def lengths(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The source and the target lengths of a batch."""
+        return self.pairs.source_lengths[batch], self.pairs.target_lengths[batch]
 
 
 @dataclass
@@ -85,6 +101,7 @@ class Keeper:
 
     Args:
         write_extras: puts what is no weight, such as the tokenizer, into a model folder.
+        average: the moving average of the weights, if there is one.
     """
 
     def __init__(
@@ -96,9 +113,10 @@ class Keeper:
         task: Task,
         folder: RunFolder,
         write_extras: Callable[[Path], None],
+        average: MovingAverage | None = None,
     ):
         self.arguments, self.accelerator, self.model, self.task = arguments, accelerator, model, task
-        self.folder, self.write_extras = folder, write_extras
+        self.folder, self.write_extras, self.average = folder, write_extras, average
         self.bare_model = accelerator.unwrap_model(model)
         # accelerate's wrapper hides the optimiser whose states are meant here.
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
@@ -114,10 +132,12 @@ class Keeper:
         write_model = self._model_writer()
         state = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
         rng = gather_object([rng_state(self.accelerator.device)])
+        average = self.average.tensors(keep=self.accelerator.is_main_process) if self.average else None
         target = step_folder(self.folder.checkpoints, position.step)
         if self.accelerator.is_main_process:
-            content = dataclasses.asdict(position) | {"data": self._data_marks(), "scaler": self._scaler_state()}
-            write_checkpoint(target, write_model, content, optimizer_tensors(state), rng)
+            marks = {"data": self._data_marks(), "scaler": self._scaler_state()}
+            content = dataclasses.asdict(position) | marks
+            write_checkpoint(target, write_model, content, optimizer_tensors(state), rng, average)
             prune(self.folder.checkpoints, self.arguments.keep_last)
         self.accelerator.wait_for_everyone()
         return target
@@ -129,16 +149,21 @@ class Keeper:
             CheckpointError: a damaged checkpoint, or one of other data.
         """
         state = read_state(folder)
-        if state.pop("data") != self._data_marks():
+        data, scaler = state.pop("data"), state.pop("scaler")
+        position = Position(**state)
+        if self.task.in_pieces:
+            # At the end of a piece the checkpoint's marks are still of that one.
+            self.task.plan.epoch(position.epoch if position.batches_done else max(position.epoch - 1, 0))
+        if data != self._data_marks():
             raise CheckpointError(
                 f"'{folder}' was trained on other data or another tokenizer than this command gives: its order of "
                 "batches cannot go on. Restore the data, or start anew from its weights with --init-from."
             )
-        scaler = state.pop("scaler")
-        position = Position(**state)
         fresh = get_optimizer_state_dict(self.model, self.optimizer, options=_EVERYWHERE)
         fresh["state"] = nested_optimizer_state(read_optimizer(folder))
         set_optimizer_state_dict(self.model, self.optimizer, fresh, options=_EVERYWHERE)
+        if self.average:
+            self.average.load(read_average(folder))
         if scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         states = read_rng(folder)
@@ -155,18 +180,25 @@ class Keeper:
         former = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
         if former and former["step"] > position.step and former["by"] == key and former["value"] >= value:
             return
+        note_text = json.dumps({"step": position.step, "by": key, "value": value}) + "\n"
+        self._write_model(self.folder.best, lambda folder: (folder / note.name).write_text(note_text, encoding="utf-8"))
+
+    def save_average(self, target: Path) -> None:
+        """Writes the moving average of the weights as a model folder in place of an old one; all processes call it."""
+        with self.average.in_place():
+            self._write_model(target)
+
+    def _write_model(self, target: Path, write_more: Callable[[Path], Any] = lambda folder: None) -> None:
         write_model = self._model_writer()
         if self.accelerator.is_main_process:
-            with atomic_folder(self.folder.best, replace=True) as folder:
+            with atomic_folder(target, replace=True) as folder:
                 write_model(folder)
-                text = json.dumps({"step": position.step, "by": key, "value": value}) + "\n"
-                (folder / note.name).write_text(text, encoding="utf-8")
+                write_more(folder)
         self.accelerator.wait_for_everyone()
 
     def _model_writer(self) -> Callable[[Path], None]:
         """Collects the weights, on all processes, and returns what writes them on one."""
-        alone = self.accelerator.num_processes == 1
-        weights = None if alone else self.accelerator.get_state_dict(self.model)
+        weights = self._whole_weights() if is_sharded(self.model) else None
 
         def write(folder: Path) -> None:
             self.bare_model.save_pretrained(folder, state_dict=weights)
@@ -174,18 +206,31 @@ class Keeper:
 
         return write
 
+    def _whole_weights(self) -> dict[str, torch.Tensor]:
+        """The weights gathered on the main process's host memory; a shared matrix once, under all of its names."""
+        forget_gathered(self.bare_model)
+        gathered: dict[torch.Tensor, torch.Tensor] = {}
+        for tensor in self.bare_model.state_dict(keep_vars=True).values():
+            if tensor not in gathered:
+                found = whole(tensor.detach())
+                gathered[tensor] = found.cpu() if self.accelerator.is_main_process else found.new_empty(0)
+        return {name: gathered[tensor] for name, tensor in self.bare_model.state_dict(keep_vars=True).items()}
+
     def _check_weights(self, position: Position) -> None:
-        for name, parameter in self.bare_model.named_parameters():
-            own = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-            if not torch.isfinite(own.detach()).all():
-                raise TrainingError(
-                    f"'{name}' is not finite after step {position.step}, whose loss was: its gradient overflowed. No "
-                    "checkpoint was written, the earlier ones are good. Set max_grad_norm or use precision fp32."
-                )
+        names = [name for name, parameter in self.bare_model.named_parameters()
+                 if not torch.isfinite(own_part([parameter])[0]).all()]  # fmt: skip
+        # One process may hold the only shard that is bad: all have to stop.
+        names = gather_object(names)
+        if names:
+            raise TrainingError(
+                f"'{names[0]}' is not finite after step {position.step}, whose loss was: its gradient overflowed. No "
+                "checkpoint was written, the earlier ones are good. Set max_grad_norm or use precision fp32."
+            )
 
     def _scaler_state(self) -> dict[str, Any] | None:
         return None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
 
     def _data_marks(self) -> dict[str, int]:
-        sides = {"source_tokens": self.task.source_lengths, "target_tokens": self.task.target_lengths}
-        return {"pairs": len(self.task.source_lengths)} | {name: int(side.sum()) for name, side in sides.items()}
+        pairs = self.task.pairs
+        sides = {"source_tokens": pairs.source_lengths, "target_tokens": pairs.target_lengths}
+        return {"pairs": len(pairs.source_lengths)} | {name: int(side.sum()) for name, side in sides.items()}

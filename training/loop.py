@@ -23,20 +23,25 @@ from accelerate import Accelerator
 from training.arguments import TranslationArguments
 from training.batching import shard
 from training.checkpoints import atomic_text, latest_checkpoint, step_folder
+from training.ema import MovingAverage
 from training.keeper import Keeper, Position, Task, TrainingError
 from training.run_folder import RunFolder
 from training.schedule import set_learning_rate
+from training.sharding import is_sharded
 from training.tracking import Interrupted, Interruption, MetricsLog, Progress
 from training.validation import describe
 
 logger = logging.getLogger(__name__)
 
-# Several processes agree on clocks and signals only so often: each time waits for the slowest of them.
+# Several processes agree on clocks and signals only so often, and where they log: each time waits for the slowest.
 AGREE_EVERY = 10
 
 
 class TrainingLoop:
-    """Trains `model` on `task` into `folder`; `validate(model, beam) -> scores` may be None."""
+    """Trains `model` on `task` into `folder`; `validate(model, beam) -> scores` may be None.
+
+    A model that several processes hold in shards (training/sharding.py) comes sharded, its optimiser built over them.
+    """
 
     def __init__(
         self,
@@ -52,11 +57,20 @@ class TrainingLoop:
     ):
         self.arguments, self.accelerator, self.schedule, self.task = arguments, accelerator, schedule, task
         self.folder, self.validate = folder, validate
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.sharded = is_sharded(model)
+        if self.sharded:
+            self.model, self.optimizer = model, accelerator.prepare_optimizer(optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare_model = accelerator.unwrap_model(self.model)
-        self.keeper = Keeper(arguments, accelerator, self.model, self.optimizer, task, folder, write_extras)
+        self.average = None if arguments.ema_decay is None else MovingAverage(self.bare_model, arguments.ema_decay)
+        self.keeper = Keeper(
+            arguments, accelerator, self.model, self.optimizer, task, folder, write_extras, self.average
+        )
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.alone = accelerator.num_processes == 1
+        # Elsewhere looking at every loss would wait for the device, or for the other processes.
+        self.looks_at_once = self.alone and accelerator.device.type == "cpu"
         self.position = Position()
         self.metrics: MetricsLog | None = None
         self._pending: list[tuple[int, torch.Tensor, int, list[np.ndarray]]] = []
@@ -111,8 +125,13 @@ class TrainingLoop:
         accumulation = self.arguments.accumulation_steps
         size = accumulation * self.accelerator.num_processes
         while True:
+            # What the pending losses' indices count may be replaced by the next piece of the data.
+            self._collect()
             batches = self.task.plan.epoch(self.position.epoch)
             self._epoch_size = len(batches)
+            if not batches:
+                self.position.epoch += 1
+                continue
             mine = shard(batches, self.accelerator.process_index, self.accelerator.num_processes, accumulation)
             # Rounded up where a run goes on with another number of processes in the middle of what is now one window.
             first = -(-self.position.batches_done // size)
@@ -124,7 +143,7 @@ class TrainingLoop:
     def _update(self, window: list[np.ndarray], mine: list[np.ndarray | None]) -> None:
         """One optimiser step on one window."""
         step = self.position.step + 1
-        tokens = sum(int(self.task.target_lengths[batch].sum()) for batch in window)
+        tokens = sum(int(self.task.lengths(batch)[1].sum()) for batch in window)
         set_learning_rate(self.optimizer, self.schedule(step))
         if self.alone:
             mine = [batch for batch in mine if batch is not None]
@@ -133,15 +152,18 @@ class TrainingLoop:
         total = torch.zeros((), device=self.accelerator.device)
         for number, batch in enumerate(mine):
             last = number == len(mine) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+            # Shards are summed at every batch: whole gradients, kept until the last, are what no process has room for.
+            with contextlib.nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model):
                 total += self._backward(batch, divisor, window)
         self._pending.append((step, total, tokens, window))
-        if self.alone and total.device.type == "cpu":
+        if self.looks_at_once:
             self._check_finite(step, float(total), window)
         if self.arguments.max_grad_norm:
             self.accelerator.clip_grad_norm_(self.parameters, self.arguments.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(step)
         position = self.position
         position.step, position.target_tokens = step, position.target_tokens + tokens
         position.batches_done = self._window_end
@@ -197,7 +219,8 @@ class TrainingLoop:
         if self.alone:
             seconds, self._started = seconds + now - self._started, now
             return signum, seconds
-        if self.position.step % AGREE_EVERY:
+        step = self.position.step
+        if step % AGREE_EVERY and step % self.arguments.log_every:
             return 0, self.position.seconds
         mine = torch.tensor([float(signum), now - self._started], dtype=torch.float64, device=self.accelerator.device)
         torch.distributed.all_reduce(mine, torch.distributed.ReduceOp.MAX)
@@ -209,13 +232,17 @@ class TrainingLoop:
         arguments, position = self.arguments, self.position
         if arguments.max_steps is not None and position.step >= arguments.max_steps:
             return "max_steps"
-        if arguments.max_epochs is not None and position.epoch >= arguments.max_epochs:
+        if arguments.max_epochs is not None and self._passes() >= arguments.max_epochs:
             return "max_epochs"
         if arguments.max_minutes is not None and position.seconds >= 60 * arguments.max_minutes:
             return "max_minutes"
         if arguments.patience is not None and position.stale >= arguments.patience:
             return "patience"
         return None
+
+    def _passes(self) -> int:
+        """How often all of the data has been seen."""
+        return self.task.plan.passes(self.position.epoch) if self.task.in_pieces else self.position.epoch
 
     def _log(self) -> None:
         """Writes the record of the updates since the last one."""
@@ -249,10 +276,9 @@ class TrainingLoop:
             torch.distributed.all_reduce(losses)
             losses /= self.accelerator.num_processes
         window = self.position.window
-        both = (self.task.source_lengths, self.task.target_lengths)
         for (step, _, tokens, batches), loss in zip(self._pending, losses.tolist(), strict=True):
             self._check_finite(step, loss, batches)
-            sides = [lengths[batch] for batch in batches for lengths in both]
+            sides = [lengths for batch in batches for lengths in self.task.lengths(batch)]
             amounts = {
                 "nats": loss * tokens,
                 "target_tokens": tokens,
@@ -267,7 +293,7 @@ class TrainingLoop:
     def _check_finite(self, step: int, loss: float, window: list[np.ndarray]) -> None:
         if math.isfinite(loss):
             return
-        lines = [self.task.where(int(index)) for batch in window for index in sorted(batch)]
+        lines = [self.task.pairs.where(int(index)) for batch in window for index in sorted(batch)]
         report = self.folder.path / "bad_batch.json"
         if self.accelerator.is_main_process:
             atomic_text(report, json.dumps({"step": step, "loss": str(loss), "lines": lines}) + "\n")
@@ -294,7 +320,8 @@ class TrainingLoop:
 
     def _total_steps(self) -> int | None:
         totals = [self.arguments.max_steps] if self.arguments.max_steps else []
-        if self.arguments.max_epochs:
+        # How many batches a piece has shows only once it is read.
+        if self.arguments.max_epochs and not self.task.in_pieces:
             size = self.arguments.accumulation_steps * self.accelerator.num_processes
             totals.append(self.arguments.max_epochs * -(-len(self.task.plan.epoch(0)) // size))
         return min(totals, default=None)
@@ -317,9 +344,11 @@ class TrainingLoop:
         began = time.monotonic()
         self._collect()
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with interruption.at_once(self.alone), torch.random.fork_rng(devices):
-            scores = self.score(self.bare_model, self.arguments.eval_beam)
-        self._judge(scores)
+        # Outermost, since an interruption in the middle of the exchange would leave a mixture of both.
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            with interruption.at_once(self.alone), torch.random.fork_rng(devices):
+                scores = self.score(self.bare_model, self.arguments.eval_beam)
+            self._judge(scores)
         self._paused += time.monotonic() - began
         _, self.position.seconds = self._agree(0) if self.alone else (0, self.position.seconds)
 

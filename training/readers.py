@@ -46,40 +46,49 @@ def iterate_parallel(
     """Chunks of pairs from files of any size, in order; the same arguments and errors as `load_parallel`."""
     if empty not in ("error", "drop"):
         raise DataError(f"empty={empty!r}: choose 'error' or 'drop'.")
-    return without_empty(_read_files(_as_list(source), _as_list(target), source_field, target_field), empty)
+    return without_empty(read_files(source, target, source_field, target_field), empty)
 
 
-def _as_list(paths: Paths | None) -> list[str]:
+def as_list(paths: Paths | None) -> list[str]:
     if paths is None:
         return []
     return [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
 
 
-def _suffix(path: str) -> str:
+def suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _read_files(sources: list[str], targets: list[str], source_field: Any, target_field: Any) -> Iterator[Chunk]:
+def read_files(
+    source: Paths, target: Paths | None = None, source_field: str | int = "source", target_field: str | int = "target"
+) -> Iterator[Chunk]:
+    """Chunks of pairs as they stand in the files, blank sides and all."""
+    sources, targets = as_list(source), as_list(target)
+    check_files(sources, targets)
+    if targets:
+        for pair in zip(sources, targets, strict=True):
+            yield from _read_aligned(*pair)
+    else:
+        for path in sources:
+            yield from READERS[suffix(path)](path, source_field, target_field)
+
+
+def check_files(sources: list[str], targets: list[str]) -> None:
+    """Raises DataError where files are missing, or where their kinds and numbers do not go together."""
     if not sources:
         raise DataError("No file was given as `source`.")
     if targets and len(sources) != len(targets):
         raise DataError(f"{len(sources)} source files but {len(targets)} target files: give as many of each.")
     for path in sources + targets:
         _check_file(path)
-    if targets:
-        for path in sources + targets:
-            if _suffix(path) in READERS:
-                raise DataError(f"{path}: such a file holds both sides. Give it as `source`, without `target`.")
-        for pair in zip(sources, targets, strict=True):
-            yield from _read_aligned(*pair)
-    else:
-        for path in sources:
-            if _suffix(path) not in READERS:
-                raise DataError(
-                    f"{path}: a text file holds one side only. Give the file with its translations as `target`, or one "
-                    f"file with both sides ({', '.join(READERS)})."
-                )
-            yield from READERS[_suffix(path)](path, source_field, target_field)
+    for path in sources + targets:
+        if targets and suffix(path) in READERS:
+            raise DataError(f"{path}: such a file holds both sides. Give it as `source`, without `target`.")
+        if not targets and suffix(path) not in READERS:
+            raise DataError(
+                f"{path}: a text file holds one side only. Give the file with its translations as `target`, or one "
+                f"file with both sides ({', '.join(READERS)})."
+            )
 
 
 def _check_file(path: str) -> None:
@@ -164,8 +173,21 @@ def _read_jsonl(path: str, source_field: Any, target_field: Any) -> Iterator[Chu
                     raise DataError(f"{path}, line {number}: not valid JSON ({error}). Mend the line.") from None
             sources.append(_json_field(row, source_field, path, number))
             targets.append(_json_field(row, target_field, path, number))
+        _check_surrogates(sources, path, first)
+        _check_surrogates(targets, path, first)
         yield Chunk(path, np.arange(first, first + len(lines)), sources, targets)
         first += len(lines)
+
+
+def _check_surrogates(values: list[str], path: str, first: int) -> None:
+    """JSON can spell half of a surrogate pair, which no encoding of text takes."""
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        half = next(i for i, value in enumerate(values) if any("\ud800" <= letter <= "\udfff" for letter in value))
+        raise DataError(
+            f"{path}, line {first + half}: half of a surrogate pair, which is not text. Mend the \\u escape."
+        ) from None
 
 
 def _json_field(row: Any, name: Any, path: str, number: int) -> str:
@@ -264,8 +286,14 @@ READERS: dict[str, Callable[..., Iterator[Chunk]]] = {
 }
 
 
-def without_empty(chunks: Iterator[Chunk], empty: str) -> Iterator[Chunk]:
-    """Drop pairs with a blank side, or raise once all of them are counted."""
+def without_empty(chunks: Iterator[Chunk], empty: str, counts: Any = None, at_once: bool = False) -> Iterator[Chunk]:
+    """Drop pairs with a blank side, or raise once all of them are counted.
+
+    Args:
+        counts: an object with `read`, `empty` and `empty_places` that takes the numbers and places of what is dropped,
+            to be reported by the caller; otherwise they are logged at the end.
+        at_once: raise at the first chunk with such a pair, as a stream without an end must.
+    """
     count, total, named = 0, 0, []
     for chunk in chunks:
         blank = [
@@ -276,24 +304,32 @@ def without_empty(chunks: Iterator[Chunk], empty: str) -> Iterator[Chunk]:
         count, total = count + len(blank), total + len(chunk.lines)
         for i in blank[: NAMED_IN_ERRORS - len(named)]:
             named.append(_blank_places(chunk, i))
+        if blank and empty == "error" and at_once:
+            break
         if blank and empty == "drop":
-            gone = set(blank)
-            keep = [i for i in range(len(chunk.lines)) if i not in gone]
-            chunk = chunk._replace(
-                lines=chunk.lines[keep],
-                source=[chunk.source[i] for i in keep],
-                target=[chunk.target[i] for i in keep],
-            )
+            if counts is not None:
+                counts.read, counts.empty = counts.read + len(blank), counts.empty + len(blank)
+                new = blank[: NAMED_IN_ERRORS - len(counts.empty_places)]
+                counts.empty_places += [_blank_places(chunk, i) for i in new]
+            chunk = _without(chunk, blank)
         if len(chunk.lines) and (empty == "drop" or not count):
             yield chunk
-    if count:
-        places = "; ".join(named) + (f"; and {count - len(named)} more" if count > len(named) else "")
-        if empty == "error":
-            raise DataError(
-                f"{count} of {total} pairs have an empty side: {places}. Mend them, or let them be dropped "
-                "(`empty_lines: drop` in a recipe, `--empty drop` for train_tokenizer)."
-            )
+    if not count:
+        return
+    places = "; ".join(named) + (f"; and {count - len(named)} more" if count > len(named) else "")
+    if empty == "error":
+        raise DataError(
+            f"{count} of {'the first ' * at_once}{total} pairs have an empty side: {places}. Mend them, or let them be "
+            "dropped (`empty_lines: drop` in a recipe, `--empty drop` for train_tokenizer)."
+        )
+    if counts is None:
         logger.warning("Dropped %d of %d pairs with an empty side: %s", count, total, places)
+
+
+def _without(chunk: Chunk, gone: list[int]) -> Chunk:
+    keep = np.delete(np.arange(len(chunk.lines)), gone)
+    sides = ([side[i] for i in keep] for side in (chunk.source, chunk.target))
+    return Chunk(chunk.file, chunk.lines[keep], *sides, chunk.target_file)
 
 
 def _blank_places(chunk: Chunk, index: int) -> str:

@@ -1,7 +1,8 @@
 """The run folder: where everything of a run stands, and whether a run may begin, go on or must not touch it.
 
-`recipe.yaml` (resolved), `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/step-00001000/`, `best/`,
-`averaged/`, and `finished.json` once nothing is left to do.
+`recipe.yaml` (resolved), `environment.json` (versions and hardware of each part), `tokenizer/`, `metrics.jsonl`, what
+the tracker keeps (`tensorboard/`, or `tracker.json` and `wandb/`), `checkpoints/step-00001000/`, `best/`, `averaged/`,
+and `finished.json` once nothing is left to do.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from training.arguments import ArgumentsError, TranslationArguments, read_recipe
 from training.checkpoints import atomic_text, clean_leftovers, latest_checkpoint, list_checkpoints
@@ -21,10 +23,10 @@ MAY_CHANGE = {
     "output_dir", "data_dir", "train_source", "train_target", "validation_source", "validation_target", "tokenizer",
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_sentences", "eval_beam", "final_beam",
     "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
-    "resume", "overwrite", "compile", "gradient_checkpointing",
+    "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir",
 }  # fmt: skip
-_OWN = ("recipe.yaml", "tokenizer", "metrics.jsonl", "tensorboard", "checkpoints", "best", "averaged", "finished.json",
-        "bad_batch.json")  # fmt: skip
+_OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "metrics.jsonl", "tensorboard", "tracker.json",
+        "wandb", "checkpoints", "best", "averaged", "samples.jsonl", "finished.json", "bad_batch.json")  # fmt: skip
 
 
 class RunError(ValueError):
@@ -37,6 +39,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
         self.tokenizer = self.path / "tokenizer"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -74,11 +77,15 @@ class RunFolder:
         self._check_unfinished(arguments)
         return latest_checkpoint(self.checkpoints)
 
-    def begin(self, arguments: TranslationArguments, resume_from: Path | None) -> None:
+    def begin(
+        self, arguments: TranslationArguments, resume_from: Path | None, part: dict[str, Any] | None = None
+    ) -> None:
         """Makes the folder ready: leftovers of a killed process go, an overwritten run goes, the recipe is written.
 
-        Going back to an older checkpoint deletes the newer ones: they are a future that will not be.
+        Going back to an older checkpoint deletes the newer ones: they are a future that will not be. `part` says what
+        this part of the run is made with (see `environment.py`); it follows those of the parts before.
         """
+        parts = self.parts() if resume_from is not None else []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             clean_leftovers(self.path)
@@ -91,6 +98,29 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"output_dir '{self.path}' cannot be written: {error}.") from error
         atomic_text(self.recipe, arguments.to_yaml())
+        if part is not None:
+            atomic_text(self.environment, json.dumps({"parts": [*parts, part]}, indent=1, ensure_ascii=False) + "\n")
+
+    def parts(self) -> list[dict[str, Any]]:
+        """What each part of the run was made with, the first one first; raises RunError where the file is damaged."""
+        if not self.environment.exists():
+            return []
+        try:
+            parts = json.loads(self.environment.read_text(encoding="utf-8"))["parts"]
+            if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+                raise ValueError("'parts' is not a list of objects")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"'{self.environment}' is damaged ({error}): restore it, or delete it to go on.") from error
+        return parts
+
+    def note_data(self, content: dict[str, Any]) -> None:
+        """Writes what the run is trained on, and what the filters dropped, to `data.json`."""
+        atomic_text(self.path / "data.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def note_samples(self, samples: list[dict[str, str]]) -> None:
+        """Writes some translations of the validation set, with source and reference, to `samples.jsonl`."""
+        lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        atomic_text(self.path / "samples.jsonl", "".join(lines))
 
     def finish(self, step: int, reason: str, arguments: TranslationArguments) -> None:
         """Marks the run as complete; `reason` is the key whose limit it reached."""

@@ -16,12 +16,12 @@ on where the run stopped (`--resume never` forbids it, `--overwrite` begins anew
 exit status is then 128 plus the signal's number. A command, a recipe or data that cannot be used end with status 2.
 """
 
-import dataclasses
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,32 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, set_seed
 
 from training.arguments import ArgumentsError, TranslationArguments, parse_arguments, usage
 from training.averaging import save_average
-from training.batching import BatchPlan, collate
-from training.checkpoints import CheckpointError, atomic_folder, list_checkpoints, load_pretrained, read_state
-from training.data import load_parallel, tokenize_parallel
+from training.checkpoints import (
+    CheckpointError,
+    atomic_folder,
+    list_checkpoints,
+    load_pretrained,
+    read_state,
+)
+from training.corpora import training_texts
+from training.data import load_parallel
+from training.environment import gather_environment
 from training.keeper import Task, TrainingError
 from training.loop import TrainingLoop
+from training.prepare import TrainingData, prepare_training_data
 from training.run_folder import RunFolder
 from training.schedule import PaperAdam, make_schedule
-from training.tracking import Interrupted
+from training.sharding import shard_if_asked
+from training.tracking import Interrupted, check_tracker, start_tracker
 from training.translate import check_vocabulary
 from training.validation import Validator, describe
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.loss_vaswani import uniform_over_others
 
 logger = logging.getLogger(__name__)
 
@@ -51,27 +62,31 @@ logger = logging.getLogger(__name__)
 def train(arguments: TranslationArguments) -> None:
     """Trains as the arguments say, then averages and scores; raises ValueError for all that a user can mend."""
     arguments.check_for_training()
+    check_tracker(arguments.tracker)
     accelerator = make_accelerator(arguments)
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)
     folder = RunFolder(arguments.output_dir)
     resume_from = on_main(accelerator, lambda: folder.resume_point(arguments))
     start = resume_from or arguments.init_from
-    training, validation = load_data(arguments)
-    tokenizer = on_main(accelerator, lambda: make_tokenizer(arguments, folder, resume_from, training))
-    pairs = tokenize_parallel(
-        training, tokenizer, arguments.max_source_length, arguments.max_target_length, too_long=arguments.too_long
-    )
+    validation = load_validation(arguments)
+    tokenizer = on_main(accelerator, lambda: make_tokenizer(arguments, folder, resume_from))
+    # Tensor cores like multiples of 8.
+    multiple = 8 if accelerator.device.type == "cuda" and arguments.precision != "fp32" else 1
+    data = prepare_training_data(arguments, tokenizer, multiple, quiet=not accelerator.is_main_process)
     set_seed(arguments.seed)
     model = make_model(arguments, tokenizer, start)
     on_main(accelerator, lambda: begin(arguments, folder, tokenizer, resume_from))
+    on_main(accelerator, lambda: folder.note_data(data.to_dict()))
     init_tracker(accelerator, arguments, resume_from)
-    loop = make_loop(arguments, accelerator, folder, model, tokenizer, pairs, validation)
+    loop = make_loop(arguments, accelerator, folder, model, tokenizer, data, validation)
     if accelerator.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())
         where = f"going on from {resume_from}" if resume_from else f"from {arguments.init_from or 'random weights'}"
-        say(f"{count:,} parameters, {len(pairs):,} pairs, vocabulary {len(tokenizer):,}, {where}")
+        say(f"{count:,} parameters, {data.describe()}, vocabulary {len(tokenizer):,}, {where}")
     reason = loop.run(resume_from)
+    # Of a stream, more has been counted by now.
+    on_main(accelerator, lambda: folder.note_data(data.to_dict()))
     conclude(arguments, accelerator, folder, loop, reason)
     accelerator.end_training()
 
@@ -87,30 +102,27 @@ def make_accelerator(arguments: TranslationArguments) -> Accelerator:
         tracker = None
     project = ProjectConfiguration(project_dir=arguments.output_dir, logging_dir=arguments.output_dir)
     cpu = not torch.accelerator.is_available()
-    return Accelerator(mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu)
+    # The main process alone prepares data and scores at the end while the others wait: for longer than 10 minutes.
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    return Accelerator(
+        mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[patient]
+    )
 
 
-def load_data(arguments: TranslationArguments) -> tuple[Any, Any]:
-    """The training pairs and, where the recipe names one, the validation set."""
+def load_validation(arguments: TranslationArguments) -> Any:
+    """The validation set, or None where the recipe names none."""
     fields = {"source_field": arguments.source_field, "target_field": arguments.target_field}
     fields |= {"name": arguments.dataset_config}
     place = partial(_place, arguments.data_dir)
-    training = load_parallel(
-        place(arguments.train_source), place(arguments.train_target), split=arguments.train_split,
-        empty=arguments.empty_lines, **fields,
-    )  # fmt: skip
     if not arguments.validation_source:
-        return training, None
-    validation = load_parallel(
+        return None
+    return load_parallel(
         place(arguments.validation_source), place(arguments.validation_target), split=arguments.validation_split,
         empty=arguments.empty_lines, **fields,
     )  # fmt: skip
-    return training, validation
 
 
-def make_tokenizer(
-    arguments: TranslationArguments, folder: RunFolder, resume_from: Path | None, training: Any
-) -> VaswaniTokenizer:
+def make_tokenizer(arguments: TranslationArguments, folder: RunFolder, resume_from: Path | None) -> VaswaniTokenizer:
     """The tokenizer of the run: its own when it goes on, else the given one, else one trained on both sides."""
     places = [arguments.tokenizer, arguments.init_from]
     if resume_from:
@@ -123,8 +135,7 @@ def make_tokenizer(
             f"There is no tokenizer.json in '{next(filter(None, places))}': train one with `python -m "
             "training.train_tokenizer`, or set tokenizer_vocab_size to have one trained here."
         )
-    texts = (text for batch in training.iter(batch_size=1000) for side in ("source", "target") for text in batch[side])
-    return VaswaniTokenizer.train(texts, vocab_size=arguments.tokenizer_vocab_size, length=2 * len(training))
+    return VaswaniTokenizer.train(training_texts(arguments), vocab_size=arguments.tokenizer_vocab_size)
 
 
 def make_model(
@@ -172,22 +183,24 @@ def begin(
     arguments: TranslationArguments, folder: RunFolder, tokenizer: VaswaniTokenizer, resume_from: Path | None
 ) -> None:
     """Makes the run folder ready once everything that can be wrong has been looked at."""
-    folder.begin(arguments, resume_from)
+    check_tracker(arguments.tracker)
+    state = AcceleratorState()
+    part = gather_environment(
+        step=read_state(resume_from)["step"] if resume_from else 0, processes=state.num_processes,
+        engine=state.distributed_type.value, precision=arguments.precision,
+    )  # fmt: skip
+    folder.begin(arguments, resume_from, part)
     if not folder.tokenizer.exists():
         with atomic_folder(folder.tokenizer) as place:
             tokenizer.save_pretrained(place)
 
 
 def init_tracker(accelerator: Accelerator, arguments: TranslationArguments, resume_from: Path | None) -> None:
-    """Starts the tracker; TensorBoard forgets what a resumed run is about to repeat."""
+    """Starts the tracker; a resumed run goes on in its own curve, TensorBoard forgets what is about to be repeated."""
     if not accelerator.log_with:
         return
-    options = {}
-    if arguments.tracker == "tensorboard" and resume_from:
-        options["tensorboard"] = {"purge_step": read_state(resume_from)["step"] + 1}
-    config = None if arguments.tracker == "tensorboard" else dataclasses.asdict(arguments)
-    name = "tensorboard" if arguments.tracker == "tensorboard" else Path(arguments.output_dir).name
-    accelerator.init_trackers(name, config=config, init_kwargs=options)
+    step = read_state(resume_from)["step"] if resume_from else None
+    on_main(accelerator, lambda: start_tracker(accelerator, arguments, step))
 
 
 def make_loop(
@@ -196,34 +209,27 @@ def make_loop(
     folder: RunFolder,
     model: VaswaniForConditionalGeneration,
     tokenizer: VaswaniTokenizer,
-    pairs: Any,
+    data: TrainingData,
     validation: Any,
 ) -> TrainingLoop:
     """Puts plan, optimiser, schedule and validation together."""
-    multiple = 8 if accelerator.device.type == "cuda" and arguments.precision != "fp32" else 1
-    plan = BatchPlan.of_pairs(
-        pairs,
-        arguments.max_source_tokens,
-        arguments.max_target_tokens,
-        seed=arguments.seed,
-        pad_to_multiple_of=multiple,
-    )
+    smoothing = arguments.label_smoothing
+    if arguments.smoothing_over == "others":
+        smoothing = uniform_over_others(smoothing, model.config.vocab_size)
     task = Task(
-        plan=plan,
-        collate=lambda indices: collate(pairs, indices, tokenizer.pad_token_id, pad_to_multiple_of=multiple),
-        source_lengths=pairs.source_lengths,
-        target_lengths=pairs.target_lengths,
-        where=pairs.where,
-        forward_options={"label_smoothing": arguments.label_smoothing, "skip_logits": True, "use_cache": False},
+        plan=data.plan,
+        collate=data.collate,
+        pairs=data.pairs,
+        forward_options={"label_smoothing": smoothing, "skip_logits": True, "use_cache": False},
     )
     adam = PaperAdam(arguments.adam_beta1, arguments.adam_beta2, arguments.adam_epsilon, arguments.weight_decay)
     schedule = make_schedule(
         arguments.schedule, model.config.d_model, arguments.warmup_steps, arguments.lr_factor,
         arguments.learning_rate, arguments.decay_steps or arguments.max_steps,
     )  # fmt: skip
+    sharded = shard_if_asked(accelerator, model)
     validate = None
     if validation is not None:
-        sharded = accelerator.distributed_type.value == "FSDP"
         validate = Validator(
             tokenizer, list(validation["source"]), list(validation["target"]), arguments.eval_sentences,
             distributed=not sharded,
@@ -237,18 +243,23 @@ def make_loop(
 def conclude(
     arguments: TranslationArguments, accelerator: Accelerator, folder: RunFolder, loop: TrainingLoop, reason: str
 ) -> None:
-    """Averages the last checkpoints, scores the average and the best model with the final beam, and marks the end."""
+    """Writes the averages, scores them and the best model with the final beam, and marks the end."""
+    moving = folder.path / "ema"
+    if loop.average:
+        loop.keeper.save_average(moving)
     if accelerator.is_main_process:
         results = {}
         chosen = list_checkpoints(folder.checkpoints)[-arguments.average_last :] if arguments.average_last > 1 else []
         if chosen:
             save_average(chosen, folder.averaged, replace=True)
             logger.info("averaged %s", ", ".join(path.name for path in chosen))
-        for name, path in (("best", folder.best), ("averaged", folder.averaged)):
+        for name, path in (("best", folder.best), ("averaged", folder.averaged), ("ema", moving)):
             if loop.validate and path.is_dir():
                 loop.validate.distributed = False
                 model = load_pretrained(VaswaniForConditionalGeneration, path).to(accelerator.device)
                 results[name] = loop.score(model, arguments.final_beam)
+        if loop.validate and loop.validate.samples:
+            folder.note_samples(loop.validate.samples)
         for name, scores in results.items():
             loop.record({"event": name, "step": loop.position.step, **scores})
             say(f"{name}: validation {describe(scores)}")

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from training.scoring import score_translations
 from training.translate import perplexity, translate
+
+SAMPLES = 8  # translations kept for people to read
 
 
 @dataclass
@@ -17,6 +19,7 @@ class Validator:
 
     Args:
         sentences: how many of the sentences are translated, spread evenly over the set; None: all, 0: none.
+        samples: the first translations of the last call, with source and reference.
         distributed: processes share the work. A sharded model cannot: there every process does all of it in step.
     """
 
@@ -26,6 +29,7 @@ class Validator:
     sentences: int | None = None
     batch_tokens: int = 4096
     distributed: bool = False
+    samples: list[dict[str, str]] = field(default_factory=list, init=False)
 
     def __call__(self, model: torch.nn.Module, beam: int) -> dict[str, Any]:
         """`loss` (nats a token, not smoothed), `perplexity`, and with translations `bleu`, `chrf` and signatures."""
@@ -39,6 +43,10 @@ class Validator:
             hypotheses = translate(
                 model, self.tokenizer, [self.sources[i] for i in chosen], num_beams=beam, do_sample=False, **shared
             )
+            self.samples = [
+                {"source": self.sources[i], "reference": self.targets[i], "hypothesis": text}
+                for i, text in zip(chosen[:SAMPLES], hypotheses, strict=False)
+            ]
             found = score_translations(hypotheses, [self.targets[i] for i in chosen])
             scores |= {name: found[name] for name in ("bleu", "chrf", "bleu_signature", "chrf_signature")}
             scores |= {"beam": beam, "sentences": len(chosen)}

@@ -1,13 +1,14 @@
 """Train transformers' MarianMT with its `Seq2SeqTrainer` on the batches that a recipe of ours would see.
 
-    python -m training.baselines.marian training/recipes/multi30k_en_de.yaml --data-dir DATA --tokenizer RUN/tokenizer \\
-        --output-dir runs/marian --max-steps 8000
+    python -m training.baselines.marian training/recipes/multi30k_en_de.yaml --data-dir DATA \\
+        --tokenizer RUN/tokenizer --output-dir runs/marian --max-steps 8000
     python -m training.evaluate_translation --model runs/marian/averaged --source test.en --target test.de
 
-The other column of a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning rates,
-label smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix, the recipe's
-sizes), its initialisation and the loop are transformers' own. Keys without a like there (EMA, streams, several corpora,
-epochs, patience) are refused. No translation during training. The same command goes on from the last checkpoint.
+The other column of a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning
+rates, label smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix, the
+recipe's sizes), its initialisation and the loop are transformers' own. Keys without a like there (EMA, streams, several
+corpora, epochs, patience) are refused. No translation during training. The same command goes on from the last
+checkpoint.
 `finished.json` holds updates, seconds of training and target tokens.
 """
 
@@ -30,13 +31,16 @@ from training.arguments import ArgumentsError, TranslationArguments, parse_argum
 from training.averaging import save_average
 from training.batching import BatchPlan, collate
 from training.checkpoints import atomic_text
-from training.data import TokenizedPairs, tokenize_parallel
+from training.data import TokenizedPairs
+from training.prepare import prepare_training_data
 from training.run_folder import RunFolder
 from training.schedule import PaperAdam, make_schedule
-from training.train_translation import load_data, make_tokenizer, say
+from training.train_translation import make_tokenizer, say
 from vaswani_tx import VaswaniConfig
 
-REFUSED = ("corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing")
+REFUSED = (
+    "corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing",
+)  # fmt: skip
 
 
 class PlannedBatches:
@@ -105,7 +109,9 @@ def marian_config(ours: VaswaniConfig) -> MarianConfig:
         "position_embedding": ours.position_embedding != "sinusoidal",
     }
     if any(odd.values()):
-        raise ArgumentsError(f"MarianMT has no like of the model's {', '.join(k for k, wrong in odd.items() if wrong)}.")
+        raise ArgumentsError(
+            f"MarianMT has no like of the model's {', '.join(k for k, wrong in odd.items() if wrong)}."
+        )
     return MarianConfig(
         vocab_size=ours.vocab_size, d_model=ours.d_model, encoder_ffn_dim=ours.d_ff, decoder_ffn_dim=ours.d_ff,
         encoder_attention_heads=ours.num_heads, decoder_attention_heads=ours.num_heads,
@@ -129,12 +135,9 @@ def train(arguments: TranslationArguments) -> dict[str, Any]:
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)
     folder = Path(arguments.output_dir)
-    training, _ = load_data(arguments)
-    tokenizer = make_tokenizer(arguments, RunFolder(folder), None, training)
-    pairs = tokenize_parallel(
-        training, tokenizer, arguments.max_source_length, arguments.max_target_length, too_long=arguments.too_long
-    )
-    plan = BatchPlan.of_pairs(pairs, arguments.max_source_tokens, arguments.max_target_tokens, seed=arguments.seed)
+    tokenizer = make_tokenizer(arguments, RunFolder(folder), None)
+    data = prepare_training_data(arguments, tokenizer)
+    plan, pairs = data.plan, data.pairs
     trainer, clock = make_trainer(arguments, folder, tokenizer, pairs, plan)
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
     say(f"MarianMT, {count:,} parameters, {len(pairs):,} pairs, vocabulary {len(tokenizer):,}")
@@ -172,7 +175,8 @@ def make_trainer(
         output_dir=str(folder), max_steps=arguments.max_steps, seed=arguments.seed, data_seed=arguments.seed,
         gradient_accumulation_steps=arguments.accumulation_steps, label_smoothing_factor=arguments.label_smoothing,
         max_grad_norm=arguments.max_grad_norm or 0.0, bf16=arguments.precision == "bf16",
-        fp16=arguments.precision == "fp16", use_cpu=cpu, logging_steps=arguments.log_every, save_strategy="steps", save_steps=arguments.save_every or 500,
+        fp16=arguments.precision == "fp16", use_cpu=cpu, logging_steps=arguments.log_every,
+        save_strategy="steps", save_steps=arguments.save_every or 500,
         save_total_limit=arguments.keep_last, report_to="none", disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=not cpu, remove_unused_columns=False,
     )  # fmt: skip
