@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments import ArgumentsError, TranslationArguments, read_recipe
-from training.checkpoints import atomic_text, clean_leftovers, latest_checkpoint, list_checkpoints
+from training.checkpoints import atomic_text, clean_leftovers, latest_checkpoint, list_checkpoints, remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ MAY_CHANGE = {
     "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir",
 }  # fmt: skip
 _OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "metrics.jsonl", "tensorboard", "tracker.json",
-        "wandb", "checkpoints", "best", "averaged", "samples.jsonl", "finished.json", "bad_batch.json")  # fmt: skip
+        "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json", "bad_batch.json")  # fmt: skip
 
 
 class RunError(ValueError):
@@ -45,6 +45,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self.averaged = self.path / "averaged"
+        self.ema = self.path / "ema"
         self.finished = self.path / "finished.json"
 
     def resume_point(self, arguments: TranslationArguments) -> Path | None:
@@ -131,7 +132,7 @@ class RunFolder:
         newer = [path for path in list_checkpoints(self.checkpoints) if path.name > point.name]
         for path in newer:
             logger.warning("Going back to %s: deleting %s.", point.name, path)
-            shutil.rmtree(path)
+            remove_folder(path)
 
     def _delete_run(self, keep: str | None) -> None:
         for name in _OWN:

@@ -244,16 +244,15 @@ def conclude(
     arguments: TranslationArguments, accelerator: Accelerator, folder: RunFolder, loop: TrainingLoop, reason: str
 ) -> None:
     """Writes the averages, scores them and the best model with the final beam, and marks the end."""
-    moving = folder.path / "ema"
     if loop.average:
-        loop.keeper.save_average(moving)
+        loop.keeper.save_average(folder.ema)
     if accelerator.is_main_process:
         results = {}
         chosen = list_checkpoints(folder.checkpoints)[-arguments.average_last :] if arguments.average_last > 1 else []
         if chosen:
             save_average(chosen, folder.averaged, replace=True)
             logger.info("averaged %s", ", ".join(path.name for path in chosen))
-        for name, path in (("best", folder.best), ("averaged", folder.averaged), ("ema", moving)):
+        for name, path in (("best", folder.best), ("averaged", folder.averaged), ("ema", folder.ema)):
             if loop.validate and path.is_dir():
                 loop.validate.distributed = False
                 model = load_pretrained(VaswaniForConditionalGeneration, path).to(accelerator.device)
