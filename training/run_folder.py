@@ -25,8 +25,9 @@ MAY_CHANGE = {
     "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
     "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir",
 }  # fmt: skip
-_OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "metrics.jsonl", "tensorboard", "tracker.json", "wandb",
-        "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json", "bad_batch.json")  # fmt: skip
+_OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "metrics.jsonl", "tensorboard", "tracker.json",
+        "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",
+        "bad_batch.json")  # fmt: skip
 
 
 class RunError(ValueError):
