@@ -64,7 +64,7 @@ def test_evaluation_reports_loss_and_generates(tokenizer, tmp_path):
 
 def test_trainer_and_our_loop_make_the_same_updates(reversal, tmp_path, fresh_accelerate):
     """Two batches of different sizes an update, smoothed labels, the paper's schedule: loss and weights are equal."""
-    batches = [range(0, 3), range(3, 20), range(20, 21), range(21, 48)]
+    batches = [range(3), range(3, 20), range(20, 21), range(21, 48)]
     loop = make_loop(reversal, tmp_path / "loop", batches, accumulation_steps=2, max_steps=4)
     twin = make_loop(reversal, tmp_path / "twin", batches)
     tokenizer = VaswaniTokenizer.from_pretrained(reversal / "tokenizer")
