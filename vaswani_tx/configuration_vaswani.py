@@ -177,6 +177,18 @@ class VaswaniConfig(PreTrainedConfig):
         fields.update({cls.attribute_map.get(key, key): value for key, value in overrides.items()})
         return cls(**fields)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build the configuration that was saved; an installed package drops what refers to code in the folder.
+
+        Its own classes load such a folder without that code, and a later `save_pretrained`, which writes none, must not
+        refer to any.
+        """
+        if __name__.startswith("vaswani_tx."):
+            references = ("auto_map", "custom_pipelines")
+            config_dict = {key: value for key, value in config_dict.items() if key not in references}
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_architecture(self):
         """Check the whole configuration: when it is built, and again when it is saved."""
         self._check_sizes()

@@ -17,9 +17,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from .constraints_vaswani import ConstraintError, constrained_beam_search
+
 PAPER_DECODING = {"num_beams": 4, "gnmt_alpha": 0.6, "max_extra_tokens": 50}
 # Entries that transformers' own configuration does not know.
 OWN_ENTRIES = ("gnmt_alpha", "max_extra_tokens")
+# Keywords of `generate` that turn beam search into the constrained one; the first is transformers 4's.
+REQUIRED_ENTRIES = ("force_words_ids", "required_ids")
 
 
 def _check_entries(gnmt_alpha: float | None, max_extra_tokens: int | None) -> None:
@@ -166,6 +170,7 @@ class VaswaniGenerationMixin(GenerationMixin):
       `max_new_tokens` or `max_length`, in the call or in the model's configuration, is an absolute limit instead and
       cuts as transformers does, without ``</s>``. The source's length is taken from `attention_mask`; without one every
       position counts, as it does for the encoder.
+    - `force_words_ids` and `required_ids`: what every hypothesis must hold, found by `constrained_beam_search`.
     - `early_stopping` with GNMT's score: False ends a sentence as soon as no running beam can still reach the
       hypotheses that will be returned, "never" as soon as none of the `num_beams` kept can improve, True as soon as
       `num_beams` are complete. The first two never change what is returned: a running beam's score is bounded by its
@@ -199,6 +204,7 @@ class VaswaniGenerationMixin(GenerationMixin):
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
         # Taken out because transformers refuses keywords that the model's configuration does not hold.
         given = {name: kwargs.pop(name) for name in OWN_ENTRIES if name in kwargs}
+        required = {name: kwargs.pop(name) for name in REQUIRED_ENTRIES if kwargs.get(name) is not None}
         length_penalty = kwargs.get("length_penalty")
         if length_penalty is not None and given.get("gnmt_alpha"):
             raise ValueError(
@@ -213,6 +219,12 @@ class VaswaniGenerationMixin(GenerationMixin):
         for name in OWN_ENTRIES:
             setattr(prepared, name, given.get(name, getattr(prepared, name, None)))
         _check_entries(prepared.gnmt_alpha, prepared.max_extra_tokens)
+        if required and (prepared.do_sample or (prepared.num_beams or 1) < 2):
+            raise ConstraintError(
+                f"{' and '.join(required)} need beam search, but num_beams is {prepared.num_beams} and do_sample "
+                f"{prepared.do_sample}: set num_beams to at least 2 (better 8 or more), and do_sample=False."
+            )
+        prepared._required = required
         # What the later steps of this call need, in the place where transformers keeps the like.
         mask = model_kwargs.get("attention_mask")
         prepared._source_lengths = mask.ne(0).sum(dim=-1) if mask is not None and mask.dim() == 2 else None
@@ -274,6 +286,9 @@ class VaswaniGenerationMixin(GenerationMixin):
         return processors
 
     def _beam_search(self, input_ids: torch.LongTensor, *args, generation_config: GenerationConfig, **kwargs):
+        if required := getattr(generation_config, "_required", None):
+            settings = {"generation_config": generation_config, **required, **kwargs}
+            return constrained_beam_search(self, input_ids, *args, **settings)
         output = super()._beam_search(input_ids, *args, generation_config=generation_config, **kwargs)
         ends, padding = (getattr(generation_config, f"_{name}_token_tensor", None) for name in ("eos", "pad"))
         is_ours = isinstance(generation_config.length_penalty, GNMTLengthPenalty)

@@ -1,0 +1,202 @@
+"""What a model card is written from: a run's files, evaluations, and what people say about a model.
+
+Files may be missing, and what they hold is checked before it is used: a card is read by strangers.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+
+# Identifiers that the Hub takes as `license`; any other licence is "other" with a name of its own.
+LICENSES = frozenset(
+    (
+        "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc",
+        "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0",
+        "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "epl-2.0", "etalab-2.0", "eupl-1.2",
+        "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "mit",
+        "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "openrail", "osl-3.0", "other", "pddl", "unknown",
+        "unlicense", "wtfpl", "zlib",
+    )
+)  # fmt: skip
+# Keys of a recipe that say where the run stood and how it was started, not what it was.
+PLACES = {"output_dir", "data_dir", "resume", "overwrite", "tracker", "cache_dir", "token_cache"}
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
+
+
+class CardError(ValueError):
+    """Something that a card cannot be made from; the message names the file or option and the mend."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What people say about a model and no file knows; None or empty is left out of the card.
+
+    Args:
+        languages: ISO 639 codes, the source's first.
+        license: of the weights; an identifier of `LICENSES`, or any name.
+        dataset_name: how people call the training data, "Multi30k".
+        dataset_id: its name on the Hub, where it has one.
+        dataset_license: what its owners allow.
+        widget: sentences for the page's input box; None: one for the source language, where we have one.
+    """
+
+    languages: Sequence[str] = ()
+    license: str | None = None
+    dataset_name: str | None = None
+    dataset_id: str | None = None
+    dataset_license: str | None = None
+    widget: Sequence[str] | None = None
+
+    def check(self) -> None:
+        """Raise CardError for a value that the Hub would refuse."""
+        for code in self.languages:
+            if not _LANGUAGE.fullmatch(code):
+                raise CardError(f"{code!r} is no language code: give two or three small letters, such as de.")
+        if self.dataset_id is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.dataset_id):
+            raise CardError(f"{self.dataset_id!r} is no data set's name on the Hub: give owner/name.")
+
+
+@dataclass
+class Run:
+    """What a run folder says; empty where a file is missing."""
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    finished: dict[str, Any] = field(default_factory=dict)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def find_run(folder: str | os.PathLike) -> Path | None:
+    """The run that a model folder belongs to (`RUN/best`, `RUN/averaged`, `RUN/checkpoints/step-...`), or None."""
+    folder = Path(os.path.abspath(folder))
+    near = (folder, folder.parent, folder.parent.parent)
+    return next((p for p in near if (p / "recipe.yaml").is_file() and (p / "metrics.jsonl").is_file()), None)
+
+
+def read_run(run: Path) -> Run:
+    if not run.is_dir():
+        raise CardError(f"There is no run folder '{run}'.")
+    recipe: Any = {}
+    if (run / "recipe.yaml").is_file():
+        try:
+            recipe = yaml.safe_load(_read(run / "recipe.yaml")) or {}
+        except yaml.YAMLError as error:
+            raise CardError(f"'{run / 'recipe.yaml'}' is no YAML: {error}") from None
+        if not isinstance(recipe, dict):
+            raise CardError(f"'{run / 'recipe.yaml'}' holds no keys: restore it.")
+    events: dict[str, list[dict[str, Any]]] = {}
+    if (run / "metrics.jsonl").is_file():
+        for number, line in enumerate(_read(run / "metrics.jsonl").split("\n"), start=1):
+            if line:
+                record = _parse(line, f"'{run / 'metrics.jsonl'}', line {number},")
+                events.setdefault(str(record.get("event")), []).append(record)
+    parts = read_object(run / "environment.json").get("parts", [])
+    return Run(
+        recipe=recipe,
+        events=events,
+        finished=read_object(run / "finished.json"),
+        parts=[part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else [],
+        data=read_object(run / "data.json"),
+    )
+
+
+def read_evaluation(path: Path, folder: Path) -> dict[str, Any]:
+    """An evaluation's results; CardError if it says that it is of another model."""
+    score = read_object(path, needed=True)
+    score["settings"] = settings = score.get("settings") if isinstance(score.get("settings"), dict) else {}
+    of = settings.get("model")
+    if of and not _same_place(of, folder):
+        raise CardError(
+            f"'{path}' holds the scores of '{of}', not of '{folder}': evaluate this model, or name that one."
+        )
+    if not list(scores_of(score)):
+        raise CardError(f"'{path}' holds no score with a signature: make it with evaluate_translation --json.")
+    return score
+
+
+def read_object(path: Path, needed: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none and none is needed."""
+    if not path.is_file():
+        if needed:
+            raise CardError(f"There is no '{path}'.")
+        return {}
+    return _parse(_read(path), f"'{path}'")
+
+
+def scores_of(score: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
+    """Name, value and signature of every score that has all three."""
+    for key, value in score.items():
+        signature = score.get(f"{key}_signature")
+        if is_number(value) and isinstance(signature, str):
+            yield key, float(value), signature
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from a file can be printed as a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def test_set(score: dict[str, Any]) -> list[str]:
+    """Names of the files, or of the data set, that an evaluation was made on; without folders."""
+    settings = score["settings"]
+    names: list[Any] = []
+    for key in ("source", "target"):
+        given = settings.get(key)
+        names += given if isinstance(given, list) else [given]
+    return [PurePosixPath(str(name).replace("\\", "/")).name for name in names if name]
+
+
+def without_folder(value: Any) -> Any:
+    """A recipe's value in which every path of the machine is cut to its last name."""
+    if isinstance(value, dict):
+        return {key: without_folder(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folder(item) for item in value]
+    if isinstance(value, str) and (PureWindowsPath(value).anchor or value.startswith(("/", "~", "."))):
+        return PurePosixPath(value.replace("\\", "/")).name or "."
+    return value
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers the safetensors files of a folder hold, from their headers; tied matrices stand there once."""
+    count = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CardError(f"'{path}' is damaged ({error}): copy it again from where it is whole.") from None
+    return count
+
+
+def _same_place(given: str, folder: Path) -> bool:
+    """Whether two names mean one model folder; the run may have moved since, so the last two names decide."""
+    one, other = (Path(os.path.abspath(path)).parts[-2:] for path in (given, folder))
+    return one == other
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(f"'{path}' cannot be read ({error}): restore it.") from None
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise CardError(f"{where} is damaged ({error}): restore it.") from None
+    if not isinstance(values, dict):
+        raise CardError(f"{where} holds no JSON object: restore it.")
+    return values

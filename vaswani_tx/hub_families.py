@@ -1,0 +1,80 @@
+"""What each family of models takes along when it leaves: its code, and which class of it every Auto class is to load.
+
+A new family is a new entry of `FAMILIES`; `tests/test_hub.py` compares the entries with what the classes import.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CODE_FOLDER = Path(__file__).parent
+DATA_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+CARD = "README.md"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model type takes along: its code files, and which class of them each Auto class and pipeline is to load.
+
+    Args:
+        code: names of the closure's files, all that the classes below import.
+        auto_map: for each JSON file, its table of Auto classes.
+        pipelines: task -> (pipeline class, Auto class of its model), for `custom_pipelines` of config.json.
+        needs: data files without which a folder of this family is of no use.
+    """
+
+    code: tuple[str, ...]
+    auto_map: dict[str, dict[str, Any]]
+    pipelines: dict[str, tuple[str, str]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+FAMILIES = {
+    "vaswani": Family(
+        code=(
+            "alignments_vaswani.py",
+            "configuration_vaswani.py",
+            "constraints_vaswani.py",
+            "generation_vaswani.py",
+            "layers_vaswani.py",
+            "loss_vaswani.py",
+            "modeling_vaswani.py",
+            "phrases_vaswani.py",
+            "pipeline_vaswani.py",
+            "pipeline_vaswani_parts.py",
+            "sentences_vaswani.py",
+            "tokenization_vaswani.py",
+        ),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniConfig",
+                "AutoModel": "modeling_vaswani.VaswaniModel",
+                "AutoModelForSeq2SeqLM": "modeling_vaswani.VaswaniForConditionalGeneration",
+            },
+            # Slow and fast class: transformers 5 asks for the second.
+            "tokenizer_config.json": {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]},
+        },
+        pipelines={
+            "translation": ("pipeline_vaswani.TranslationPipeline", "AutoModelForSeq2SeqLM"),
+            "summarization": ("pipeline_vaswani.SummarizationPipeline", "AutoModelForSeq2SeqLM"),
+        },
+    ),
+}
+CODE_NAMES = frozenset(name for family in FAMILIES.values() for name in family.code)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name is on the list of what may leave."""
+    return name in DATA_FILES or name in CODE_NAMES or name == CARD or WEIGHTS.fullmatch(name) is not None
