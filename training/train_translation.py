@@ -183,7 +183,6 @@ def begin(
     arguments: TranslationArguments, folder: RunFolder, tokenizer: VaswaniTokenizer, resume_from: Path | None
 ) -> None:
     """Makes the run folder ready once everything that can be wrong has been looked at."""
-    check_tracker(arguments.tracker)
     state = AcceleratorState()
     part = gather_environment(
         step=read_state(resume_from)["step"] if resume_from else 0, processes=state.num_processes,
