@@ -1,4 +1,4 @@
-"""Configurations of the Vaswani family: the paper's defaults, its Table 3 as presets, and checks that name the mend."""
+"""Configurations of the four families: the paper's defaults, its Table 3 as presets, and checks that name the mend."""
 
 import difflib
 import warnings
@@ -63,7 +63,162 @@ def preset_fields(name: str) -> dict[str, Any]:
 
 
 @strict
-class VaswaniConfig(PreTrainedConfig):
+class VaswaniBaseConfig(PreTrainedConfig):
+    """What the configurations of all families share: the fields of a layer, their checks, aliases and presets."""
+
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "intermediate_size": "d_ff",
+        "ffn_dim": "d_ff",
+        "num_attention_heads": "num_heads",
+        "head_dim": "d_k",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "hidden_act": "activation_function",
+    }
+    # The inherited plan names a final `norm` that these models do not have; the stacks carry plans of their own.
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}
+    # Fields that hold a number of layers, of positions, or other sizes of at least 1.
+    _layer_fields: ClassVar[tuple[str, ...]] = ("num_hidden_layers",)
+    _size_fields: ClassVar[tuple[str, ...]] = ("vocab_size", "d_model", "d_ff", "num_heads", "max_position_embeddings")
+    _position_kinds: ClassVar[tuple[str, ...]] = ("sinusoidal", "learned")
+    _token_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+    d_model: int = 512
+    d_ff: int = 2048
+    num_heads: int = 8
+    d_k: int | None = None
+    d_v: int | None = None
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    activation_function: str = "relu"
+    layer_norm_eps: float | int = 1e-6
+    norm_order: str = "post"
+    final_layer_norm: bool = False
+    attention_bias: bool = False
+    position_embedding: str = "sinusoidal"
+
+    def __post_init__(self, **kwargs):
+        # Aliases arrive here, after the fields: they must be in place before anything is derived from a field.
+        for alias in [key for key in kwargs if key in self.attribute_map]:
+            setattr(self, alias, kwargs.pop(alias))
+        self._warn_unknown(kwargs)
+        self._check_sizes()
+        if self.d_k is None:
+            self.d_k = self._head_width("d_k")
+        if self.d_v is None:
+            self.d_v = self._head_width("d_v")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides):
+        """Build a configuration from a named preset ("base", "big", "tiny", or a row of Table 3 such as "B_dk16").
+
+        Args:
+            name: a key of `PRESETS`.
+            **overrides: fields or aliases that take precedence over the preset's.
+
+        Raises:
+            ValueError: the preset is unknown, or a field is wrong.
+        """
+        fields = preset_fields(name)
+        if cls._layer_fields == ("num_hidden_layers",):
+            layers = fields.pop("encoder_layers", VaswaniConfig.encoder_layers)
+            fields.pop("decoder_layers", None)
+            fields["num_hidden_layers"] = layers
+        fields.update({cls.attribute_map.get(key, key): value for key, value in overrides.items()})
+        return cls(**fields)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build the configuration that was saved; an installed package drops what refers to code in the folder.
+
+        Its own classes load such a folder without that code, and a later `save_pretrained`, which writes none, must not
+        refer to any.
+        """
+        if __name__.startswith("vaswani_tx."):
+            references = ("auto_map", "custom_pipelines")
+            config_dict = {key: value for key, value in config_dict.items() if key not in references}
+        return super().from_dict(config_dict, **kwargs)
+
+    def validate_architecture(self):
+        """Check the whole configuration: when it is built, and again when it is saved."""
+        self._check_sizes()
+        for name in ("d_k", "d_v"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}.")
+
+    def _head_width(self, name: str) -> int:
+        if self.d_model % self.num_heads:
+            divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
+            best = min(divisors, key=lambda h: (abs(h - self.num_heads), h))
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: "
+                f"choose num_heads={best}, or give d_k and d_v."
+            )
+        return self.d_model // self.num_heads
+
+    def _check_sizes(self):
+        for name in (*self._size_fields, "d_k", "d_v"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a positive integer, not {value!r}.")
+        for name in self._layer_fields:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive number of layers, not {value!r}.")
+        for name in (field for field in self.__dataclass_fields__ if field.endswith("dropout")):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} is a rate and must be at least 0 and below 1, not {value!r}.")
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"layer_norm_eps must be above 0, not {self.layer_norm_eps!r}.")
+        if self.norm_order not in ("post", "pre"):
+            raise ValueError(f"norm_order must be 'post' (the paper's) or 'pre', not {self.norm_order!r}.")
+        self._check_positions()
+        if self.activation_function not in ACT2FN:
+            raise ValueError(
+                f"activation_function={self.activation_function!r} is unknown"
+                f"{nearest(self.activation_function, ACT2FN) or '.'} The paper's is 'relu'."
+            )
+        self._check_token_ids()
+
+    def _check_positions(self):
+        if self.position_embedding not in self._position_kinds:
+            kinds = " or ".join(map(repr, self._position_kinds))
+            raise ValueError(f"position_embedding must be {kinds}, not {self.position_embedding!r}.")
+        channels = {"sinusoidal": 2, "sinusoidal_2d": 4}.get(self.position_embedding, 1)
+        if self.d_model % channels:
+            raise ValueError(
+                f"d_model={self.d_model} does not suit position_embedding={self.position_embedding!r}, which fills "
+                f"channels {channels} at a time with sines and cosines: choose "
+                f"d_model={self.d_model + channels - self.d_model % channels}, or position_embedding='learned'."
+            )
+
+    def _check_token_ids(self):
+        for name in self._token_fields:
+            value = getattr(self, name)
+            for token in value if isinstance(value, list) else [value]:
+                if token is not None and token < 0:
+                    raise ValueError(f"{name} must be an id of the vocabulary, 0 or more, or None; not {value!r}.")
+
+    def _warn_unknown(self, kwargs: dict[str, Any]):
+        fields = {name for name in self.__dataclass_fields__ if not name.startswith("_")} | set(self.attribute_map)
+        generation = GenerationConfig._get_default_generation_params()
+        for key in kwargs:
+            if key.startswith("_") or key in _FOREIGN_KEYS or key in generation or key in fields:
+                continue
+            warnings.warn(
+                f"{type(self).__name__} has no field {key!r}{nearest(key, fields) or '.'} The value is kept in the "
+                "configuration, but nothing reads it.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+@strict
+class VaswaniConfig(VaswaniBaseConfig):
     r"""Configuration of the encoder-decoder of "Attention Is All You Need" (section 3; defaults: the base model).
 
     Args:
@@ -103,43 +258,22 @@ class VaswaniConfig(PreTrainedConfig):
     model_type = "vaswani"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "d_model",
-        "intermediate_size": "d_ff",
-        "ffn_dim": "d_ff",
+        **VaswaniBaseConfig.attribute_map,
         "encoder_ffn_dim": "d_ff",
         "decoder_ffn_dim": "d_ff",
-        "num_attention_heads": "num_heads",
         "encoder_attention_heads": "num_heads",
         "decoder_attention_heads": "num_heads",
-        "head_dim": "d_k",
         "num_hidden_layers": "encoder_layers",
         "num_encoder_layers": "encoder_layers",
         "num_decoder_layers": "decoder_layers",
-        "hidden_dropout_prob": "dropout",
-        "attention_probs_dropout_prob": "attention_dropout",
-        "hidden_act": "activation_function",
     }
-    # The inherited plan names a final `norm` that these models do not have; the stacks carry plans of their own.
-    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}
+    _layer_fields = ("encoder_layers", "decoder_layers")
+    _token_fields = (*VaswaniBaseConfig._token_fields, "decoder_start_token_id")
 
     vocab_size: int = 37000
-    d_model: int = 512
-    d_ff: int = 2048
-    num_heads: int = 8
-    d_k: int | None = None
-    d_v: int | None = None
     encoder_layers: int = 6
     decoder_layers: int = 6
-    dropout: float | int = 0.1
-    attention_dropout: float | int = 0.0
-    activation_dropout: float | int = 0.0
-    activation_function: str = "relu"
-    layer_norm_eps: float | int = 1e-6
-    norm_order: str = "post"
-    final_layer_norm: bool = False
-    attention_bias: bool = False
     lm_head_bias: bool = False
-    position_embedding: str = "sinusoidal"
     max_position_embeddings: int = 1024
     scale_embedding: bool = True
     tie_word_embeddings: bool = True
@@ -150,112 +284,115 @@ class VaswaniConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 1
 
-    def __post_init__(self, **kwargs):
-        # Aliases arrive here, after the fields: they must be in place before anything is derived from a field.
-        for alias in [key for key in kwargs if key in self.attribute_map]:
-            setattr(self, alias, kwargs.pop(alias))
-        self._warn_unknown(kwargs)
-        self._check_sizes()
-        if self.d_k is None:
-            self.d_k = self._head_width("d_k")
-        if self.d_v is None:
-            self.d_v = self._head_width("d_v")
-        super().__post_init__(**kwargs)
 
-    @classmethod
-    def from_preset(cls, name: str, **overrides) -> "VaswaniConfig":
-        """Build a configuration from a named preset ("base", "big", "tiny", or a row of Table 3 such as "B_dk16").
+@strict
+class VaswaniEncoderConfig(VaswaniBaseConfig):
+    r"""Configuration of the encoder alone: masked language models, classifiers, taggers, question answering.
 
-        Args:
-            name: a key of `PRESETS`.
-            **overrides: fields or aliases that take precedence over the preset's.
+    The fields are those of `VaswaniConfig` (section 3; defaults: the base model's encoder), but for:
 
-        Raises:
-            ValueError: the preset is unknown, or a field is wrong.
-        """
-        fields = preset_fields(name)
-        fields.update({cls.attribute_map.get(key, key): value for key, value in overrides.items()})
-        return cls(**fields)
+    Args:
+        num_hidden_layers: layers N of the stack.
+        classifier_dropout: rate before the last layer of a classifier; None: `dropout`.
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build the configuration that was saved; an installed package drops what refers to code in the folder.
+    Raises:
+        ValueError: a field has a wrong value; the message names the field and the mend.
+    """
 
-        Its own classes load such a folder without that code, and a later `save_pretrained`, which writes none, must not
-        refer to any.
-        """
-        if __name__.startswith("vaswani_tx."):
-            references = ("auto_map", "custom_pipelines")
-            config_dict = {key: value for key, value in config_dict.items() if key not in references}
-        return super().from_dict(config_dict, **kwargs)
+    model_type = "vaswani_encoder"
 
-    def validate_architecture(self):
-        """Check the whole configuration: when it is built, and again when it is saved."""
-        self._check_sizes()
-        for name in ("d_k", "d_v"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}.")
+    vocab_size: int = 37000
+    num_hidden_layers: int = 6
+    lm_head_bias: bool = False
+    max_position_embeddings: int = 1024
+    scale_embedding: bool = True
+    tie_word_embeddings: bool = True
+    classifier_dropout: float | int | None = None
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
 
-    def _head_width(self, name: str) -> int:
-        if self.d_model % self.num_heads:
-            divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
-            best = min(divisors, key=lambda h: (abs(h - self.num_heads), h))
-            raise ValueError(
-                f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: "
-                f"choose num_heads={best}, or give d_k and d_v."
-            )
-        return self.d_model // self.num_heads
+
+@strict
+class VaswaniDecoderConfig(VaswaniBaseConfig):
+    r"""Configuration of the decoder alone, without attention to an encoder: causal language models.
+
+    The fields are those of `VaswaniConfig` (section 3; defaults: the base model's decoder), but for:
+
+    Args:
+        num_hidden_layers: layers N of the stack.
+
+    Raises:
+        ValueError: a field has a wrong value; the message names the field and the mend.
+    """
+
+    model_type = "vaswani_decoder"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    vocab_size: int = 37000
+    num_hidden_layers: int = 6
+    lm_head_bias: bool = False
+    max_position_embeddings: int = 1024
+    scale_embedding: bool = True
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+
+@strict
+class VaswaniVisionConfig(VaswaniBaseConfig):
+    r"""Configuration of the encoder over image patches (Dosovitskiy et al. 2021, on the paper's layers).
+
+    The fields are those of `VaswaniConfig` (section 3; defaults: the base model's encoder), but for:
+
+    Args:
+        num_hidden_layers: layers N of the stack.
+        image_size: height and width of the images in pixels, a number or a pair.
+        patch_size: height and width of a patch in pixels, a number or a pair; it divides the image.
+        num_channels: channels of an image, 3 for colour.
+        position_embedding: "sinusoidal" (section 3.5, patches counted row by row), "sinusoidal_2d" (half of the
+            channels for the row, half for the column) or "learned".
+        classifier_dropout: rate before the last layer of a classifier; None: `dropout`.
+
+    Raises:
+        ValueError: a field has a wrong value; the message names the field and the mend.
+    """
+
+    model_type = "vaswani_vision"
+    _size_fields = ("d_model", "d_ff", "num_heads", "num_channels")
+    _position_kinds = ("sinusoidal", "sinusoidal_2d", "learned")
+    _token_fields = ()
+
+    num_hidden_layers: int = 6
+    image_size: int | list[int] | tuple[int, ...] = 224
+    patch_size: int | list[int] | tuple[int, ...] = 16
+    num_channels: int = 3
+    classifier_dropout: float | int | None = None
 
     def _check_sizes(self):
-        for name in ("vocab_size", "d_model", "d_ff", "num_heads", "max_position_embeddings", "d_k", "d_v"):
+        super()._check_sizes()
+        pairs = {}
+        for name in ("image_size", "patch_size"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive integer, not {value!r}.")
-        for name in ("encoder_layers", "decoder_layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive number of layers, not {value!r}.")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is a rate and must be at least 0 and below 1, not {value!r}.")
-        if not self.layer_norm_eps > 0:
-            raise ValueError(f"layer_norm_eps must be above 0, not {self.layer_norm_eps!r}.")
-        if self.norm_order not in ("post", "pre"):
-            raise ValueError(f"norm_order must be 'post' (the paper's) or 'pre', not {self.norm_order!r}.")
-        if self.position_embedding not in ("sinusoidal", "learned"):
-            raise ValueError(f"position_embedding must be 'sinusoidal' or 'learned', not {self.position_embedding!r}.")
-        if self.position_embedding == "sinusoidal" and self.d_model % 2:
-            raise ValueError(
-                f"d_model={self.d_model} is odd, but sinusoidal positions fill channels in pairs of sine and cosine: "
-                f"choose d_model={self.d_model + 1}, or position_embedding='learned'."
-            )
-        if self.activation_function not in ACT2FN:
-            raise ValueError(
-                f"activation_function={self.activation_function!r} is unknown"
-                f"{nearest(self.activation_function, ACT2FN) or '.'} The paper's is 'relu'."
-            )
-        self._check_token_ids()
-
-    def _check_token_ids(self):
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
-            value = getattr(self, name)
-            for token in value if isinstance(value, list) else [value]:
-                if token is not None and token < 0:
-                    raise ValueError(f"{name} must be an id of the vocabulary, 0 or more, or None; not {value!r}.")
-
-    def _warn_unknown(self, kwargs: dict[str, Any]):
-        fields = {name for name in self.__dataclass_fields__ if not name.startswith("_")} | set(self.attribute_map)
-        generation = GenerationConfig._get_default_generation_params()
-        for key in kwargs:
-            if key.startswith("_") or key in _FOREIGN_KEYS or key in generation or key in fields:
-                continue
-            warnings.warn(
-                f"{type(self).__name__} has no field {key!r}{nearest(key, fields) or '.'} The value is kept in the "
-                "configuration, but nothing reads it.",
-                UserWarning,
-                stacklevel=4,
-            )
+            pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+            if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+                raise ValueError(f"{name} must be a positive number of pixels or a pair of them, not {value!r}.")
+            pairs[name] = pair
+        for image, patch in zip(pairs["image_size"], pairs["patch_size"], strict=True):
+            if image % patch:
+                raise ValueError(
+                    f"patch_size={self.patch_size} does not divide image_size={self.image_size}: choose an image size "
+                    f"such as {max(patch, image // patch * patch)}."
+                )
 
 
-__all__ = ["PRESETS", "VaswaniConfig", "preset_fields"]
+__all__ = [
+    "PRESETS",
+    "VaswaniConfig",
+    "VaswaniDecoderConfig",
+    "VaswaniEncoderConfig",
+    "VaswaniVisionConfig",
+    "preset_fields",
+]

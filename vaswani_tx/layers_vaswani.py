@@ -34,6 +34,19 @@ def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # [..., D/2, 2] -> [..., D]
 
 
+def leading_padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Count the padding in front of each sequence: a mask [B, L] gives [B, 1], any other mask None."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
+    return (attention_mask.cumsum(dim=-1) == 0).sum(dim=-1, keepdim=True)
+
+
+def counted_positions(hidden_states: torch.Tensor, past_length=0, padding: torch.Tensor | None = None) -> torch.Tensor:
+    """Count the positions of `hidden_states` [B, L, D] on from `past_length`: [L], or [B, L] with `padding` [B, 1]."""
+    positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
+    return positions if padding is None else (positions - padding.to(positions.device)).clamp(min=0)
+
+
 class VaswaniSinusoidalPositions(nn.Module):
     """Sinusoidal positions of section 3.5, for any position, also beyond the table.
 
@@ -59,29 +72,44 @@ class VaswaniSinusoidalPositions(nn.Module):
         self.table = self.values()  # on the meta device this only restores the type
         return self
 
-    def forward(self, hidden_states: torch.Tensor, past_length=0, position_ids: torch.Tensor | None = None):
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        past_length=0,
+        position_ids: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ):
         """Give the encoding of the positions of `hidden_states`.
 
         Args:
             hidden_states: [B, L, D]; only its length, type and device are read.
             past_length: positions already cached, an int or a 0-d tensor.
             position_ids: [B, L] or [L], instead of counting on from `past_length`.
+            padding: [B, 1], positions in front that do not count: a sequence's first token has position 0.
 
         Returns:
             [L, D] or [B, L, D].
         """
-        length = hidden_states.shape[1]
-        if position_ids is None and isinstance(past_length, int) and past_length + length <= self.num_positions:
-            return self.table[past_length : past_length + length].to(hidden_states)
+        end = past_length + hidden_states.shape[1]
+        if position_ids is None and isinstance(past_length, int) and end <= self.num_positions:
+            if padding is None:
+                return self.table[past_length:end].to(hidden_states)
+            return self.table[counted_positions(hidden_states, past_length, padding)].to(hidden_states)
         if position_ids is None:
-            position_ids = torch.arange(length, device=hidden_states.device) + past_length
+            position_ids = counted_positions(hidden_states, past_length, padding)
         return sinusoids(position_ids, self.d_model).to(hidden_states)
 
 
 class VaswaniLearnedPositions(nn.Embedding):
     """Learned positions, row E of the paper's Table 3; a position beyond the table is an error that names the field."""
 
-    def forward(self, hidden_states: torch.Tensor, past_length=0, position_ids: torch.Tensor | None = None):
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        past_length=0,
+        position_ids: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ):
         """Give the embedding of the positions of `hidden_states`: arguments and result as for the sinusoids."""
         length = hidden_states.shape[1]
         if position_ids is None:
@@ -91,7 +119,7 @@ class VaswaniLearnedPositions(nn.Embedding):
                     f"{self.num_embeddings}, and learned positions end there: shorten or split it, or train with a "
                     "larger max_position_embeddings or position_embedding='sinusoidal'."
                 )
-            position_ids = torch.arange(length, device=hidden_states.device) + past_length
+            position_ids = counted_positions(hidden_states, past_length, padding)
         return super().forward(position_ids)
 
 
@@ -110,9 +138,15 @@ class VaswaniEmbedding(nn.Module):
         self.positions = make_positions(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, inputs_embeds: torch.Tensor, past_length=0, position_ids: torch.Tensor | None = None):
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        past_length=0,
+        position_ids: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ):
         """Turn rows of the embedding matrix, [B, L, D], into the input of the first layer, [B, L, D]."""
-        positions = self.positions(inputs_embeds, past_length, position_ids)
+        positions = self.positions(inputs_embeds, past_length, position_ids, padding)
         return self.dropout(inputs_embeds * self.scale + positions)
 
 
@@ -307,14 +341,21 @@ class VaswaniEncoderLayer(GradientCheckpointingLayer):
 
 
 class VaswaniDecoderLayer(GradientCheckpointingLayer):
-    """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network."""
+    """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network.
 
-    def __init__(self, config: PreTrainedConfig, layer_idx: int):
+    Args:
+        config: gives the sizes.
+        layer_idx: place in the stack.
+        cross_attention: False leaves attention to an encoder out, as a decoder-only model does.
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, cross_attention: bool = True):
         super().__init__()
         self.self_attn = VaswaniAttention(config, layer_idx, is_causal=True)
         self.self_attn_residual = VaswaniResidual(config)
-        self.cross_attn = VaswaniAttention(config, layer_idx)
-        self.cross_attn_residual = VaswaniResidual(config)
+        if cross_attention:
+            self.cross_attn = VaswaniAttention(config, layer_idx)
+            self.cross_attn_residual = VaswaniResidual(config)
         self.feed_forward = VaswaniFeedForward(config)
         self.feed_forward_residual = VaswaniResidual(config)
 

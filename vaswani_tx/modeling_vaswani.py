@@ -7,7 +7,12 @@ import torch
 from torch import nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPastAndCrossAttentions,
@@ -27,6 +32,7 @@ from .layers_vaswani import (
     VaswaniEmbedding,
     VaswaniEncoderLayer,
     VaswaniSinusoidalPositions,
+    leading_padding,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
 
@@ -56,6 +62,12 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
             )
     shifted = torch.cat((torch.full_like(tokens[:, :1], decoder_start_token_id), tokens[:, :-1]), dim=1)
     return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def _same_document(position_ids: torch.Tensor | None):
+    """Give the rule that a position sees its own document only, or None where `position_ids` [B, L] show but one."""
+    documents = None if position_ids is None else find_packed_sequence_indices(position_ids)
+    return None if documents is None else packed_sequence_mask_function(documents)
 
 
 def _recorders(**layer_names: str) -> dict[str, OutputRecorder]:
@@ -98,11 +110,11 @@ class VaswaniPreTrainedModel(PreTrainedModel):
 class _VaswaniStack(VaswaniPreTrainedModel):
     """An embedding layer, N layers, and the further LayerNorm that some checkpoints have (the paper has none)."""
 
-    def _build(self, layer_class: type[nn.Module], num_layers: int):
+    def _build(self, layers: list[nn.Module]):
         config = self.config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.embedding = VaswaniEmbedding(config)
-        self.layers = nn.ModuleList([layer_class(config, layer_idx) for layer_idx in range(num_layers)])
+        self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else None
         self.gradient_checkpointing = False
         self.post_init()
@@ -122,6 +134,37 @@ class _VaswaniStack(VaswaniPreTrainedModel):
 
     def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
+
+    def _decode(
+        self, inputs_embeds, attention_mask, past_key_values, position_ids, use_cache, *encoder_hidden_states, **kwargs
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Run the layers over [B, T, D], each position seeing itself, earlier ones and what is cached."""
+        past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = past_key_values
+        if isinstance(cache, EncoderDecoderCache):
+            cache = cache.self_attention_cache
+        padding = leading_padding(attention_mask)
+        attention_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            position_ids=position_ids,
+        )
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        hidden_states = self.embedding(inputs_embeds, past_length, position_ids, padding)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                *encoder_hidden_states,  # positional: re-entrant checkpointing finds gradients only there
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self._finish(hidden_states), past_key_values=past_key_values
+        )
 
 
 class VaswaniEncoder(_VaswaniStack):
@@ -143,7 +186,7 @@ class VaswaniEncoder(_VaswaniStack):
 
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
-        self._build(VaswaniEncoderLayer, config.encoder_layers)
+        self._build([VaswaniEncoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)])
 
     @merge_with_config_defaults
     @capture_outputs
@@ -160,17 +203,22 @@ class VaswaniEncoder(_VaswaniStack):
         Args:
             input_ids: [B, S]; or `inputs_embeds` [B, S, D], rows of the embedding matrix before scaling.
             attention_mask: [B, S], 1 for tokens and 0 for padding; or [B, 1, S, S].
-            position_ids: [B, S], instead of 0, 1, 2, ...
+            position_ids: [B, S], instead of 0, 1, 2, ... from the first token on. Without a mask, documents packed into
+                one row are kept apart where they begin again.
 
         Returns:
             `last_hidden_state` [B, S, D]; what was asked for with `output_attentions`, `output_hidden_states`,
             `output_queries`, `output_keys` as tuples with an entry a layer.
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds, "")
+        padding = leading_padding(attention_mask)
         attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            and_mask_function=_same_document(position_ids) if attention_mask is None else None,
         )
-        hidden_states = self.embedding(inputs_embeds, position_ids=position_ids)
+        hidden_states = self.embedding(inputs_embeds, position_ids=position_ids, padding=padding)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self._finish(hidden_states))
@@ -200,7 +248,7 @@ class VaswaniDecoder(_VaswaniStack):
 
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
-        self._build(VaswaniDecoderLayer, config.decoder_layers)
+        self._build([VaswaniDecoderLayer(config, layer_idx) for layer_idx in range(config.decoder_layers)])
 
     @merge_with_config_defaults
     @capture_outputs
@@ -231,22 +279,6 @@ class VaswaniDecoder(_VaswaniStack):
             `last_hidden_state` [B, T, D], `past_key_values`, and what was asked for with `output_...`.
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds, "decoder_")
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-            if encoder_hidden_states is not None:
-                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
-        past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
-        self_cache = (
-            past_key_values.self_attention_cache
-            if isinstance(past_key_values, EncoderDecoderCache)
-            else past_key_values
-        )
-        attention_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=self_cache,
-        )
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 config=self.config,
@@ -254,18 +286,19 @@ class VaswaniDecoder(_VaswaniStack):
                 attention_mask=encoder_attention_mask,
                 encoder_hidden_states=encoder_hidden_states,
             )
-        hidden_states = self.embedding(inputs_embeds, past_length, position_ids)
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                encoder_hidden_states,  # positional: re-entrant checkpointing finds gradients only there
-                attention_mask=attention_mask,
-                encoder_attention_mask=encoder_attention_mask,
-                past_key_values=past_key_values,
-                **kwargs,
-            )
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self._finish(hidden_states), past_key_values=past_key_values
+            if use_cache and past_key_values is None:
+                past_key_values = EncoderDecoderCache(
+                    DynamicCache(config=self.config), DynamicCache(config=self.config)
+                )
+        return self._decode(
+            inputs_embeds,
+            attention_mask,
+            past_key_values,
+            position_ids,
+            use_cache,
+            encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            **kwargs,
         )
 
 
@@ -377,7 +410,32 @@ class VaswaniModel(VaswaniPreTrainedModel):
         return outputs
 
 
-class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationMixin):
+class VaswaniLanguageHead:
+    """What models with a projection to the vocabulary share: `lm_head` (section 3.4) and the loss of section 5.4."""
+
+    def _add_head(self):
+        config = self.config
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.lm_head_bias)
+        # By its name a class might be given a loss that shifts labels; these models shift where they need to.
+        self.loss_type = "ForMaskedLM"
+        self.loss_function = smoothed_cross_entropy
+        self.post_init()
+
+    def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
+        """Project [B, T, D] to logits [B, T, V] and give them with their loss; each may be None."""
+        # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
+        if labels is not None and skip_logits and not torch.compiler.is_compiling():
+            head = self.lm_head
+            return linear_smoothed_cross_entropy(hidden_states, head.weight, head.bias, labels, **settings), None
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept, :])
+        if labels is None:
+            return None, logits
+        loss = self.loss_function(logits, labels[:, kept], vocab_size=self.config.vocab_size, **settings)
+        return loss, None if skip_logits else logits
+
+
+class VaswaniForConditionalGeneration(VaswaniLanguageHead, VaswaniPreTrainedModel, VaswaniGenerationMixin):
     """The whole of figure 1: encoder, decoder, and the projection to the vocabulary, tied to the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
@@ -386,11 +444,7 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
         self.model = VaswaniModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.lm_head_bias)
-        # By its name this class would be given a loss that shifts labels; decoder inputs are shifted already.
-        self.loss_type = "ForMaskedLM"
-        self.loss_function = smoothed_cross_entropy
-        self.post_init()
+        self._add_head()
 
     @can_return_tuple
     def forward(
@@ -463,19 +517,6 @@ class VaswaniForConditionalGeneration(VaswaniPreTrainedModel, VaswaniGenerationM
                 result[name] = value
         return result
 
-    def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
-        """Project [B, T, D] to logits [B, T, V] and give them with their loss; each may be None."""
-        # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
-        if labels is not None and skip_logits and not torch.compiler.is_compiling():
-            head = self.lm_head
-            return linear_smoothed_cross_entropy(hidden_states, head.weight, head.bias, labels, **settings), None
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden_states[:, kept, :])
-        if labels is None:
-            return None, logits
-        loss = self.loss_function(logits, labels[:, kept], vocab_size=self.config.vocab_size, **settings)
-        return loss, None if skip_logits else logits
-
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels [B, T] right, the start token first: what transformers' data collators call."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
@@ -485,6 +526,7 @@ __all__ = [
     "VaswaniDecoder",
     "VaswaniEncoder",
     "VaswaniForConditionalGeneration",
+    "VaswaniLanguageHead",
     "VaswaniModel",
     "VaswaniPreTrainedModel",
     "shift_tokens_right",
