@@ -3,22 +3,69 @@
 Importing this package registers its classes, so that the Auto classes of transformers load saved folders.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipelines
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    pipelines,
+)
+from transformers.models.auto import modeling_auto
 
-from .configuration_vaswani import PRESETS, VaswaniConfig
+from .configuration_vaswani import PRESETS, VaswaniConfig, VaswaniDecoderConfig, VaswaniEncoderConfig
 from .constraints_vaswani import constrained_beam_search
 from .generation_vaswani import VaswaniGenerationConfig
 from .hub import HubError, push_to_hub, save_with_code
 from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
+from .modeling_vaswani_decoder import VaswaniDecoderModel, VaswaniForCausalLM
+from .modeling_vaswani_encoder import (
+    VaswaniEncoderModel,
+    VaswaniForMaskedLM,
+    VaswaniForQuestionAnswering,
+    VaswaniForSequenceClassification,
+    VaswaniForTokenClassification,
+)
 from .pipeline_vaswani import LANGUAGES_IN_NAME, SummarizationPipeline, TranslationPipeline
 from .tokenization_vaswani import VaswaniTokenizer
 
 __version__ = "0.1.0"
 
-AutoConfig.register("vaswani", VaswaniConfig, exist_ok=True)
-AutoModel.register(VaswaniConfig, VaswaniModel, exist_ok=True)
-AutoModelForSeq2SeqLM.register(VaswaniConfig, VaswaniForConditionalGeneration, exist_ok=True)
-AutoTokenizer.register(VaswaniConfig, tokenizer_class=VaswaniTokenizer, exist_ok=True)
+_MODELS = {
+    VaswaniConfig: {AutoModel: VaswaniModel, AutoModelForSeq2SeqLM: VaswaniForConditionalGeneration},
+    VaswaniEncoderConfig: {
+        AutoModel: VaswaniEncoderModel,
+        AutoModelForMaskedLM: VaswaniForMaskedLM,
+        AutoModelForQuestionAnswering: VaswaniForQuestionAnswering,
+        AutoModelForSequenceClassification: VaswaniForSequenceClassification,
+        AutoModelForTokenClassification: VaswaniForTokenClassification,
+    },
+    VaswaniDecoderConfig: {AutoModel: VaswaniDecoderModel, AutoModelForCausalLM: VaswaniForCausalLM},
+}
+# Tables of names that parts of transformers read instead of the Auto classes: pipelines, the Trainer's label smoothing.
+_NAME_TABLES = {
+    AutoModelForCausalLM: "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    AutoModelForMaskedLM: "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    AutoModelForQuestionAnswering: "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    AutoModelForSeq2SeqLM: "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    AutoModelForSequenceClassification: "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    AutoModelForTokenClassification: "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+}
+
+
+def _register_models() -> None:
+    for config_class, models in _MODELS.items():
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        for auto_class, model_class in models.items():
+            auto_class.register(config_class, model_class, exist_ok=True)
+            names = getattr(modeling_auto, _NAME_TABLES.get(auto_class, ""), None)
+            if names is not None:
+                names[config_class.model_type] = model_class.__name__
+        AutoTokenizer.register(config_class, tokenizer_class=VaswaniTokenizer, exist_ok=True)
 
 
 class _NoDefaultModel(dict):
@@ -62,6 +109,7 @@ def _register_pipelines() -> None:
             registry.task_aliases = _TranslationNames(registry.task_aliases)
 
 
+_register_models()
 _register_pipelines()
 
 __all__ = [
@@ -70,7 +118,16 @@ __all__ = [
     "SummarizationPipeline",
     "TranslationPipeline",
     "VaswaniConfig",
+    "VaswaniDecoderConfig",
+    "VaswaniDecoderModel",
+    "VaswaniEncoderConfig",
+    "VaswaniEncoderModel",
+    "VaswaniForCausalLM",
     "VaswaniForConditionalGeneration",
+    "VaswaniForMaskedLM",
+    "VaswaniForQuestionAnswering",
+    "VaswaniForSequenceClassification",
+    "VaswaniForTokenClassification",
     "VaswaniGenerationConfig",
     "VaswaniModel",
     "VaswaniPreTrainedModel",

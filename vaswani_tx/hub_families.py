@@ -41,21 +41,29 @@ class Family:
     needs: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
+# What every family of text models imports, and how their tokenizer is loaded.
+_TEXT_CODE = (
+    "configuration_vaswani.py",
+    "layers_vaswani.py",
+    "loss_vaswani.py",
+    "modeling_vaswani.py",
+    "tokenization_vaswani.py",
+    # `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
+    "constraints_vaswani.py",
+    "generation_vaswani.py",
+    "phrases_vaswani.py",
+)
+# Slow and fast class: transformers 5 asks for the second.
+_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
+
 FAMILIES = {
     "vaswani": Family(
         code=(
+            *_TEXT_CODE,
             "alignments_vaswani.py",
-            "configuration_vaswani.py",
-            "constraints_vaswani.py",
-            "generation_vaswani.py",
-            "layers_vaswani.py",
-            "loss_vaswani.py",
-            "modeling_vaswani.py",
-            "phrases_vaswani.py",
             "pipeline_vaswani.py",
             "pipeline_vaswani_parts.py",
             "sentences_vaswani.py",
-            "tokenization_vaswani.py",
         ),
         auto_map={
             "config.json": {
@@ -63,12 +71,36 @@ FAMILIES = {
                 "AutoModel": "modeling_vaswani.VaswaniModel",
                 "AutoModelForSeq2SeqLM": "modeling_vaswani.VaswaniForConditionalGeneration",
             },
-            # Slow and fast class: transformers 5 asks for the second.
-            "tokenizer_config.json": {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]},
+            "tokenizer_config.json": _TOKENIZER,
         },
         pipelines={
             "translation": ("pipeline_vaswani.TranslationPipeline", "AutoModelForSeq2SeqLM"),
             "summarization": ("pipeline_vaswani.SummarizationPipeline", "AutoModelForSeq2SeqLM"),
+        },
+    ),
+    "vaswani_encoder": Family(
+        code=(*_TEXT_CODE, "modeling_vaswani_encoder.py"),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniEncoderConfig",
+                "AutoModel": "modeling_vaswani_encoder.VaswaniEncoderModel",
+                "AutoModelForMaskedLM": "modeling_vaswani_encoder.VaswaniForMaskedLM",
+                "AutoModelForQuestionAnswering": "modeling_vaswani_encoder.VaswaniForQuestionAnswering",
+                "AutoModelForSequenceClassification": "modeling_vaswani_encoder.VaswaniForSequenceClassification",
+                "AutoModelForTokenClassification": "modeling_vaswani_encoder.VaswaniForTokenClassification",
+            },
+            "tokenizer_config.json": _TOKENIZER,
+        },
+    ),
+    "vaswani_decoder": Family(
+        code=(*_TEXT_CODE, "modeling_vaswani_decoder.py"),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniDecoderConfig",
+                "AutoModel": "modeling_vaswani_decoder.VaswaniDecoderModel",
+                "AutoModelForCausalLM": "modeling_vaswani_decoder.VaswaniForCausalLM",
+            },
+            "tokenizer_config.json": _TOKENIZER,
         },
     ),
 }

@@ -1,5 +1,7 @@
 """Label-smoothed cross entropy (section 5.4), with the logits at hand and without ever building all of them.
 
+Beside it the losses of classifiers, all with an exact divisor over a window of batches.
+
 Shapes: N target positions (batch times length), D d_model, V vocabulary.
 """
 
@@ -139,4 +141,55 @@ def linear_smoothed_cross_entropy(
     return total / _normalizer(labels, num_items_in_batch, ignore_index)
 
 
-__all__ = ["linear_smoothed_cross_entropy", "smoothed_cross_entropy", "uniform_over_others"]
+def classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    config,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Loss of a classifier by `config.problem_type`, which is derived and set there if it is None.
+
+    Args:
+        logits: [B, C].
+        labels: [B] integers for "single_label_classification" (-100: does not count), [B, C] numbers from 0 to 1 for
+            "multi_label_classification", [B] or [B, C] numbers for "regression".
+        config: gives `problem_type` and `num_labels`.
+        num_items_in_batch: divisor of the summed loss; None: the number of labels, or elements of them, that count.
+        label_smoothing: e, for single labels.
+
+    Returns:
+        the loss, a scalar in float32 (float64 for float64 logits): cross entropy, the binary one, or squared error.
+
+    Raises:
+        ValueError: the labels do not suit the problem type.
+    """
+    labels = labels.to(logits.device)
+    if config.problem_type is None:
+        whole = not (labels.is_floating_point() or labels.dim() > 1)
+        kind = "single_label_classification" if whole else "multi_label_classification"
+        config.problem_type = "regression" if config.num_labels == 1 else kind
+    if config.problem_type == "single_label_classification":
+        if labels.is_floating_point() or labels.numel() != logits.shape[0]:
+            raise ValueError(
+                f"A single-label classifier needs one integer for each of the {logits.shape[0]} sequences, but labels "
+                f"are {labels.dtype} of shape {list(labels.shape)}: mend them or config.problem_type."
+            )
+        return smoothed_cross_entropy(
+            logits, labels.reshape(-1), num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if labels.numel() != logits.numel():
+        raise ValueError(
+            f"{config.problem_type} needs labels of shape {list(logits.shape)}, but they have {list(labels.shape)}: "
+            "mend them or config.problem_type and config.num_labels."
+        )
+    labels = labels.reshape(logits.shape).to(logits.dtype)
+    if config.problem_type == "regression":
+        total = nn.functional.mse_loss(logits, labels, reduction="sum")
+    else:
+        total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    return total / _normalizer(labels, num_items_in_batch, IGNORE_INDEX)
+
+
+__all__ = ["classification_loss", "linear_smoothed_cross_entropy", "smoothed_cross_entropy", "uniform_over_others"]

@@ -70,7 +70,7 @@ def _same_document(position_ids: torch.Tensor | None):
     return None if documents is None else packed_sequence_mask_function(documents)
 
 
-def _recorders(**layer_names: str) -> dict[str, OutputRecorder]:
+def recorders(**layer_names: str) -> dict[str, OutputRecorder]:
     return {key: OutputRecorder(nn.Linear, index=0, layer_name=name) for key, name in layer_names.items()}
 
 
@@ -107,7 +107,7 @@ class VaswaniPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class _VaswaniStack(VaswaniPreTrainedModel):
+class VaswaniStack(VaswaniPreTrainedModel):
     """An embedding layer, N layers, and the further LayerNorm that some checkpoints have (the paper has none)."""
 
     def _build(self, layers: list[nn.Module]):
@@ -167,13 +167,13 @@ class _VaswaniStack(VaswaniPreTrainedModel):
         )
 
 
-class VaswaniEncoder(_VaswaniStack):
+class VaswaniEncoder(VaswaniStack):
     """The encoder stack (section 3.1): N identical layers over the embedded source."""
 
     _can_record_outputs = {
         "hidden_states": VaswaniEncoderLayer,
         "attentions": VaswaniAttention,
-        **_recorders(queries="self_attn.q_proj", keys="self_attn.k_proj"),
+        **recorders(queries="self_attn.q_proj", keys="self_attn.k_proj"),
     }
     _tp_plan = {
         "layers.*.self_attn.q_proj": "colwise",
@@ -224,14 +224,14 @@ class VaswaniEncoder(_VaswaniStack):
         return BaseModelOutput(last_hidden_state=self._finish(hidden_states))
 
 
-class VaswaniDecoder(_VaswaniStack):
+class VaswaniDecoder(VaswaniStack):
     """The decoder stack (section 3.1): N identical layers over the target so far, attending to the encoder's output."""
 
     _can_record_outputs = {
         "hidden_states": VaswaniDecoderLayer,
         "attentions": OutputRecorder(VaswaniAttention, index=1, layer_name="self_attn"),
         "cross_attentions": OutputRecorder(VaswaniAttention, index=1, layer_name="cross_attn"),
-        **_recorders(
+        **recorders(
             queries="self_attn.q_proj",
             keys="self_attn.k_proj",
             cross_queries="cross_attn.q_proj",
@@ -529,5 +529,7 @@ __all__ = [
     "VaswaniLanguageHead",
     "VaswaniModel",
     "VaswaniPreTrainedModel",
+    "VaswaniStack",
+    "recorders",
     "shift_tokens_right",
 ]

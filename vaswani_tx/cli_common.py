@@ -1,0 +1,144 @@
+"""What the verbs of the command line share: errors with an exit status, quiet libraries, whole output files."""
+
+import json
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from transformers.utils import logging as transformers_logging
+
+OK, FAILURE, USAGE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
+# A model's answer may hold what moves the cursor or changes colours: a terminal must not obey it.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class CliError(ValueError):
+    """A command that cannot be carried out as it was given; the message says what is wrong and the mend."""
+
+    status = USAGE
+
+
+class CliFailure(CliError):
+    """A command that was right and failed all the same: the disk, the device's memory, the network."""
+
+    status = FAILURE
+
+
+class CliInterrupted(KeyboardInterrupt):
+    """Ctrl-C, with a line that says what is kept."""
+
+
+def say(message: str) -> None:
+    """Write one line for people to stderr, where it is in nobody's way."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+def shorten(error: object, length: int = 300) -> str:
+    """An error's text on one line."""
+    return " ".join(str(error).split())[:length]
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the warnings and loading bars of transformers off stderr; Python's own -W switches the warnings on again."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def one_line(text: str) -> str:
+    """A translation must stay on its line, whatever the model made."""
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def one_field(text: str) -> str:
+    """A text as one field of a tab-separated line."""
+    return one_line(text).replace("\t", " ")
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON knows; None for the others."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON, umlauts as they are."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class StreamSink:
+    """Text to a stream that others read while it grows; every piece is flushed."""
+
+    def __init__(self, stream: BinaryIO, terminal: bool):
+        self.stream, self.terminal = stream, terminal
+
+    def write(self, text: str) -> None:
+        if self.terminal:
+            text = CONTROL.sub("\ufffd", text)
+        self.stream.write(text.encode("utf-8"))
+        self.stream.flush()
+
+
+def stdout_sink() -> StreamSink:
+    """Standard output."""
+    return StreamSink(sys.stdout.buffer, sys.stdout.isatty())
+
+
+def is_stdio(path: str | None) -> bool:
+    """Whether a file name means standard input or output."""
+    return path in (None, "-")
+
+
+def check_output(path: Path) -> None:
+    """Find out that a file cannot be written before the work is done, not after."""
+    if path.is_dir():
+        raise CliError(f"'{path}' is a folder: name a file for the results.")
+    if not path.parent.is_dir():
+        raise CliError(f"there is no folder '{path.parent}' for '{path.name}': make it first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise CliError(f"'{path}' cannot be written: check the permissions, or choose another place.")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[StreamSink]:
+    """Yield a sink whose file takes its name when the block ends well, and vanishes otherwise."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            yield StreamSink(file, terminal=False)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_sink(path: str | None) -> Iterator[StreamSink]:
+    """Standard output, a device or pipe as it is, or a file that is whole or absent."""
+    if is_stdio(path):
+        yield stdout_sink()
+        return
+    place = Path(path)
+    check_output(place)
+    if place.exists() and not place.is_file():
+        with place.open("wb") as file:
+            yield StreamSink(file, terminal=file.isatty())
+        return
+    with whole_file(place) as sink:
+        yield sink
