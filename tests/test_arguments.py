@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.arguments import ArgumentsError, TranslationArguments, parse_arguments, read_recipe, usage
+from training.architectures import ARCHITECTURES
+from training.arguments import TranslationArguments, parse_arguments
+from training.recipe_keys import ArgumentsError, read_recipe, usage
 from training.schedule import make_schedule
-from vaswani_tx import VaswaniConfig
 
 RECIPES = sorted((Path(__file__).parent.parent / "training" / "recipes").glob("*.yaml"))
 ENOUGH = ["--output-dir", "out", "--train-source", "a", "--max-steps", "1", "--tokenizer-vocab-size", "500"]
@@ -23,9 +24,10 @@ def write(tmp_path, text):
 def test_every_recipe_parses_and_makes_a_model_and_a_schedule(path):
     arguments = parse_arguments([str(path)])
     arguments.check_for_training()
-    config = VaswaniConfig.from_preset(arguments.preset, vocab_size=1000, **arguments.model)
+    kind = ARCHITECTURES[arguments.architecture].config_class
+    config = kind.from_preset(arguments.preset, vocab_size=1000, **arguments.model)
     schedule = make_schedule(
-        arguments.schedule, config.d_model, arguments.warmup_steps, arguments.lr_factor, arguments.learning_rate,
+        arguments.schedule, config.hidden_size, arguments.warmup_steps, arguments.lr_factor, arguments.learning_rate,
         arguments.decay_steps or arguments.max_steps,
     )  # fmt: skip
     assert 0 < schedule(1) <= schedule(arguments.warmup_steps)
@@ -61,7 +63,7 @@ def test_flags_override_the_recipe(tmp_path):
 def test_the_resolved_recipe_reads_back_the_same(tmp_path):
     arguments = parse_arguments([*ENOUGH, "--model.dropout", "0.3", "--save-minutes", "2.5", "--adam-epsilon", "1e-9"])
     path = write(tmp_path, arguments.to_yaml())
-    assert TranslationArguments(**read_recipe(path)) == arguments
+    assert TranslationArguments(**read_recipe(path, TranslationArguments)) == arguments
     assert all(yaml.safe_load(line) is None for line in arguments.to_yaml().splitlines() if line.startswith("#"))
 
 
@@ -119,8 +121,8 @@ def test_training_needs_data_an_end_and_a_tokenizer():
 
 
 def test_usage_lists_every_flag():
-    assert "--max-source-tokens" in usage()
-    assert usage().count("\n") + 1 == len(TranslationArguments.__dataclass_fields__)
+    assert "--max-source-tokens" in usage(TranslationArguments)
+    assert usage(TranslationArguments).count("\n") + 1 == len(TranslationArguments.__dataclass_fields__)
 
 
 def test_unknown_model_field_and_preset_name_the_nearest():

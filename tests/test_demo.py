@@ -5,7 +5,7 @@ import json
 import pytest
 
 from training import demo
-from training.train_translation import scale_attention
+from training.launch import scale_attention
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 
 

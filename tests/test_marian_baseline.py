@@ -7,10 +7,11 @@ import pytest
 from training_runs import flags
 from transformers import AutoModelForSeq2SeqLM
 
-from training.arguments import ArgumentsError, parse_arguments
+from training.arguments import parse_arguments
 from training.baselines import marian
 from training.batching import BatchPlan
 from training.data import load_parallel, tokenize_parallel
+from training.recipe_keys import ArgumentsError
 from vaswani_tx import VaswaniConfig, VaswaniTokenizer
 
 pytest_plugins = ["training_runs"]

@@ -104,7 +104,7 @@ def test_a_service_that_is_not_installed_stops_before_a_folder_is_made(reversal,
 
 
 def test_without_tensorboard_the_run_goes_on_with_metrics_only(reversal, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.train_translation._installed", lambda name: False)
+    monkeypatch.setattr("training.launch.find_spec", lambda name: None)
     output = run(reversal, tmp_path / "run", max_steps=2, tracker="tensorboard")
     assert len(records(output, "train")) == 1 and not (output / "tensorboard").exists()
 

@@ -22,7 +22,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from training.arguments import TranslationArguments
 from training.checkpoints import (
     CheckpointError,
     atomic_folder,
@@ -39,6 +38,7 @@ from training.checkpoints import (
     write_checkpoint,
 )
 from training.ema import MovingAverage
+from training.run_arguments import RunArguments
 from training.run_folder import RunFolder
 from training.sharding import forget_gathered, is_sharded, own_part, whole
 
@@ -106,7 +106,7 @@ class Keeper:
 
     def __init__(
         self,
-        arguments: TranslationArguments,
+        arguments: RunArguments,
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from training.arguments import TranslationArguments
 from training.batching import shard
 from training.checkpoints import atomic_text, latest_checkpoint, step_folder
 from training.ema import MovingAverage
 from training.keeper import Keeper, Position, Task, TrainingError
+from training.run_arguments import RunArguments
 from training.run_folder import RunFolder
 from training.schedule import set_learning_rate
 from training.sharding import is_sharded
@@ -45,7 +45,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        arguments: TranslationArguments,
+        arguments: RunArguments,
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,

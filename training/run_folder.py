@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from training.arguments import ArgumentsError, TranslationArguments, read_recipe
 from training.checkpoints import atomic_text, clean_leftovers, latest_checkpoint, list_checkpoints, remove_folder
+from training.recipe_keys import ArgumentsError, read_recipe
+from training.run_arguments import RunArguments
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ MAY_CHANGE = {
     "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
     "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir",
 }  # fmt: skip
-_OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "metrics.jsonl", "tensorboard", "tracker.json",
-        "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",
+_OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "processor", "metrics.jsonl", "tensorboard",
+        "tracker.json", "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",
         "bad_batch.json")  # fmt: skip
 
 
@@ -49,7 +50,7 @@ class RunFolder:
         self.ema = self.path / "ema"
         self.finished = self.path / "finished.json"
 
-    def resume_point(self, arguments: TranslationArguments) -> Path | None:
+    def resume_point(self, arguments: RunArguments) -> Path | None:
         """The checkpoint to go on from, or None for a new run; nothing is written.
 
         Raises:
@@ -80,7 +81,7 @@ class RunFolder:
         return latest_checkpoint(self.checkpoints)
 
     def begin(
-        self, arguments: TranslationArguments, resume_from: Path | None, part: dict[str, Any] | None = None
+        self, arguments: RunArguments, resume_from: Path | None, part: dict[str, Any] | None = None
     ) -> None:
         """Makes the folder ready: leftovers of a killed process go, an overwritten run goes, the recipe is written.
 
@@ -93,7 +94,7 @@ class RunFolder:
             clean_leftovers(self.path)
             clean_leftovers(self.checkpoints)
             if resume_from is None and self.recipe.exists():
-                self._delete_run(keep=arguments.tokenizer)
+                self._delete_run(keep=getattr(arguments, "tokenizer", None))
             elif resume_from is not None:
                 self._delete_after(resume_from)
             self.finished.unlink(missing_ok=True)
@@ -124,7 +125,7 @@ class RunFolder:
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         atomic_text(self.path / "samples.jsonl", "".join(lines))
 
-    def finish(self, step: int, reason: str, arguments: TranslationArguments) -> None:
+    def finish(self, step: int, reason: str, arguments: RunArguments) -> None:
         """Marks the run as complete; `reason` is the key whose limit it reached."""
         done = {"step": step, "reason": reason, reason: getattr(arguments, reason)}
         atomic_text(self.finished, json.dumps(done, indent=1) + "\n")
@@ -145,11 +146,11 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def _check_same(self, arguments: TranslationArguments) -> None:
+    def _check_same(self, arguments: RunArguments) -> None:
         if not self.recipe.exists():
             return
         try:
-            former = TranslationArguments(**read_recipe(self.recipe))
+            former = type(arguments)(**read_recipe(self.recipe, type(arguments)))
         except ArgumentsError as error:
             raise RunError(f"'{self.path}' holds a run that this version cannot read: {error}") from error
         differing = [
@@ -163,7 +164,7 @@ class RunFolder:
                 "Choose another output_dir, restore those values to go on, or --overwrite to delete it."
             )
 
-    def _check_unfinished(self, arguments: TranslationArguments) -> None:
+    def _check_unfinished(self, arguments: RunArguments) -> None:
         if not self.finished.exists():
             return
         done = json.loads(self.finished.read_text(encoding="utf-8"))

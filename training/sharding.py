@@ -22,7 +22,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from training.arguments import ArgumentsError
+from training.recipe_keys import ArgumentsError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

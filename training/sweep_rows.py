@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import yaml
 
-from training.arguments import TranslationArguments, UniqueKeyLoader, parse_arguments
+from training.arguments import TranslationArguments, parse_arguments
 from training.checkpoints import CheckpointError
+from training.recipe_keys import UniqueKeyLoader
 from training.run_folder import RunError, RunFolder
 from vaswani_tx import PRESETS, VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.configuration_vaswani import nearest

@@ -19,8 +19,8 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from training.arguments import TranslationArguments
 from training.checkpoints import CheckpointError, atomic_text
+from training.run_arguments import RunArguments
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def check_tracker(tracker: str) -> None:
         )
 
 
-def start_tracker(accelerator: Accelerator, arguments: TranslationArguments, step: int | None) -> None:
+def start_tracker(accelerator: Accelerator, arguments: RunArguments, step: int | None) -> None:
     """Starts the tracker that the recipe names; a run resumed from the update `step` goes on in its own curve.
 
     Raises:

@@ -9,6 +9,8 @@ The text is given as to `train_translation`: line-aligned text files (several: `
 one or more .jsonl, .tsv or .parquet files as `--source` alone with `--source-field` and `--target-field`, or the name
 of a data set on the Hub with `--split` and `--dataset-config`. Train on the training split only.
 
+`--whole-words FILE` names words, one a line, that stay one token each whatever they are made of: symbols, not language.
+
 The folder is written under another name and renamed: it is there whole or not at all. An existing one is only replaced
 with `--overwrite`.
 """
@@ -23,6 +25,8 @@ from typing import Any
 from training.checkpoints import atomic_folder
 from training.data import is_dataset_name, load_parallel
 from training.readers import DataError, iterate_parallel
+from training.scoring import read_lines
+from training.whole_words import train_with_whole_words
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 SAMPLE_PAIRS = 10_000
@@ -80,6 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--min-frequency", type=int, default=2, help="pairs of tokens seen less often are not merged (2)"
     )
+    parser.add_argument("--whole-words", metavar="FILE", help="words that are never cut, one a line")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -98,7 +103,12 @@ def run(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     # Without a terminal the library's bar writes nothing but blank lines.
     bar = sys.stderr.isatty() and not options.quiet
-    tokenizer = VaswaniTokenizer.train(corpus, options.vocab_size, options.min_frequency, show_progress=bar)
+    settings = {"min_frequency": options.min_frequency, "show_progress": bar}
+    if options.whole_words:
+        words = read_lines(options.whole_words)
+        tokenizer = train_with_whole_words(corpus, words, options.vocab_size, **settings)
+    else:
+        tokenizer = VaswaniTokenizer.train(corpus, options.vocab_size, **settings)
     seconds = time.perf_counter() - start
     with atomic_folder(output, replace=output.exists()) as folder:
         _save(tokenizer, folder)

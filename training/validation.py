@@ -11,6 +11,15 @@ from training.scoring import score_translations
 from training.translate import perplexity, translate
 
 SAMPLES = 8  # translations kept for people to read
+# Further scores that tasks may have, as a line for people calls them.
+NAMED = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "exact_match": "exact match",
+    "mean_squared_error": "mean squared error",
+    "spearman": "Spearman correlation",
+    "bits_per_byte": "bits per byte",
+}
 
 
 @dataclass
@@ -61,7 +70,11 @@ class Validator:
 
 def describe(scores: dict[str, Any]) -> str:
     """One line for people."""
-    text = f"loss {scores['loss']:.4f}, perplexity {scores['perplexity']:.2f}"
+    text = f"loss {scores['loss']:.4f}"
+    if "perplexity" in scores:
+        text += f", perplexity {scores['perplexity']:.2f}"
+    for name in (name for name in scores if name in NAMED):
+        text += f", {NAMED[name]} {scores[name]:.4f}"
     if "bleu" in scores:
         text += f", BLEU {scores['bleu']:.2f}, chrF {scores['chrf']:.2f}"
         text += f" (beam {scores['beam']}, {scores['sentences']} sentences, {scores['bleu_signature']})"

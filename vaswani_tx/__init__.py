@@ -5,8 +5,10 @@ Importing this package registers its classes, so that the Auto classes of transf
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -16,11 +18,19 @@ from transformers import (
     pipelines,
 )
 from transformers.models.auto import modeling_auto
+from transformers.utils import is_vision_available
 
-from .configuration_vaswani import PRESETS, VaswaniConfig, VaswaniDecoderConfig, VaswaniEncoderConfig
+from .configuration_vaswani import (
+    PRESETS,
+    VaswaniConfig,
+    VaswaniDecoderConfig,
+    VaswaniEncoderConfig,
+    VaswaniVisionConfig,
+)
 from .constraints_vaswani import constrained_beam_search
 from .generation_vaswani import VaswaniGenerationConfig
 from .hub import HubError, push_to_hub, save_with_code
+from .image_processing_vaswani import VaswaniImageProcessor
 from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
 from .modeling_vaswani_decoder import VaswaniDecoderModel, VaswaniForCausalLM
 from .modeling_vaswani_encoder import (
@@ -30,6 +40,7 @@ from .modeling_vaswani_encoder import (
     VaswaniForSequenceClassification,
     VaswaniForTokenClassification,
 )
+from .modeling_vaswani_vision import VaswaniForImageClassification, VaswaniVisionModel
 from .pipeline_vaswani import LANGUAGES_IN_NAME, SummarizationPipeline, TranslationPipeline
 from .tokenization_vaswani import VaswaniTokenizer
 
@@ -45,10 +56,15 @@ _MODELS = {
         AutoModelForTokenClassification: VaswaniForTokenClassification,
     },
     VaswaniDecoderConfig: {AutoModel: VaswaniDecoderModel, AutoModelForCausalLM: VaswaniForCausalLM},
+    VaswaniVisionConfig: {
+        AutoModel: VaswaniVisionModel,
+        AutoModelForImageClassification: VaswaniForImageClassification,
+    },
 }
 # Tables of names that parts of transformers read instead of the Auto classes: pipelines, the Trainer's label smoothing.
 _NAME_TABLES = {
     AutoModelForCausalLM: "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    AutoModelForImageClassification: "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
     AutoModelForMaskedLM: "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
     AutoModelForQuestionAnswering: "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     AutoModelForSeq2SeqLM: "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
@@ -65,7 +81,12 @@ def _register_models() -> None:
             names = getattr(modeling_auto, _NAME_TABLES.get(auto_class, ""), None)
             if names is not None:
                 names[config_class.model_type] = model_class.__name__
-        AutoTokenizer.register(config_class, tokenizer_class=VaswaniTokenizer, exist_ok=True)
+        if config_class is not VaswaniVisionConfig:
+            AutoTokenizer.register(config_class, tokenizer_class=VaswaniTokenizer, exist_ok=True)
+    if is_vision_available():  # without Pillow the Auto class must not be touched
+        # One class for both backends: under "pil" alone, transformers would warn where torchvision is installed.
+        both = {"pil": VaswaniImageProcessor, "torchvision": VaswaniImageProcessor}
+        AutoImageProcessor.register(VaswaniVisionConfig, image_processor_classes=both, exist_ok=True)
 
 
 class _NoDefaultModel(dict):
@@ -124,14 +145,18 @@ __all__ = [
     "VaswaniEncoderModel",
     "VaswaniForCausalLM",
     "VaswaniForConditionalGeneration",
+    "VaswaniForImageClassification",
     "VaswaniForMaskedLM",
     "VaswaniForQuestionAnswering",
     "VaswaniForSequenceClassification",
     "VaswaniForTokenClassification",
     "VaswaniGenerationConfig",
+    "VaswaniImageProcessor",
     "VaswaniModel",
     "VaswaniPreTrainedModel",
     "VaswaniTokenizer",
+    "VaswaniVisionConfig",
+    "VaswaniVisionModel",
     "__version__",
     "constrained_beam_search",
     "push_to_hub",

@@ -41,18 +41,17 @@ class Family:
     needs: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-# What every family of text models imports, and how their tokenizer is loaded.
-_TEXT_CODE = (
+# What every family imports. `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
+_SHARED_CODE = (
     "configuration_vaswani.py",
+    "constraints_vaswani.py",
+    "generation_vaswani.py",
     "layers_vaswani.py",
     "loss_vaswani.py",
     "modeling_vaswani.py",
-    "tokenization_vaswani.py",
-    # `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
-    "constraints_vaswani.py",
-    "generation_vaswani.py",
     "phrases_vaswani.py",
 )
+_TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
 # Slow and fast class: transformers 5 asks for the second.
 _TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
 
@@ -102,6 +101,18 @@ FAMILIES = {
             },
             "tokenizer_config.json": _TOKENIZER,
         },
+    ),
+    "vaswani_vision": Family(
+        code=(*_SHARED_CODE, "image_processing_vaswani.py", "modeling_vaswani_vision.py"),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniVisionConfig",
+                "AutoModel": "modeling_vaswani_vision.VaswaniVisionModel",
+                "AutoModelForImageClassification": "modeling_vaswani_vision.VaswaniForImageClassification",
+            },
+            "preprocessor_config.json": {"AutoImageProcessor": "image_processing_vaswani.VaswaniImageProcessor"},
+        },
+        needs=("config.json", "preprocessor_config.json"),
     ),
 }
 CODE_NAMES = frozenset(name for family in FAMILIES.values() for name in family.code)

@@ -27,15 +27,17 @@ from torch.utils.data import DataLoader
 from transformers import MarianConfig, MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from training.arguments import ArgumentsError, TranslationArguments, parse_arguments
+from training.arguments import TranslationArguments, parse_arguments
 from training.averaging import save_average
 from training.batching import BatchPlan, collate
 from training.checkpoints import atomic_text
 from training.data import TokenizedPairs
+from training.launch import say
 from training.prepare import prepare_training_data
+from training.recipe_keys import ArgumentsError
 from training.run_folder import RunFolder
 from training.schedule import PaperAdam, make_schedule
-from training.train_translation import make_tokenizer, say
+from training.train_translation import make_tokenizer
 from vaswani_tx import VaswaniConfig
 
 REFUSED = (
