@@ -28,6 +28,7 @@ CLOSURE_RANKS = {
     "phrases": 1,
     "constraints": 1,
     "alignments": 1,
+    "transfer": 1,
     "generation": 2,
     "modeling": 3,
     "pipeline": 4,
@@ -145,7 +146,12 @@ def _rank(source: Source) -> int | None:
         return CLOSURE_RANKS.get(source.closure_kind, LIBRARY_RANK)
     if source.parts in {("vaswani_tx", "__init__"), ("vaswani_tx", "__main__")}:
         return None
-    return CLI_RANK if source.parts[1] == "cli" else LIBRARY_RANK
+    return CLI_RANK if _is_command_line(source) else LIBRARY_RANK
+
+
+def _is_command_line(source: Source) -> bool:
+    """Whether a file of the library is `cli.py` or one of its parts, `cli_*.py`."""
+    return source.parts[1] == "cli" or source.parts[1].startswith("cli_")
 
 
 def import_direction(project: Project) -> Iterator[Violation]:
@@ -234,7 +240,7 @@ def closure_text(project: Project) -> Iterator[Violation]:
 def no_print(project: Project) -> Iterator[Violation]:
     """The library logs; only its command line prints."""
     for source in project.sources:
-        if not source.in_library or source.parts[1] == "cli":
+        if not source.in_library or _is_command_line(source):
             continue
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":

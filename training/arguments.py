@@ -50,6 +50,17 @@ class TranslationArguments(RunArguments):
         metadata={"help": "Fields of VaswaniConfig (LstmSeq2SeqConfig) that replace the preset's, such as dropout."},
     )
 
+    encoder_from: str | None = key(
+        None, "Pre-trained encoder to start from: folder of a masked, causal or translation model; see decoder_from."
+    )
+    decoder_from: str | None = key(None, "Pre-trained decoder to start from, beside encoder_from; empty: fresh layers.")
+    embeddings_from: Literal["encoder", "decoder", "mean"] = key(
+        "encoder", "Whose embedding source and target share after encoder_from and decoder_from."
+    )
+    new_vocabulary: bool = key(
+        False, "Put the tokenizer's vocabulary onto the model of init_from: tokens that both have keep their rows."
+    )
+
     max_source_tokens: int = key(4096, "Source tokens of one batch on one process, padding counted.")
     max_target_tokens: int = key(4096, "Target tokens of one batch on one process, padding counted.")
     smoothing_over: Literal["vocabulary", "others"] = key(
@@ -78,6 +89,7 @@ class TranslationArguments(RunArguments):
                 f"max_target_length ({self.max_source_length}, {self.max_target_length})."
             )
         self._check_architecture()
+        self._check_start()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise ArgumentsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
         self._check_corpora()
@@ -89,6 +101,19 @@ class TranslationArguments(RunArguments):
         for name, value in kind.without.items():
             if getattr(self, name) != value:
                 raise ArgumentsError(f"{name} does nothing for architecture: {self.architecture}; leave it out.")
+
+    def _check_start(self) -> None:
+        if self.decoder_from and not self.encoder_from:
+            raise ArgumentsError("decoder_from needs encoder_from: name both, or init_from for a whole model.")
+        if self.encoder_from and self.init_from:
+            raise ArgumentsError("init_from and encoder_from are both set: start from a whole model, or from stacks.")
+        if self.encoder_from and self.architecture != "vaswani":
+            raise ArgumentsError(f"encoder_from does nothing for architecture: {self.architecture}; leave it out.")
+        if self.new_vocabulary and not (self.init_from and (self.tokenizer or self.tokenizer_vocab_size)):
+            raise ArgumentsError(
+                "new_vocabulary needs init_from, the model with the old one, and tokenizer or tokenizer_vocab_size, "
+                "the new one."
+            )
 
     def _check_corpora(self) -> None:
         if self.corpora is None:
@@ -112,7 +137,7 @@ class TranslationArguments(RunArguments):
         """Raises ArgumentsError when there is nothing to train on, or no tokenizer for it."""
         if not (self.train_source or self.corpora):
             raise ArgumentsError("train_source is empty: set it in the recipe or with --train-source.")
-        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from):
+        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or self.encoder_from):
             raise ArgumentsError("No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one).")
 
 

@@ -52,6 +52,13 @@ class Start:
         return self.resume_from or self.arguments.init_from
 
     @property
+    def origin(self) -> str:
+        """What a new run starts from, for people."""
+        arguments = self.arguments
+        stacks = [getattr(arguments, name, None) for name in ("encoder_from", "decoder_from")]
+        return arguments.init_from or " and ".join(filter(None, stacks)) or "random weights"
+
+    @property
     def pad_to_multiple_of(self) -> int:
         """8 where tensor cores compute, which like such lengths; else 1."""
         return 8 if self.accelerator.device.type == "cuda" and self.arguments.precision != "fp32" else 1
@@ -102,7 +109,7 @@ def train(arguments: RunArguments, prepare: Callable[[Start], Parts]) -> None:
     loop = make_loop(start, parts, model)
     if accelerator.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())
-        where = f"going on from {resume_from}" if resume_from else f"from {arguments.init_from or 'random weights'}"
+        where = f"going on from {resume_from}" if resume_from else f"from {start.origin}"
         frozen = f" ({learning:,} of them learn)" if arguments.freeze else ""
         say(f"{count:,} parameters{frozen}, {parts.size}, {where}")
     reason = loop.run(resume_from)

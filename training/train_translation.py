@@ -29,14 +29,14 @@ from training.arguments import TranslationArguments
 from training.corpora import training_texts
 from training.data import load_parallel
 from training.keeper import Task
-from training.launch import Parts, Start, command, on_main, place, ready, scale_attention
+from training.launch import Parts, Start, command, on_main, place, ready, say, scale_attention
 from training.launch import train as train_with
 from training.prepare import TrainingData, prepare_training_data
 from training.recipe_keys import ArgumentsError
 from training.run_folder import RunFolder
 from training.translate import check_vocabulary
 from training.validation import Validator
-from vaswani_tx import VaswaniTokenizer
+from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
 from vaswani_tx.loss_vaswani import uniform_over_others
 
 
@@ -81,7 +81,7 @@ def load_validation(arguments: TranslationArguments) -> Any:
 
 def make_tokenizer(arguments: TranslationArguments, folder: RunFolder, resume_from: Path | None) -> VaswaniTokenizer:
     """The tokenizer of the run: its own when it goes on, else the given one, else one trained on both sides."""
-    places = [arguments.tokenizer, arguments.init_from]
+    places = [arguments.tokenizer, None if arguments.new_vocabulary else arguments.init_from, arguments.encoder_from]
     if resume_from:
         places = [resume_from, folder.tokenizer]
     for folder_of_one in filter(None, places):
@@ -103,6 +103,14 @@ def make_model(
     if start:
         changes = {} if start != arguments.init_from else arguments.model
         model = kind.load(start, dtype=torch.float32, **changes)
+        if start == arguments.init_from:
+            take_over_vocabulary(model, tokenizer, arguments)
+    elif arguments.encoder_from:
+        for source in filter(None, (arguments.encoder_from, arguments.decoder_from)):
+            check_same_vocabulary(tokenizer, source)
+        model = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained(
+            arguments.encoder_from, arguments.decoder_from, embeddings=arguments.embeddings_from, **arguments.model
+        ).train()
     else:
         fields = {"vocab_size": len(tokenizer)} | arguments.model
         if fields["vocab_size"] < len(tokenizer):
@@ -114,6 +122,32 @@ def make_model(
         scale_attention(model, arguments.attention_init_gain)
     check_vocabulary(model, tokenizer, str(start or "the model of this recipe"))
     return ready(model, arguments)
+
+
+def take_over_vocabulary(
+    model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, arguments: TranslationArguments
+) -> None:
+    """Gives a pre-trained model the run's vocabulary where the recipe asks for it; else both must be the same."""
+    if not arguments.new_vocabulary:
+        check_same_vocabulary(tokenizer, arguments.init_from)
+        return
+    if not (Path(arguments.init_from) / "tokenizer.json").is_file():
+        raise ArgumentsError(f"new_vocabulary: there is no tokenizer.json in '{arguments.init_from}' to compare with.")
+    counts = transfer_vocabulary(model, VaswaniTokenizer.from_pretrained(arguments.init_from), tokenizer)
+    say(f"new vocabulary on '{arguments.init_from}': {counts}")
+
+
+def check_same_vocabulary(tokenizer: VaswaniTokenizer, source: str) -> None:
+    """Raises ArgumentsError where a pre-trained model's own tokenizer is another one than the run's."""
+    if not (Path(source) / "tokenizer.json").is_file():
+        return
+    former = VaswaniTokenizer.from_pretrained(source).get_vocab()
+    if former != tokenizer.get_vocab():
+        raise ArgumentsError(
+            f"tokenizer: '{source}' was trained with another vocabulary ({len(former):,} tokens) than this run's "
+            f"({len(tokenizer):,}): leave tokenizer out to go on with that one, or put the new one onto init_from with "
+            "new_vocabulary: true."
+        )
 
 
 def make_task(arguments: TranslationArguments, data: TrainingData, model: transformers.PreTrainedModel) -> Task:

@@ -43,6 +43,7 @@ from .modeling_vaswani_encoder import (
 from .modeling_vaswani_vision import VaswaniForImageClassification, VaswaniVisionModel
 from .pipeline_vaswani import LANGUAGES_IN_NAME, SummarizationPipeline, TranslationPipeline
 from .tokenization_vaswani import VaswaniTokenizer
+from .transfer_vaswani import TransferError, VocabularyTransfer, transfer_vocabulary
 
 __version__ = "0.1.0"
 
@@ -137,6 +138,7 @@ __all__ = [
     "PRESETS",
     "HubError",
     "SummarizationPipeline",
+    "TransferError",
     "TranslationPipeline",
     "VaswaniConfig",
     "VaswaniDecoderConfig",
@@ -157,8 +159,10 @@ __all__ = [
     "VaswaniTokenizer",
     "VaswaniVisionConfig",
     "VaswaniVisionModel",
+    "VocabularyTransfer",
     "__version__",
     "constrained_beam_search",
     "push_to_hub",
     "save_with_code",
+    "transfer_vocabulary",
 ]

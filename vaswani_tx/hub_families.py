@@ -50,6 +50,7 @@ _SHARED_CODE = (
     "loss_vaswani.py",
     "modeling_vaswani.py",
     "phrases_vaswani.py",
+    "transfer_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
 # Slow and fast class: transformers 5 asks for the second.

@@ -35,6 +35,7 @@ from .layers_vaswani import (
     leading_padding,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
+from .transfer_vaswani import FromStacksMixin
 
 # What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
 ENCODER_EXTRAS = ("queries", "keys")
@@ -435,7 +436,9 @@ class VaswaniLanguageHead:
         return loss, None if skip_logits else logits
 
 
-class VaswaniForConditionalGeneration(VaswaniLanguageHead, VaswaniPreTrainedModel, VaswaniGenerationMixin):
+class VaswaniForConditionalGeneration(
+    VaswaniLanguageHead, FromStacksMixin, VaswaniPreTrainedModel, VaswaniGenerationMixin
+):
     """The whole of figure 1: encoder, decoder, and the projection to the vocabulary, tied to the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
