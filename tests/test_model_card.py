@@ -179,6 +179,16 @@ def test_numbers_that_are_none_are_left_out(run, tmp_path):
 NASTY = "a|b `c` <script>alert(1)</script> [x](javascript:y) *d*\n---\n# e: \u202e{f} ``` \x00"
 
 
+def test_a_length_penalty_given_to_the_evaluation_is_the_one_that_is_told(run, tmp_path):
+    given = score(run / "averaged")
+    given["settings"] |= {"length_penalty": 1.0}
+    given["settings"]["generation"] |= {"length_penalty": 1.0}  # beside the model's own gnmt_alpha
+    (tmp_path / "scores.json").write_text(json.dumps(given))
+    results = sections(make_card(run / "averaged", evaluations=[tmp_path / "scores.json"]))["Results"]
+    first = next(line for line in results.splitlines() if "37.93" in line)
+    assert "beam 4, log P / length^1, at most" in first and "GNMT" not in first
+
+
 def test_foreign_text_stays_text(run, tmp_path):
     nasty = score(run / "averaged")
     nasty["bleu_signature"] = NASTY

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from transformers import AutoConfig
 
 from training import evaluate_translation
 from training.checkpoints import CheckpointError, atomic_text, latest_checkpoint, read_state
@@ -53,7 +54,6 @@ from training.sweep_rows import (
     make_config,
     read_sweep,
 )
-from vaswani_tx import VaswaniConfig
 
 TRAIN, EVALUATE = "training.train_translation", "training.evaluate_translation"
 LAUNCHER = "accelerate.commands.launch"
@@ -256,7 +256,7 @@ def row_results(row: Row, problem: str | None = None) -> dict[str, Any]:
         "state": problem or done,
         "updates": state.get("step", 0),
         "minutes": round(state.get("seconds", 0.0) / 60, 1),
-        "parameters": count_parameters(VaswaniConfig.from_pretrained(newest)) if newest else None,
+        "parameters": count_parameters(AutoConfig.from_pretrained(newest)) if newest else None,
         "scored": scored_model(row).name if result else None,
         "sentences": result.get("sentences"),
         "perplexity": result.get("perplexity"),

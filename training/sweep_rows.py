@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from training.architectures import ARCHITECTURES
 from training.arguments import TranslationArguments, parse_arguments
 from training.checkpoints import CheckpointError
 from training.recipe_keys import UniqueKeyLoader
 from training.run_folder import RunError, RunFolder
-from vaswani_tx import PRESETS, VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.configuration_vaswani import nearest
 
 KEYS = ("title", "recipe", "output_dir", "set", "evaluation", "rows", "grid", "note")
@@ -55,8 +56,9 @@ class Row:
     def changed(self) -> str:
         """What differs from the recipe, a preset's fields in place of its name."""
         shown: dict[str, Any] = {}
+        presets = ARCHITECTURES[self.arguments.architecture].presets
         for key, value in self.changes.items():
-            shown |= PRESETS[value] if key == "preset" else {key.removeprefix("model."): value}
+            shown |= presets[value] if key == "preset" else {key.removeprefix("model."): value}
         return ", ".join(f"{key} {value}" for key, value in shown.items()) or "-"
 
 
@@ -282,16 +284,17 @@ def _check_folder(path: Path, row: Row) -> None:
         raise SweepError(f"{path}, row {row.name}: {error}") from error
 
 
-def make_config(arguments: TranslationArguments) -> VaswaniConfig:
+def make_config(arguments: TranslationArguments) -> PreTrainedConfig:
     """The configuration of the model that a recipe would train, with the vocabulary that it asks for."""
     fields = {"vocab_size": arguments.tokenizer_vocab_size} if arguments.tokenizer_vocab_size else {}
-    return VaswaniConfig.from_preset(arguments.preset, **(fields | arguments.model))
+    kind = ARCHITECTURES[arguments.architecture]
+    return kind.config_class.from_preset(arguments.preset, **(fields | arguments.model))
 
 
-def count_parameters(config: VaswaniConfig) -> int:
+def count_parameters(config: PreTrainedConfig) -> int:
     """The exact number of weights, tied ones once; no memory is taken."""
     with torch.device("meta"):
-        model = VaswaniForConditionalGeneration(config)
+        model = AutoModelForSeq2SeqLM.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-import vaswani_tx  # noqa: F401  registers the Auto classes
+import training.architectures  # noqa: F401  registers the Auto classes
 from training.checkpoints import CheckpointError, check_folder, load_pretrained
 
 LABEL_PADDING = -100

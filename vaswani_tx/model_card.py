@@ -342,8 +342,12 @@ def _licence(about: About, code: bool) -> str:
 
 
 def _generation(score: dict[str, Any]) -> dict[str, Any]:
-    found = score.get("settings", {}).get("generation")
-    return found if isinstance(found, dict) else {}
+    settings = score.get("settings", {})
+    found = settings.get("generation")
+    if not isinstance(found, dict):
+        return {}
+    # A penalty given to the evaluation wins over the model's own.
+    return {**found, "gnmt_alpha": None} if is_number(settings.get("length_penalty")) else found
 
 
 def _decoding(generation: Mapping[str, Any]) -> str:
@@ -354,6 +358,8 @@ def _decoding(generation: Mapping[str, Any]) -> str:
         words.append("greedy" if beams == 1 else f"beam {beams}")
     if is_number(alpha) and alpha and beams != 1:
         words.append(f"GNMT penalty {alpha}")
+    elif is_number(generation.get("length_penalty")) and beams != 1:
+        words.append(f"log P / length^{generation['length_penalty']:g}")
     if is_number(extra):
         words.append(f"at most source + {extra} tokens")
     return ", ".join(words)

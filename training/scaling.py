@@ -1,0 +1,206 @@
+"""Trains a ladder of sizes on one corpus, fits the power laws of the loss in parameters and compute, and draws them.
+
+    python -m training.scaling training/sweeps/scaling_tatoeba.yaml --output-dir runs/scaling --dry-run
+    python -m training.scaling training/sweeps/scaling_tatoeba.yaml --output-dir runs/scaling
+
+Every further flag is one of the training command's, for all sizes. A size trains into OUTPUT_DIR/SIZE-seedN; finished
+ones are skipped and a stopped one resumes when the same command is given again. OUTPUT_DIR gets `scaling.json` (every
+number), `scaling.md` (the table) and `scaling.png`; `--only-fit` makes them anew from what has been trained. SIGTERM
+and Ctrl-C let the run at hand save first; the exit status is then 128 plus the signal's number. A file or flag that
+cannot be used ends with status 2 before anything starts.
+
+A ladder is a YAML mapping:
+
+    title: what the picture is called            # may be left out
+    command: train_causal_lm                     # or train_masked_lm, train_translation
+    recipe: ../recipes/causal_lm/tatoeba_en.yaml # beside this file; base of all sizes
+    set: {max_steps: 1000, eval_every: 100}      # keys of the recipe for all sizes
+    seeds: [1, 2]                                # every size is trained with each; they give the error bars
+    sizes:
+      d64: {model.d_model: 64, model.d_ff: 256}  # keys of the recipe for this size
+      d128: {model.d_model: 128, model.d_ff: 512}
+
+All sizes see the same number of updates; the loss is the validation loss in nats a token, at the end of a run and at
+each validation on the way. See `training/scaling_fit.py` for what is fitted.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.checkpoints import atomic_text
+from training.launch import say
+from training.recipe_keys import ArgumentsError, UniqueKeyLoader, check_known, parse
+from training.run_arguments import RunArguments
+from training.run_folder import RunFolder
+from training.scaling_drawing import draw
+from training.scaling_fit import FitError, fit_all, read_run, table
+from training.sweep import Commands
+
+KEYS = ("title", "command", "recipe", "set", "seeds", "sizes")
+COMMANDS = ("train_causal_lm", "train_masked_lm", "train_translation")
+
+
+class LadderError(ValueError):
+    """A ladder that cannot be trained; the message names file and key, and the mend."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One run of the ladder: a size with a seed, and the training command's words."""
+
+    size: str
+    seed: int
+    words: list[str]
+    arguments: RunArguments
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return f"{self.size}-seed{self.seed}"
+
+    @property
+    def folder(self) -> RunFolder:
+        """Its run folder."""
+        return RunFolder(self.arguments.output_dir)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a ladder's file says, checked."""
+
+    title: str
+    command: str
+    rungs: list[Rung]
+    output_dir: Path
+
+
+def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> Ladder:
+    """Reads a ladder's file; raises LadderError or ArgumentsError, naming file and key, where it cannot be used."""
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LadderError(f"The ladder '{path}' cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise LadderError(f"{path} must be a mapping with the keys {', '.join(KEYS)}.")
+    for key in content:
+        try:
+            check_known(str(key), KEYS, f"{path}: unknown key '{key}'")
+        except ArgumentsError as error:
+            raise LadderError(str(error)) from None
+    command = content.get("command", COMMANDS[0])
+    if command not in COMMANDS:
+        raise LadderError(f"{path}: command must be one of {', '.join(COMMANDS)}, not {command!r}.")
+    sizes, seeds = content.get("sizes"), content.get("seeds", [1])
+    if not isinstance(sizes, dict) or len(sizes) < 3 or not all(isinstance(value, dict) for value in sizes.values()):
+        raise LadderError(f"{path}: sizes must map at least three names to keys of the recipe: two fix any line.")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise LadderError(f"{path}: seeds must be a list of whole numbers, not {seeds!r}.")
+    if not content.get("recipe"):
+        raise LadderError(f"{path}: recipe is missing.")
+    recipe = path.parent / content["recipe"]
+    rungs = []
+    for size, own in sizes.items():
+        for seed in seeds:
+            changes = {**(content.get("set") or {}), **own, "seed": seed}
+            words = [os.path.normpath(recipe), *flags, *(_flag(key, value) for key, value in changes.items())]
+            words.append(f"--output-dir={Path(output_dir) / f'{size}-seed{seed}'}")
+            arguments = parse(words, _kind(command))
+            arguments.check_for_training()
+            rungs.append(Rung(str(size), seed, words, arguments))
+    return Ladder(content.get("title") or path.stem, command, rungs, Path(output_dir))
+
+
+def _kind(command: str) -> type[RunArguments]:
+    """The dataclass of a training command's keys."""
+    return importlib.import_module(f"training.{command}").ARGUMENTS
+
+
+def _flag(key: str, value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n").removesuffix("\n...")
+    return f"--{key}={text}"
+
+
+def training_command(ladder: Ladder, rung: Rung) -> list[str]:
+    """The command line that trains a rung, with the tokenizer of the first one where the recipe has one trained."""
+    words = [sys.executable, "-m", f"training.{ladder.command}", *rung.words]
+    first = ladder.rungs[0].folder.tokenizer
+    if rung is not ladder.rungs[0] and not getattr(rung.arguments, "tokenizer", None) and first.is_dir():
+        words.append(f"--tokenizer={first}")
+    return words
+
+
+def train_ladder(ladder: Ladder) -> int:
+    """Trains what is left to train, from the smallest on; returns the command's exit status."""
+    failed = []
+    with Commands() as commands:
+        for number, rung in enumerate(ladder.rungs, start=1):
+            if rung.folder.finished.exists():
+                continue
+            say(f"{rung.name} ({number} of {len(ladder.rungs)})")
+            status = commands.run(training_command(ladder, rung))
+            if commands.signum:
+                say(f"stopped by {signal.Signals(commands.signum).name}; the same command goes on from there.")
+                return 128 + commands.signum
+            if status:
+                failed.append(rung.name)
+                say(f"{rung.name} failed with status {status}; going on with the next one.")
+    if failed:
+        say(f"not trained: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def conclude(ladder: Ladder) -> None:
+    """Fits, writes and draws what has been trained; raises FitError where that is too little."""
+    runs = [read_run(rung.size, rung.seed, rung.folder) for rung in ladder.rungs if rung.folder.finished.exists()]
+    result = {"title": ladder.title, "command": ladder.command, **fit_all(runs)}
+    text = table(result)
+    atomic_text(ladder.output_dir / "scaling.json", json.dumps(result, indent=1) + "\n")
+    atomic_text(ladder.output_dir / "scaling.md", text)
+    draw(result, ladder.output_dir / "scaling.png")
+    print(text)
+    say(f"results: {ladder.output_dir / 'scaling.md'}, scaling.json, scaling.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    usage = "%(prog)s FILE --output-dir DIR [--dry-run] [--only-fit] [--KEY VALUE ...]"
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m training.scaling", description=__doc__, formatter_class=form, usage=usage, allow_abbrev=False
+    )
+    parser.add_argument("file", help="ladder of sizes")
+    parser.add_argument("--output-dir", "--output_dir", required=True, metavar="DIR", help="place of runs and results")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands, start nothing")
+    parser.add_argument("--only-fit", action="store_true", help="train nothing, fit and draw what is there")
+    options, flags = parser.parse_known_args(argv)
+    try:
+        ladder = read_ladder(options.file, flags, options.output_dir)
+        if options.dry_run:
+            for rung in ladder.rungs:
+                print(f"{rung.name}: {shlex.join(training_command(ladder, rung))}")
+            return 0
+        status = 0 if options.only_fit else train_ladder(ladder)
+        if status < 128:
+            conclude(ladder)
+        return status
+    except FitError as error:
+        say(f"error: {error}")
+        return 1
+    except ValueError as error:
+        say(f"error: {error}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
