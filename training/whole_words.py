@@ -31,8 +31,8 @@ def train_with_whole_words(
     words = check_whole_words(words)
     if vocab_size < MINIMAL_VOCAB_SIZE + len(words):
         raise DataError(
-            f"A vocabulary of {vocab_size} entries does not hold {len(words)} whole words, the 4 special tokens and the "
-            f"256 bytes: give at least {MINIMAL_VOCAB_SIZE + len(words)}."
+            f"A vocabulary of {vocab_size} entries does not hold {len(words)} whole words, the 4 special tokens and "
+            f"the 256 bytes: give at least {MINIMAL_VOCAB_SIZE + len(words)}."
         )
     tokenizer = VaswaniTokenizer.train(_without(corpus, set(words)), vocab_size - len(words), min_frequency, **kwargs)
     return add_whole_words(tokenizer, words)

@@ -1,0 +1,205 @@
+"""Bracketing scores by the definition of evalb with its parameter file COLLINS.prm, as parsing results are published.
+
+    python -m training.parsing.evalb GOLD TEST
+
+Both files hold one tree a line; a blank line in TEST is a sentence that the parser gave up (evalb's "skip").
+
+What counts, for each pair of trees:
+
+- Words with the tags `, : `` '' .` and -NONE- are removed before positions are counted. If the trees then differ in
+  length or in a word, the sentence is an error; errors and skipped sentences are counted and enter no score.
+- Brackets are (label, start, end) of every constituent, as a multiset: two equal ones need two partners. Labels end at
+  the first `-` or `=`, PRT is ADVP; TOP, ROOT and S1 and constituents without a word do not count.
+- Recall and precision are matched brackets over those of the gold trees and of the test trees, summed over sentences.
+- Complete match: sentences with all brackets right. Crossing: test brackets that overlap some gold bracket without
+  holding it or being held. Tagging accuracy: over the words that are left.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.parsing.trees import Tree, TreeError, parse_trees
+from training.scoring import aligned, read_lines
+
+REMOVED_TAGS = frozenset({"-NONE-", ",", ":", "``", "''", "."})
+UNCOUNTED = REMOVED_TAGS | {"TOP", "ROOT", "S1"}
+EQUAL_LABELS = {"PRT": "ADVP"}
+
+
+@dataclass(frozen=True)
+class SentenceScore:
+    """The counts of one sentence; all are 0 where `status` is not "valid"."""
+
+    status: str = "valid"  # or "error", "skip"
+    matched: int = 0
+    gold: int = 0
+    test: int = 0
+    crossing: int = 0
+    words: int = 0
+    correct_tags: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sentence has all brackets of the gold tree and no other."""
+        return self.status == "valid" and self.gold == self.test == self.matched
+
+
+def score_sentence(gold: Tree, test: Tree | None, labelled: bool = True) -> SentenceScore:
+    """Compare two trees over one sentence; `test` None is a sentence that was given up.
+
+    Args:
+        labelled: False compares spans alone.
+    """
+    test_words, test_brackets = _brackets(test) if test is not None else ([], [])
+    if not test_words:
+        return SentenceScore("skip")
+    gold_words, gold_brackets = _brackets(gold)
+    if [leaf.word for leaf in gold_words] != [leaf.word for leaf in test_words]:
+        return SentenceScore("error")
+    if not labelled:
+        gold_brackets, test_brackets = ([("", *span) for _, *span in side] for side in (gold_brackets, test_brackets))
+    matched = Counter(gold_brackets) & Counter(test_brackets)
+    spans = {(start, end) for _, start, end in gold_brackets}
+    crossing = sum(any(_cross(span, (start, end)) for span in spans) for _, start, end in test_brackets)
+    pairs = zip(gold_words, test_words, strict=True)
+    return SentenceScore(
+        matched=matched.total(),
+        gold=len(gold_brackets),
+        test=len(test_brackets),
+        crossing=crossing,
+        words=len(gold_words),
+        correct_tags=sum(_equal(one.label) == _equal(other.label) for one, other in pairs),
+    )
+
+
+def score_trees(gold: Sequence[Tree], test: Sequence[Tree | None], labelled: bool = True) -> dict[str, float | int]:
+    """The scores of a whole test set, as `summarise` gives them; ValueError if the numbers of trees differ."""
+    if len(gold) != len(test):
+        raise ValueError(f"{len(gold)} gold trees but {len(test)} to score: give one for each sentence")
+    return summarise([score_sentence(*pair, labelled) for pair in zip(gold, test, strict=True)])
+
+
+def summarise(scores: Iterable[SentenceScore]) -> dict[str, float | int]:
+    """evalb's summary: shares in percent, `average_crossing` in brackets a sentence; 0 where there is nothing to share.
+
+    Keys: sentences, errors, skipped, valid, recall, precision, f1, complete_match, average_crossing, no_crossing,
+    two_or_less_crossing, tagging_accuracy.
+    """
+    scores = list(scores)
+    valid = [score for score in scores if score.status == "valid"]
+    names = [name for name in SentenceScore.__annotations__ if name != "status"]
+    total = {name: sum(getattr(score, name) for score in valid) for name in names}
+    recall, precision = _percent(total["matched"], total["gold"]), _percent(total["matched"], total["test"])
+    return {
+        "sentences": len(scores),
+        "errors": sum(score.status == "error" for score in scores),
+        "skipped": sum(score.status == "skip" for score in scores),
+        "valid": len(valid),
+        "recall": recall,
+        "precision": precision,
+        "f1": 2 * recall * precision / (recall + precision) if recall + precision else 0.0,
+        "complete_match": _percent(sum(score.complete for score in valid), len(valid)),
+        "average_crossing": total["crossing"] / len(valid) if valid else 0.0,
+        "no_crossing": _percent(sum(score.crossing == 0 for score in valid), len(valid)),
+        "two_or_less_crossing": _percent(sum(score.crossing <= 2 for score in valid), len(valid)),
+        "tagging_accuracy": _percent(total["correct_tags"], total["words"]),
+    }
+
+
+def report(summary: dict[str, float | int], tags: bool = True) -> str:
+    """The summary as lines for people; `tags` False leaves the tagging accuracy away, where tags were not predicted."""
+    rows = [
+        ("sentences", f"{summary['sentences']}   ({summary['errors']} errors, {summary['skipped']} skipped)"),
+        ("labelled recall", f"{summary['recall']:.2f}"),
+        ("labelled precision", f"{summary['precision']:.2f}"),
+        ("labelled F1", f"{summary['f1']:.2f}"),
+        ("complete match", f"{summary['complete_match']:.2f} %"),
+        ("average crossing", f"{summary['average_crossing']:.2f}"),
+        ("no crossing", f"{summary['no_crossing']:.2f} %"),
+        ("2 or less crossing", f"{summary['two_or_less_crossing']:.2f} %"),
+    ]
+    if tags:
+        rows.append(("tagging accuracy", f"{summary['tagging_accuracy']:.2f} %"))
+    return "\n".join(aligned(rows))
+
+
+def read_lines_of_trees(path: str | Path) -> list[Tree | None]:
+    """One tree a line, None for a blank line; TreeError names file and line of anything else."""
+    trees: list[Tree | None] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            found = parse_trees(line, str(path))
+        except TreeError as error:
+            # The reader counts lines within this one line.
+            raise TreeError(str(error).replace(f"{path}, line 1:", f"{path}, line {number}:", 1)) from None
+        if len(found) > 1:
+            raise TreeError(f"{path}, line {number}: {len(found)} trees stand on one line. Write one tree a line.")
+        trees.append(found[0] if found else None)
+    return trees
+
+
+def _brackets(tree: Tree) -> tuple[list[Tree], list[tuple[str, int, int]]]:
+    """The words that count, and (label, start, end) of the brackets that do, positions counted over these words."""
+    words: list[Tree] = []
+    brackets: list[tuple[str, int, int]] = []
+
+    def visit(node: Tree) -> None:
+        if node.is_leaf:
+            if node.label not in REMOVED_TAGS:
+                words.append(node)
+            return
+        start = len(words)
+        for child in node.children:
+            visit(child)
+        label = node.label.split("-")[0].split("=")[0]
+        if len(words) > start and label not in UNCOUNTED:
+            brackets.append((_equal(label), start, len(words)))
+
+    visit(tree)
+    return words, brackets
+
+
+def _equal(label: str) -> str:
+    return EQUAL_LABELS.get(label, label)
+
+
+def _cross(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two spans overlap and neither holds the other."""
+    return one[0] < other[0] < one[1] < other[1] or other[0] < one[0] < other[1] < one[1]
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100.0 * part / whole if whole else 0.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score a file against another; 2 with one line on stderr for files that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.parsing.evalb",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("gold", help="gold trees, one a line")
+    parser.add_argument("test", help="trees to score, one a line, blank where there is none")
+    options = parser.parse_args(argv)
+    try:
+        gold, test = read_lines_of_trees(options.gold), read_lines_of_trees(options.test)
+        if None in gold:
+            raise TreeError(f"{options.gold}, line {gold.index(None) + 1}: a gold tree is missing.")
+        if len(gold) != len(test):
+            raise TreeError(
+                f"{options.gold} has {len(gold)} trees but {options.test} {len(test)}: one for each sentence."
+            )
+        print(report(score_trees(gold, test)))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

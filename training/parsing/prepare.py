@@ -1,0 +1,163 @@
+"""From treebank files to what `train_translation` takes: words and linearised trees, line by line, and a vocabulary.
+
+    python -m training.parsing.prepare --train wsj/02 ... wsj/21 --validation wsj/22 --test wsj/23 --output data/wsj
+    python -m training.train_translation training/recipes/wsj_parsing.yaml
+    python -m training.parsing.evaluate --model runs/wsj_parsing/averaged --trees data/wsj/test.mrg
+
+Files or folders in Penn Treebank brackets. Traces and function tags are removed (training/parsing/trees.py). OUTPUT
+gets for each part PART.words (a sentence a line), PART.trees (its linearised tree), PART.mrg (the cleaned tree), and
+`tokenizer/`, a joint vocabulary learned on the training part in which every symbol of a tree is one token, with
+`symbols.txt` and `parsing.json` (counts, settings). It is there whole or not at all.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.checkpoints import atomic_folder
+from training.parsing.linear import LEAVES, linearise, symbols_of
+from training.parsing.trees import Tree, TreeError, clean_tree, plain_word, read_trees, write_trees
+from training.whole_words import train_with_whole_words
+
+PARTS = ("train", "validation", "test")
+MARK = "parsing.json"
+
+
+def clean_trees(paths: Sequence[str | Path]) -> tuple[list[Tree], int]:
+    """The cleaned trees of files and folders, and how many held nothing but traces; TreeError if none is left."""
+    cleaned = [clean_tree(tree) for tree in read_trees(paths)]
+    trees = [tree for tree in cleaned if tree is not None]
+    if not trees:
+        raise TreeError(f"{', '.join(map(str, paths))}: no tree holds a word.")
+    return trees, len(cleaned) - len(trees)
+
+
+def sentence(tree: Tree) -> str:
+    """The source side: the plain words, parted by spaces."""
+    return " ".join(plain_word(word) for word in tree.words())
+
+
+def write_parts(
+    parts: dict[str, list[Tree]],
+    folder: Path,
+    vocab_size: int,
+    leaves: str = "XX",
+    dropped: dict[str, int] | None = None,
+    replace: bool = False,
+    **notes: Any,
+) -> dict[str, Any]:
+    """Write the parts of a treebank and the vocabulary of `parts["train"]` as the module's head says.
+
+    Args:
+        parts: cleaned trees by name.
+        vocab_size: entries, the symbols, 4 special tokens and 256 bytes included.
+        leaves: what stands for a word in a linearised tree, one of LEAVES (training/parsing/linear.py).
+        dropped: how many trees of each part held no word; for the report.
+        replace: exchange an existing folder.
+        notes: further entries of `parsing.json`, which is returned.
+    """
+    symbols = symbols_of(parts["train"], leaves)
+    lines = {
+        name: ([sentence(tree) for tree in trees], [linearise(tree, leaves) for tree in trees])
+        for name, trees in parts.items()
+    }
+    tokenizer = train_with_whole_words(iter(lines["train"]), symbols, vocab_size, show_progress=False)
+    report: dict[str, Any] = {"leaves": leaves, "vocabulary": len(tokenizer), "symbols": len(symbols), **notes}
+    unknown = {name: set(symbols_of(trees, leaves)) - set(symbols) for name, trees in parts.items()}
+    report["parts"] = {name: _measure(parts[name], lines[name], unknown[name], tokenizer) for name in parts}
+    for name, count in (dropped or {}).items():
+        report["parts"][name]["dropped"] = count
+    with atomic_folder(folder, replace=replace) as place:
+        for name, trees in parts.items():
+            for suffix, texts in zip(("words", "trees"), lines[name], strict=True):
+                (place / f"{name}.{suffix}").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+            (place / f"{name}.mrg").write_text(write_trees(trees), encoding="utf-8")
+        (place / "symbols.txt").write_text("".join(f"{symbol}\n" for symbol in symbols), encoding="utf-8")
+        (place / MARK).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tokenizer.save_pretrained(place / "tokenizer")
+    return report
+
+
+def describe(report: dict[str, Any]) -> Iterator[str]:
+    """The report as lines for people."""
+    for name, part in report["parts"].items():
+        line = f"{name}: {part['trees']:,} trees, {part['words'] / part['trees']:.1f} words and "
+        line += f"{part['symbols'] / part['trees']:.1f} symbols a tree; longest {part['longest_source']} and "
+        line += f"{part['longest_target']} tokens"
+        if part["dropped"]:
+            line += f"; {part['dropped']} without a word dropped"
+        if part["unknown_symbols"]:
+            line += f"; symbols that the training part lacks: {' '.join(part['unknown_symbols'])}"
+        yield line
+    yield f"vocabulary: {report['vocabulary']:,} entries, {report['symbols']} of them symbols of trees"
+
+
+def _measure(
+    trees: list[Tree], lines: tuple[list[str], list[str]], unknown: set[str], tokenizer: Any
+) -> dict[str, Any]:
+    """Counts of one part; its longest source and target in tokens are what the recipe's limits must hold."""
+    longest = [max(map(len, tokenizer(texts, verbose=False)["input_ids"])) for texts in lines]
+    return {
+        "trees": len(trees),
+        "words": sum(len(tree.words()) for tree in trees),
+        "symbols": sum(len(line.split()) for line in lines[1]),
+        "longest_source": longest[0],
+        "longest_target": longest[1],
+        "unknown_symbols": sorted(unknown),
+        "dropped": 0,
+    }
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.parsing.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in PARTS:
+        parser.add_argument(
+            f"--{name}", nargs="+", required=name == "train", metavar="PATH", help=f"trees of the {name} part"
+        )
+    parser.add_argument("--vocab-size", type=int, default=16000, help="entries of the vocabulary (16000, the paper's)")
+    parser.add_argument("--leaves", choices=LEAVES, default="XX", help="what stands for a word in a tree (XX)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
+    return parser.parse_args(argv)
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Raise TreeError unless `folder` may be written: absent, empty, or with `overwrite` written by this command."""
+    if folder.exists() and not folder.is_dir():
+        raise TreeError(f"{folder} is a file: give a folder as --output.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / MARK).is_file():
+            raise TreeError(f"{folder} holds other files: give another --output.")
+        if not overwrite:
+            raise TreeError(f"{folder} exists: give another --output, or --overwrite to replace it.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 2 with one line on stderr for input that cannot be used."""
+    options = parse(argv)
+    try:
+        check_output(options.output, options.overwrite)
+        given = {name: getattr(options, name) for name in PARTS if getattr(options, name)}
+        read = {name: clean_trees(paths) for name, paths in given.items()}
+        parts = {name: trees for name, (trees, _) in read.items()}
+        dropped = {name: count for name, (_, count) in read.items()}
+        replace = options.output.exists()
+        report = write_parts(parts, options.output, options.vocab_size, options.leaves, dropped, replace, files=given)
+        print("\n".join(describe(report)))
+        print(f"written to {options.output}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
