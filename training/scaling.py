@@ -1,7 +1,7 @@
 """Trains a ladder of sizes on one corpus, fits the power laws of the loss in parameters and compute, and draws them.
 
-    python -m training.scaling training/sweeps/scaling_tatoeba.yaml --output-dir runs/scaling --dry-run
-    python -m training.scaling training/sweeps/scaling_tatoeba.yaml --output-dir runs/scaling
+    python -m training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling --dry-run
+    python -m training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling
 
 Every further flag is one of the training command's, for all sizes. A size trains into OUTPUT_DIR/SIZE-seedN; finished
 ones are skipped and a stopped one resumes when the same command is given again. OUTPUT_DIR gets `scaling.json` (every
@@ -25,7 +25,6 @@ each validation on the way. See `training/scaling_fit.py` for what is fitted.
 """
 
 import argparse
-import importlib
 import json
 import os
 import shlex
@@ -37,8 +36,10 @@ from typing import Any
 
 import yaml
 
+from training.arguments import TranslationArguments
 from training.checkpoints import atomic_text
 from training.launch import say
+from training.lm_arguments import CausalArguments, MaskedArguments
 from training.recipe_keys import ArgumentsError, UniqueKeyLoader, check_known, parse
 from training.run_arguments import RunArguments
 from training.run_folder import RunFolder
@@ -47,7 +48,11 @@ from training.scaling_fit import FitError, fit_all, read_run, table
 from training.sweep import Commands
 
 KEYS = ("title", "command", "recipe", "set", "seeds", "sizes")
-COMMANDS = ("train_causal_lm", "train_masked_lm", "train_translation")
+KINDS: dict[str, type[RunArguments]] = {
+    "train_causal_lm": CausalArguments,
+    "train_masked_lm": MaskedArguments,
+    "train_translation": TranslationArguments,
+}
 
 
 class LadderError(ValueError):
@@ -98,9 +103,9 @@ def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> L
             check_known(str(key), KEYS, f"{path}: unknown key '{key}'")
         except ArgumentsError as error:
             raise LadderError(str(error)) from None
-    command = content.get("command", COMMANDS[0])
-    if command not in COMMANDS:
-        raise LadderError(f"{path}: command must be one of {', '.join(COMMANDS)}, not {command!r}.")
+    command = content.get("command", "train_causal_lm")
+    if command not in KINDS:
+        raise LadderError(f"{path}: command must be one of {', '.join(KINDS)}, not {command!r}.")
     sizes, seeds = content.get("sizes"), content.get("seeds", [1])
     if not isinstance(sizes, dict) or len(sizes) < 3 or not all(isinstance(value, dict) for value in sizes.values()):
         raise LadderError(f"{path}: sizes must map at least three names to keys of the recipe: two fix any line.")
@@ -115,15 +120,10 @@ def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> L
             changes = {**(content.get("set") or {}), **own, "seed": seed}
             words = [os.path.normpath(recipe), *flags, *(_flag(key, value) for key, value in changes.items())]
             words.append(f"--output-dir={Path(output_dir) / f'{size}-seed{seed}'}")
-            arguments = parse(words, _kind(command))
+            arguments = parse(words, KINDS[command])
             arguments.check_for_training()
             rungs.append(Rung(str(size), seed, words, arguments))
     return Ladder(content.get("title") or path.stem, command, rungs, Path(output_dir))
-
-
-def _kind(command: str) -> type[RunArguments]:
-    """The dataclass of a training command's keys."""
-    return importlib.import_module(f"training.{command}").ARGUMENTS
 
 
 def _flag(key: str, value: Any) -> str:

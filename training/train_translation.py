@@ -39,8 +39,6 @@ from training.validation import Validator
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
 from vaswani_tx.loss_vaswani import uniform_over_others
 
-ARGUMENTS = TranslationArguments
-
 
 def train(arguments: TranslationArguments) -> None:
     """Trains as the arguments say, then averages and scores; raises ValueError for all that a user can mend."""
