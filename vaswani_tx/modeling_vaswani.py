@@ -65,6 +65,11 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
+def _for_each_row(position_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
+    """Give positions [B, L]; they may be given as [1, L] or [L] for all rows of the batch."""
+    return None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
+
+
 def _same_document(position_ids: torch.Tensor | None):
     """Give the rule that a position sees its own document only, or None where `position_ids` [B, L] show but one."""
     documents = None if position_ids is None else find_packed_sequence_indices(position_ids)
@@ -111,6 +116,9 @@ class VaswaniPreTrainedModel(PreTrainedModel):
 class VaswaniStack(VaswaniPreTrainedModel):
     """An embedding layer, N layers, and the further LayerNorm that some checkpoints have (the paper has none)."""
 
+    # FSDP gathers one layer at a time; the embedding, which stacks and output share, stays with the whole model.
+    _fsdp_plan = {"layers.*": "free_full_weight"}
+
     def _build(self, layers: list[nn.Module]):
         config = self.config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
@@ -144,6 +152,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
         cache = past_key_values
         if isinstance(cache, EncoderDecoderCache):
             cache = cache.self_attention_cache
+        position_ids = _for_each_row(position_ids, inputs_embeds)
         padding = leading_padding(attention_mask)
         attention_mask = create_causal_mask(
             config=self.config,
@@ -212,6 +221,7 @@ class VaswaniEncoder(VaswaniStack):
             `output_queries`, `output_keys` as tuples with an entry a layer.
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds, "")
+        position_ids = _for_each_row(position_ids, inputs_embeds)
         padding = leading_padding(attention_mask)
         attention_mask = create_bidirectional_mask(
             config=self.config,
@@ -310,6 +320,8 @@ class VaswaniModel(VaswaniPreTrainedModel):
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     }
+    # transformers itself shards the stacks' `embed_tokens`, by rows: the matrix that they are tied to must be as well.
+    _tp_plan = {"shared": "embedding_rowwise"}
 
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
@@ -411,6 +423,12 @@ class VaswaniModel(VaswaniPreTrainedModel):
         return outputs
 
 
+def _is_plain(layer: nn.Module) -> bool:
+    """Tell whether weight and bias alone are what the layer computes with: no adapter, shard, quantisation or hook."""
+    is_linear = type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, torch.Tensor)
+    return is_linear and "forward" not in vars(layer) and not layer._forward_pre_hooks
+
+
 class VaswaniLanguageHead:
     """What models with a projection to the vocabulary share: `lm_head` (section 3.4) and the loss of section 5.4."""
 
@@ -424,9 +442,9 @@ class VaswaniLanguageHead:
 
     def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
         """Project [B, T, D] to logits [B, T, V] and give them with their loss; each may be None."""
+        head = self.lm_head
         # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
-        if labels is not None and skip_logits and not torch.compiler.is_compiling():
-            head = self.lm_head
+        if labels is not None and skip_logits and _is_plain(head) and not torch.compiler.is_compiling():
             return linear_smoothed_cross_entropy(hidden_states, head.weight, head.bias, labels, **settings), None
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden_states[:, kept, :])

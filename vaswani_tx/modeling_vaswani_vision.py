@@ -57,7 +57,7 @@ class VaswaniLearnedPatches(nn.Embedding):
         self.grid = grid
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Give the embedding of the class token and the patches, [1 + P, D]; bicubic between patches for other grids."""
+        """Give the embedding of the class token and the patches, [1 + P, D], bicubic in between for other grids."""
         if grid == self.grid:
             return self.weight
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
@@ -152,11 +152,14 @@ class VaswaniVisionModel(VaswaniVisionPreTrainedModel):
 
     _can_record_outputs = VaswaniEncoder._can_record_outputs
     _tp_plan = VaswaniEncoder._tp_plan
+    _fsdp_plan = VaswaniEncoder._fsdp_plan
 
     def __init__(self, config: VaswaniVisionConfig):
         super().__init__(config)
         self.embedding = VaswaniPatchEmbedding(config)
-        self.layers = nn.ModuleList(VaswaniEncoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            VaswaniEncoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+        )
         self.final_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else None
         self.gradient_checkpointing = False
         self.post_init()
