@@ -38,7 +38,7 @@ class ImageValidator:
         start = time.monotonic()
         loss, self.confusion = self._run(model)
         total = self.confusion.sum()
-        scores = {"loss": loss / total, "accuracy": float(np.trace(self.confusion) / total)}
+        scores = {"loss": loss / int(total), "accuracy": float(np.trace(self.confusion) / total)}
         scores["f1"] = macro_f1(self.confusion)
         return scores | {"images": int(total), "validation_seconds": round(time.monotonic() - start, 3)}
 

@@ -160,7 +160,9 @@ def _labelled(splits: dict[str, datasets.Dataset], arguments: Any) -> tuple[dict
     kind = train.features[label]
     # Where the data set does not name its classes, the training split's labels in order are the names.
     names = list(kind.names) if _is_class(kind) else None
-    known = names if names is not None else sorted(set(_values(train, label)), key=lambda value: (str(type(value)), value))
+    known = (
+        names if names is not None else sorted(set(_values(train, label)), key=lambda value: (str(type(value)), value))
+    )
     if len(known) < 2:
         raise ImageDataError(f"label_column '{label}' has {len(known)} class: there is nothing to tell apart.")
     numbers = {value: number for number, value in enumerate(known)}

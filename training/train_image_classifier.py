@@ -74,7 +74,9 @@ class ImageArguments(RunArguments):
         if self.validation_share + self.test_share >= 1.0:
             raise ArgumentsError("validation_share and test_share together leave nothing to train on: lower them.")
         if self.architecture == "vit" and (self.label_smoothing or self.init_from):
-            raise ArgumentsError("architecture: vit is there to compare: set label_smoothing 0 and leave init_from out.")
+            raise ArgumentsError(
+                "architecture: vit is there to compare: set label_smoothing 0 and leave init_from out."
+            )
 
     def check_data(self) -> None:
         """Raises ArgumentsError when the recipe names no images."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 OK, FAILURE, USAGE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
@@ -49,7 +50,9 @@ def shorten(error: object, length: int = 300) -> str:
 def quiet_libraries() -> Iterator[None]:
     """Keep the warnings and loading bars of transformers off stderr; Python's own -W switches the warnings on again."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    of_the_hub = hub_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -58,6 +61,7 @@ def quiet_libraries() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(of_the_hub)
         if bars:
             transformers_logging.enable_progress_bar()
 

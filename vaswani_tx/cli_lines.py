@@ -4,14 +4,13 @@ A line's carriage return at its end and the mark at the front of a file (BOM) ar
 form feed, U+0085 and U+2028 among them, belong to the line.
 """
 
-import hashlib
 import io
 import os
 import queue
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,13 +44,13 @@ def open_input(path: str | None) -> Iterator[tuple[BinaryIO, str]]:
         return
     if Path(path).is_dir():
         raise CliError(f"'{path}' is a folder: name a text file.")
-    try:
-        file = Path(path).open("rb")
-    except FileNotFoundError:
-        raise CliError(f"there is no file '{path}'.") from None
-    except OSError as error:
-        raise CliError(f"'{path}' cannot be read: {error.strerror}.") from None
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+        except FileNotFoundError:
+            raise CliError(f"there is no file '{path}'.") from None
+        except OSError as error:
+            raise CliError(f"'{path}' cannot be read: {error.strerror}.") from None
         yield file, str(path)
 
 
@@ -63,13 +62,12 @@ def is_regular(stream: BinaryIO) -> bool:
         return False
 
 
-def skip(stream: BinaryIO, count: int) -> str:
-    """Read `count` bytes and return the hex SHA-256 of what there was of them."""
-    digest = hashlib.sha256()
+def skip(stream: BinaryIO, count: int, digest: Any = None) -> None:
+    """Read past `count` bytes, or to the end, and add them to a hash."""
     while count > 0 and (chunk := stream.read(min(count, CHUNK))):
-        digest.update(chunk)
         count -= len(chunk)
-    return digest.hexdigest()
+        if digest is not None:
+            digest.update(chunk)
 
 
 def blocks(

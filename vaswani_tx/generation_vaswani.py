@@ -79,11 +79,15 @@ class VaswaniGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config) -> "VaswaniGenerationConfig":
-        """Return the paper's decoding with what transformers takes from `model_config`, above all the token ids."""
+        """Return the paper's decoding with what transformers takes from `model_config`, above all the token ids.
+
+        A model without an encoder gets transformers' defaults instead: it continues a text, greedily, and has no source
+        whose length could limit it.
+        """
         taken = GenerationConfig.from_model_config(model_config).to_diff_dict()
         # The mark of a configuration that is made up: transformers would drop our entries at the next loading.
         taken.pop("_from_model_config", None)
-        config = cls(**taken)
+        config = cls(**taken) if getattr(model_config, "is_encoder_decoder", True) else cls.from_dict(taken)
         config._original_object_hash = hash(config)
         return config
 
@@ -205,6 +209,11 @@ class VaswaniGenerationMixin(GenerationMixin):
         # Taken out because transformers refuses keywords that the model's configuration does not hold.
         given = {name: kwargs.pop(name) for name in OWN_ENTRIES if name in kwargs}
         required = {name: kwargs.pop(name) for name in REQUIRED_ENTRIES if kwargs.get(name) is not None}
+        if given.get("max_extra_tokens") is not None and not self.config.is_encoder_decoder:
+            raise ValueError(
+                f"max_extra_tokens={given['max_extra_tokens']} counts from the length of a source, and this model has "
+                "no encoder to read one: give max_new_tokens."
+            )
         length_penalty = kwargs.get("length_penalty")
         if length_penalty is not None and given.get("gnmt_alpha"):
             raise ValueError(

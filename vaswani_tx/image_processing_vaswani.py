@@ -98,11 +98,15 @@ class VaswaniImageProcessor(PilBackend):
     ) -> np.ndarray:
         """Turn one picture, array or tensor into an array [C, X, Y] of `num_channels` channels, values unchanged."""
         if hasattr(image, "getbands"):
-            image = _plain_picture(image, num_channels if do_convert_rgb else None)
-            input_data_format = ChannelDimension.LAST
-        elif input_data_format is None and image.ndim == 3:
-            input_data_format = self._channel_axis(image, num_channels)
-        pixels = super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format)
+            image, axis = _plain_picture(image, num_channels if do_convert_rgb else None), ChannelDimension.LAST
+        else:
+            # The backend's own steps are not asked: they differ between versions of transformers.
+            image = image.numpy(force=True) if hasattr(image, "numpy") else np.asarray(image)
+            axis = input_data_format or (self._channel_axis(image, num_channels) if image.ndim == 3 else None)
+        if image.ndim == 2:
+            pixels = image[None]  # [X, Y] -> [1, X, Y]
+        else:
+            pixels = np.moveaxis(image, -1, 0) if axis == ChannelDimension.LAST else image
         if do_convert_rgb and pixels.shape[0] != num_channels:
             pixels = _with_channels(pixels, num_channels)
         if pixels.shape[0] != num_channels:

@@ -166,7 +166,7 @@ def classification_loss(
     """
     labels = labels.to(logits.device)
     if config.problem_type is None:
-        whole = not (labels.is_floating_point() or labels.dim() > 1)
+        whole = not labels.is_floating_point() and labels.numel() == logits.shape[0]
         kind = "single_label_classification" if whole else "multi_label_classification"
         config.problem_type = "regression" if config.num_labels == 1 else kind
     if config.problem_type == "single_label_classification":
@@ -189,7 +189,8 @@ def classification_loss(
         total = nn.functional.mse_loss(logits, labels, reduction="sum")
     else:
         total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-    return total / _normalizer(labels, num_items_in_batch, IGNORE_INDEX)
+    # No number is a mark here: each counts.
+    return total / (labels.numel() if num_items_in_batch is None else _normalizer(labels, num_items_in_batch, None))
 
 
 __all__ = ["classification_loss", "linear_smoothed_cross_entropy", "smoothed_cross_entropy", "uniform_over_others"]

@@ -234,13 +234,15 @@ def mean_of_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | N
         hidden_states: [B, L, D].
         attention_mask: [B, L], 1 for tokens; or [B, 1, L, L], boolean or additive; None: every position is a token.
     """
+    wide = torch.promote_types(hidden_states.dtype, torch.float32)  # a sum of many may be beyond a half type
     if attention_mask is None:
-        return hidden_states.mean(dim=1)
+        return hidden_states.mean(dim=1, dtype=wide).to(hidden_states)
     if attention_mask.dim() == 4:
         seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask >= 0
         attention_mask = seen.any(dim=(1, 2))  # [B, 1, L, L] -> [B, L]
     weights = attention_mask.to(hidden_states)[..., None]
-    return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    total, count = (hidden_states * weights).sum(dim=1, dtype=wide), weights.sum(dim=1, dtype=wide)
+    return (total / count.clamp(min=1)).to(hidden_states)
 
 
 def _classifier_dropout(config) -> float:

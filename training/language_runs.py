@@ -1,0 +1,101 @@
+"""What the training commands of language models share: tokenizer, new or loaded model, validation set."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from training.checkpoints import CheckpointError, check_folder, load_pretrained
+from training.language_data import TextCorpus, placed, training_texts
+from training.language_scores import read_documents
+from training.launch import Start, on_main, ready, scale_attention
+from training.lm_arguments import LanguageArguments
+from training.recipe_keys import ArgumentsError
+from training.translate import check_vocabulary
+from vaswani_tx import VaswaniTokenizer
+from vaswani_tx.tokenization_vaswani import MASK_TOKEN
+
+
+def make_tokenizer(start: Start) -> VaswaniTokenizer:
+    """The tokenizer of the run: its own when it goes on, else the given one, else one trained on the text."""
+    return on_main(start.accelerator, lambda: _tokenizer(start))
+
+
+def _tokenizer(start: Start) -> VaswaniTokenizer:
+    arguments = start.arguments
+    places = [arguments.tokenizer, arguments.init_from]
+    if start.resume_from:
+        places = [start.resume_from, start.folder.tokenizer]
+    for folder in filter(None, places):
+        if (Path(folder) / "tokenizer.json").is_file():
+            return VaswaniTokenizer.from_pretrained(folder)
+    if start.resume_from or not arguments.tokenizer_vocab_size:
+        raise ArgumentsError(
+            f"There is no tokenizer.json in '{next(filter(None, places))}': train one with `python -m "
+            "training.train_tokenizer`, or set tokenizer_vocab_size to have one trained here."
+        )
+    # With the mask in any case: the vocabulary then also serves the other kind of model.
+    texts = training_texts(arguments)
+    return VaswaniTokenizer.train(texts, vocab_size=arguments.tokenizer_vocab_size, mask_token=MASK_TOKEN)
+
+
+def load_validation(arguments: LanguageArguments) -> list[str]:
+    """The validation documents; none where the recipe names no such text."""
+    if not arguments.validation_text:
+        return []
+    text = placed(arguments.data_dir, arguments.validation_text)
+    settings = {"split": arguments.validation_split, "config": arguments.dataset_config, "field": arguments.text_field}
+    return read_documents(TextCorpus(text, documents=arguments.documents, empty=arguments.empty_lines, **settings))
+
+
+def make_model(
+    kind: type[transformers.PreTrainedModel], tokenizer: VaswaniTokenizer, start: Start
+) -> transformers.PreTrainedModel:
+    """A model from the preset, or from a folder; raises ValueError where the vocabulary does not fit."""
+    arguments: LanguageArguments = start.arguments
+    config_class, weights = kind.config_class, start.weights
+    if weights:
+        changes = {} if weights != arguments.init_from else arguments.model
+        model = load_model(kind, weights, dtype=torch.float32, **changes)
+    else:
+        fields = {"vocab_size": len(tokenizer)} | arguments.model
+        if fields["vocab_size"] < len(tokenizer):
+            raise ArgumentsError(
+                f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {len(tokenizer)} tokens: leave it "
+                "out, or take the tokenizer that belongs to it."
+            )
+        model = kind(config_class.from_preset(arguments.preset, **fields))
+        scale_attention(model, arguments.attention_init_gain)
+    check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
+    _check_positions(model.config, arguments)
+    return ready(model, arguments)
+
+
+def load_model(kind: type[transformers.PreTrainedModel], folder: str | Path, **options: Any) -> Any:
+    """The model that a folder holds; raises CheckpointError where it is damaged or of another family."""
+    check_folder(Path(folder))
+    found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type")
+    wanted = kind.config_class.model_type
+    if found != wanted:
+        raise CheckpointError(
+            f"'{folder}' holds a model of type {found!r}, not {wanted!r}: name a folder that this command's models "
+            "were saved in."
+        )
+    return load_pretrained(kind, folder, **options)
+
+
+def loader(kind: type[transformers.PreTrainedModel]) -> Any:
+    """`load_model` for one kind of model."""
+    return partial(load_model, kind)
+
+
+def _check_positions(config: Any, arguments: LanguageArguments) -> None:
+    learned = getattr(config, "position_embedding", "sinusoidal") == "learned"
+    if learned and config.max_position_embeddings < arguments.row_length:
+        raise ArgumentsError(
+            f"row_length ({arguments.row_length}) is beyond the model's {config.max_position_embeddings} learned "
+            "positions: lower it, or raise model.max_position_embeddings."
+        )

@@ -1,0 +1,245 @@
+"""The words of the command line: what each verb takes, with the help that a newcomer reads."""
+
+import argparse
+from typing import Any
+
+DESCRIPTION = """\
+Translate, score, inspect and publish encoder-decoder models: those of vaswani-tx, and every other one that
+AutoModelForSeq2SeqLM loads (MarianMT, T5, BART, M2M100, NLLB, ...).
+
+MODEL is a folder (such as runs/first/averaged) or a model's name on the Hugging Face Hub."""
+STATUS = """\
+exit status: 0 all is well; 1 it failed (disk, device memory, network); 2 wrong usage or input; 130 Ctrl-C;
+141 the reader of the output went away, as in `... | head -1`."""
+TRANSLATE = """\
+Translate text, one line a sentence, and answer each line by one line in the same order. An empty line stays empty.
+
+Without --input the lines come from standard input. In a pipe every line is answered as soon as it comes; on a terminal
+there is a prompt with history. Decoding is what the model's generation_config.json says unless an option says more."""
+TRANSLATE_EXAMPLES = """\
+examples:
+  echo "A dog runs." | vaswani-tx translate MODEL
+  vaswani-tx translate MODEL                                    a prompt; Ctrl-D ends
+  vaswani-tx translate MODEL --input big.en --output big.de     stopped or killed? the same command goes on
+  vaswani-tx translate MODEL --input a.en --format tsv --n-best 4 --beams 4
+  vaswani-tx translate MODEL --input a.en --format jsonl --alignments
+  vaswani-tx translate MODEL --require "Hund|Hunde" --forbid Katze --beams 8
+  vaswani-tx translate facebook/nllb-200-distilled-600M --src-lang eng_Latn --tgt-lang deu_Latn
+  accelerate launch -m vaswani_tx translate MODEL --input big.en --output big.de    on all GPUs
+
+formats:
+  text    the best translation of each line
+  tsv     line number, rank, score, translation; --n-best rows for each line
+  jsonl   {"line", "source", "hypotheses": [{"text", "score", "alignment"}]} for each line
+The score is what the beams are ranked by: log P(translation | source) over the length penalty.
+
+"""
+SCORE = """\
+Say how probable a model finds given translations: line N of --target as translation of line N of --source.
+
+All logarithms are natural. The tokens of a line are those of its translation with the end of sentence: the model's loss
+is the mean over them. The perplexity of all lines together goes to standard error; compare it only between models with
+one vocabulary."""
+SCORE_EXAMPLES = """\
+examples:
+  vaswani-tx score MODEL --source test.en --target test.de > scores.tsv
+  vaswani-tx score MODEL --source test.en --target test.de --by-token --format jsonl
+  cut -f2 scores.tsv | sort -g | head          the least probable pairs
+
+formats:
+  tsv               line number, log-probability, tokens, log-probability a token, perplexity
+  tsv --by-token    line number, place of the token, token, log-probability
+  jsonl             {"line", "log_prob", "tokens", "log_prob_per_token", "perplexity"} for each line,
+                    with --by-token also "by_token": [{"token", "log_prob"}]
+
+"""
+INFO = """\
+Say what a model is: its class, parameters, vocabulary, settings, files and where it comes from.
+
+No weights are loaded and no code of the model runs: sizes come from the headers of its safetensors files."""
+INFO_EXAMPLES = """\
+examples:
+  vaswani-tx info runs/first/averaged
+  vaswani-tx info MODEL --json | jq .parameters.total
+
+"""
+PUSH = """\
+Send a model, its tokenizer, a model card and the code that loads it to the Hugging Face Hub, in one commit.
+
+MODEL is a folder of this package's models, REPO is owner/name. Only files of a fixed list leave the folder. You need a
+token: `hf auth login`, or the environment variable HF_TOKEN."""
+PUSH_EXAMPLES = """\
+examples:
+  vaswani-tx push runs/first/averaged me/my-model --dry-run        what would be sent; contacts nobody
+  vaswani-tx push runs/first/averaged me/my-model --private --message "First model"
+
+"""
+
+
+def parse(argv: list[str] | None, version: str) -> argparse.Namespace:
+    """Read the command line; `options.verb` names the verb. Ends with status 2 and the usage where it is wrong."""
+    options, unknown = _make_parser(version).parse_known_args(argv)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    _check(options.parser, options)
+    return options
+
+
+def _make_parser(version: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vaswani-tx",
+        description=DESCRIPTION,
+        epilog=f"`vaswani-tx VERB --help` has examples.\n\n{STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vaswani-tx {version}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _translate(_verb(verbs, "translate", "translate files, pipes, or what you type", TRANSLATE, TRANSLATE_EXAMPLES))
+    _score(_verb(verbs, "score", "probability of given translations", SCORE, SCORE_EXAMPLES))
+    _info(_verb(verbs, "info", "what a model is", INFO, INFO_EXAMPLES))
+    _push(_verb(verbs, "push", "publish a model on the Hugging Face Hub", PUSH, PUSH_EXAMPLES))
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with status 2 and the usage where options do not go together."""
+    if options.verb == "translate":
+        if options.format == "text" and (options.n_best or 1) > 1:
+            parser.error("--n-best needs a place for the ranks: give --format tsv or jsonl")
+        if options.format != "jsonl" and options.alignments:
+            parser.error("--alignments needs --format jsonl")
+        if options.gnmt_alpha is not None and options.length_penalty is not None:
+            parser.error("--gnmt-alpha and --length-penalty are two rankings of the same beams: give one")
+        if options.restart and options.output in (None, "-"):
+            parser.error("--restart needs --output: only a file is begun anew")
+    if options.verb == "score" and options.source == options.target == "-":
+        parser.error("--source and --target cannot both be standard input")
+
+
+def _verb(verbs: Any, name: str, short: str, text: str, examples: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=short,
+        description=text,
+        epilog=examples + STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parser=parser)
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or its name on the Hub")
+    return parser
+
+
+def _translate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input and output").add_argument
+    add("-i", "--input", metavar="FILE", help="text to translate; default, and `-`: standard input")
+    add("-o", "--output", metavar="FILE", help="file that appears when all is done; default, and `-`: standard output")
+    add("--restart", action="store_true", help="do not go on with the --output of an earlier run, begin anew")
+    add("--format", choices=("text", "tsv", "jsonl"), default="text", help="of the output, see below; default: text")
+    add("--n-best", type=positive, metavar="N", help="the N best translations of each line (tsv and jsonl)")
+    add("--alignments", nargs="?", const="words", choices=("words", "tokens"),
+        help="jsonl only: from which source word each word comes, by cross-attention; default: words")  # fmt: skip
+    _errors(add)
+    add = parser.add_argument_group("search").add_argument
+    add("--beams", type=positive, metavar="N", help="beams; 1 is greedy and several times as fast")
+    add("--length-penalty", type=float, metavar="P", help="rank by log P / length**P")
+    add("--gnmt-alpha", type=_not_negative, metavar="A",
+        help="rank by log P / ((5 + length) / 6)**A, the paper's way; this package's models only")  # fmt: skip
+    add("--max-length", type=positive, metavar="N", help="most tokens of a translation")
+    add("--no-repeat-ngram-size", type=positive, metavar="N", help="let no N tokens in a row come twice")
+    add("--require", action="append", metavar="PHRASE",
+        help='every translation holds it; "A|B": one of the two; may be repeated')  # fmt: skip
+    add("--forbid", action="append", metavar="PHRASE", help="no translation holds it; may be repeated")
+    add("--prefix", metavar="TEXT", help="every translation begins so")
+    add = parser.add_argument_group("long lines and batches").add_argument
+    add("--long-lines", choices=("split", "truncate", "error"), default="split",
+        help="lines with more tokens than that: translated in pieces (default), cut off, or refused")  # fmt: skip
+    add(
+        "--max-source-length",
+        type=positive,
+        metavar="N",
+        help="tokens of a line that is not long; default: the model's, at most 1024",
+    )
+    add("--buffer-size", type=positive, default=512, metavar="N",
+        help="lines that are read ahead, sorted by length, and then answered; default: 512")  # fmt: skip
+    _batches(add)
+    _loading(parser)
+
+
+def _score(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input and output").add_argument
+    add("--source", required=True, metavar="FILE", help="source text; `-`: standard input")
+    add("--target", required=True, metavar="FILE", help="its translations, line by line; `-`: standard input")
+    add("-o", "--output", metavar="FILE", help="file that appears when all is done; default, and `-`: standard output")
+    add("--format", choices=("tsv", "jsonl"), default="tsv", help="of the output, see below; default: tsv")
+    add("--by-token", action="store_true", help="the log-probability of every token")
+    _errors(add)
+    add = parser.add_argument_group("long lines and batches").add_argument
+    add("--max-length", type=positive, metavar="N",
+        help="longer lines (in tokens) are refused; default: the model's, 1024 at most")  # fmt: skip
+    add("--buffer-size", type=positive, default=512, metavar="N", help="pairs that are sorted by length; default: 512")
+    _batches(add)
+    _loading(parser)
+
+
+def _info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON, with every number as it is")
+
+
+def _push(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("repo", metavar="REPO", help="owner/name on the Hub")
+    add("--private", action="store_true", help="only you see it; default: the Hub's")
+    add("--dry-run", action="store_true", help="contact nobody, only say what would be sent")
+    add("--message", default="Upload model", help="of the commit")
+    add("--revision", metavar="BRANCH", help="branch to commit to; default: main")
+    add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
+    add(
+        "--card",
+        metavar="FILE",
+        help="model card; default: README.md of the folder, else written from its training run",
+    )
+    add("--run", metavar="DIR", help="training run that the card is written from")
+    add("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
+
+
+def _errors(add: Any) -> None:
+    add("--errors", choices=("strict", "replace"), default="strict",
+        help="bytes that are no UTF-8: stop at their line (default), or put U+FFFD in their place")  # fmt: skip
+
+
+def _batches(add: Any) -> None:
+    add("--batch-size", type=positive, default=128, metavar="N", help="most lines of a batch; default: 128")
+    add("--max-tokens", type=positive, default=4096, metavar="N",
+        help="most source tokens of a batch, padding included, beams not; default: 4096")  # fmt: skip
+
+
+def _loading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("--tokenizer", metavar="DIR", help="folder or name of the tokenizer; default: the model's")
+    add(
+        "--src-lang", metavar="CODE", help="language of the source, for tokenizers with languages (eng_Latn, en_XX, en)"
+    )
+    add("--tgt-lang", metavar="CODE", help="language of the translation")
+    add("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="arithmetic; default: the checkpoint's")
+    add("--num-threads", type=positive, metavar="N", help="CPU threads; default: torch's choice")
+    add("--trust-remote-code", action="store_true",
+        help="run Python code that comes with the model: read it first; our models need none")  # fmt: skip
+    add("-q", "--quiet", action="store_true", help="no progress bar and no warnings")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a number of at least 0")
+    return value
