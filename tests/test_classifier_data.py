@@ -5,12 +5,14 @@ import json
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from training import classifier_tasks
 from training.classifier_examples import Fields, check_labels, label_names, read_examples
 from training.classifier_files import read_rows
-from training.classifier_kinds import best_span, kind_of
+from training.classifier_kinds import TagKind, best_span, kind_of
 from training.classifier_rows import answer_tokens, question_rows, text_rows, word_rows
+from training.classifier_scoring import predict
 from training.readers import DataError
 from vaswani_tx import VaswaniTokenizer
 
@@ -198,6 +200,32 @@ def test_long_sentences_are_parted_between_words(tokenizer, tmp_path):
         assert found[found >= 0].tolist() == [classes[tag] for tag in example.tags]
     assert all(rows.ids[rows.piece(i)][-1] == tokenizer.eos_token_id for i in range(len(rows)))
     assert rows.targets.sum() == 11
+
+
+class Echo(TagKind):
+    """Reads the numbers of the rows instead of the model's outputs."""
+
+    def read(self, outputs, rows, indices):
+        return list(indices)
+
+    def join(self, example, found):
+        return {"rows": list(found)}
+
+
+class Silent(torch.nn.Module):
+    device = torch.device("cpu")
+
+    def forward(self, **inputs):
+        return None
+
+
+def test_parts_of_a_sentence_stay_in_order(tokenizer, tmp_path):
+    examples = words(tmp_path, "bb aaaaaaaa bb", "a a", "aaaaaaaaa b")
+    rows = word_rows(examples, tokenizer, None, 10)
+    # Batches are made from the longest row down, which here is not the order of the text.
+    assert len(rows) > 3 and np.argmax(rows.source_lengths) > 0
+    predictions, _ = predict(Silent(), Echo("tagging"), rows, batch_tokens=10)
+    assert [row for prediction in predictions for row in prediction["rows"]] == list(range(len(rows)))
 
 
 CONTEXT = "Zoë went home. The cat sat on the mat, it costs 12 $ today. Don't go there. " * 2

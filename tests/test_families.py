@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoTokenizer, DynamicCache, StaticCache
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import find_labels
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -106,6 +108,30 @@ def test_one_row_of_positions_serves_the_whole_batch(case, implementation):
     model.set_attn_implementation(implementation)
     expected = answer(case, model(**row, position_ids=packed_positions().expand(3, -1)))
     assert_equal(answer(case, model(**row, position_ids=packed_positions()[None])), expected, **EXACT)
+
+
+def by_limits(module, query, key, value, attention_mask, cu_seq_lens_q, max_length_q, scaling, **kwargs):
+    """Attend as flash kernels do: no mask, rows laid end to end [B * L, H, K], each document for itself."""
+    assert attention_mask is None and max_length_q == max(LENGTHS)
+    batch, heads, length, _ = query.shape
+    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+    pieces = []
+    for start, end in zip(cu_seq_lens_q[:-1].tolist(), cu_seq_lens_q[1:].tolist(), strict=True):
+        parts = (states[start:end].transpose(0, 1) for states in flat)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        pieces.append(attend(*parts, is_causal=module.is_causal, scale=scaling).transpose(0, 1))
+    return torch.cat(pieces).view(batch, length, heads, -1), None
+
+
+@pytest.mark.parametrize("case", PACKED, ids=str)
+def test_flash_kernels_are_told_where_documents_end(case, monkeypatch):
+    model, row = make(case, "widths").double(), inputs_of(case, length=sum(LENGTHS))
+    row["position_ids"] = packed_positions()[None]
+    expected = answer(case, model(**row))
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_stand_in", by_limits)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "flash_stand_in", lambda **_: None)
+    model.config._attn_implementation_internal = "flash_stand_in"
+    assert_equal(answer(case, model(**row)), expected, **EXACT)
 
 
 @pytest.mark.parametrize("name", ["VaswaniEncoderModel", "VaswaniDecoderModel"])

@@ -209,6 +209,15 @@ def test_validation_does_not_depend_on_batches(data, trained):
     assert loss == pytest.approx(other, rel=1e-5) and not classifier.model.training
 
 
+def test_the_validation_loss_is_a_mean_over_labels(data, trained):
+    classifier = Classifier.load(trained["tagging"] / "best")
+    examples = read_examples(str(data / "tagging.val.conll"), "tagging", ClassifierArguments().fields())
+    rows = classifier.kind.rows(examples, classifier.tokenizer)
+    expected = classifier.model(**rows.collate(range(len(rows)))).loss
+    assert predict(classifier.model, classifier.kind, rows, with_loss=True)[1] == pytest.approx(float(expected))
+    assert scores(trained["tagging"])["loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
 @pytest.fixture(scope="session")
 def masked(data, tmp_path_factory):
     """A masked language model that has learned nothing yet, with its tokenizer."""

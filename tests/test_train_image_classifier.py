@@ -232,7 +232,7 @@ def test_digits_need_scikit_learn(monkeypatch):
 
 def test_the_recipe_of_the_digits_names_images_that_are_there():
     pytest.importorskip("sklearn")
-    arguments = parse([str(ROOT / "training" / "recipes" / "digits.yaml")], ImageArguments)
+    arguments = parse([str(ROOT / "training" / "recipes" / "image_classifier" / "digits.yaml")], ImageArguments)
     data = load_images(arguments)
     assert [len(data.train), len(data.validation), len(data.test)] == [1258, 180, 359]
     assert data.names == list("0123456789")

@@ -157,7 +157,7 @@ def test_a_tokenizer_that_is_not_the_models(tokenizers):
         transfer_vocabulary(model, old, new)
 
 
-def test_recipes_start_from_stacks_and_with_a_new_vocabulary(reversal, tmp_path, capsys):
+def test_recipes_start_from_stacks_and_with_a_new_vocabulary(reversal, tmp_path, capsys):  # noqa: F811
     base = flags(reversal, tmp_path / "base", max_steps=1)
     assert main(base) == 0, capsys.readouterr().err
     start = str(tmp_path / "base" / "best") if (tmp_path / "base" / "best").exists() else None

@@ -143,7 +143,9 @@ def ready(model: transformers.PreTrainedModel, arguments: RunArguments) -> trans
         # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
         model.set_attn_implementation("eager")
     if arguments.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        # transformers 5.23 has renamed it.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if arguments.compile:
         model.compile(dynamic=True)
     return model

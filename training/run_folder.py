@@ -24,11 +24,12 @@ MAY_CHANGE = {
     "output_dir", "data_dir", "train_source", "train_target", "validation_source", "validation_target", "tokenizer",
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_sentences", "eval_beam", "final_beam",
     "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
-    "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir",
+    "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
+    "train_text", "validation_text", "eval_samples", "sample_tokens", "train_file", "validation_file",
 }  # fmt: skip
 _OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "processor", "metrics.jsonl", "tensorboard",
         "tracker.json", "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",
-        "bad_batch.json")  # fmt: skip
+        "scores.json", "bad_batch.json")  # fmt: skip
 
 
 class RunError(ValueError):
@@ -80,9 +81,7 @@ class RunFolder:
         self._check_unfinished(arguments)
         return latest_checkpoint(self.checkpoints)
 
-    def begin(
-        self, arguments: RunArguments, resume_from: Path | None, part: dict[str, Any] | None = None
-    ) -> None:
+    def begin(self, arguments: RunArguments, resume_from: Path | None, part: dict[str, Any] | None = None) -> None:
         """Makes the folder ready: leftovers of a killed process go, an overwritten run goes, the recipe is written.
 
         Going back to an older checkpoint deletes the newer ones: they are a future that will not be. `part` says what

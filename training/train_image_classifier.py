@@ -1,6 +1,6 @@
 """Trains an image classifier: the paper's encoder over patches, on scikit-learn's digits, a folder or a Hub data set.
 
-    python -m training.train_image_classifier training/recipes/digits.yaml --output-dir runs/digits
+    python -m training.train_image_classifier training/recipes/image_classifier/digits.yaml --output-dir runs/digits
     python -m training.train_image_classifier --dataset pictures/ --preset tiny --model.image_size 64 \\
         --model.patch_size 8 --schedule cosine --learning-rate 1e-3 --max-epochs 30 --output-dir runs/pictures
 

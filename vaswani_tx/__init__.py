@@ -3,6 +3,8 @@
 Importing this package registers its classes, so that the Auto classes of transformers load saved folders.
 """
 
+import contextlib
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,7 +20,6 @@ from transformers import (
     pipelines,
 )
 from transformers.models.auto import modeling_auto
-from transformers.utils import is_vision_available
 
 from .configuration_vaswani import (
     PRESETS,
@@ -84,7 +85,7 @@ def _register_models() -> None:
                 names[config_class.model_type] = model_class.__name__
         if config_class is not VaswaniVisionConfig:
             AutoTokenizer.register(config_class, tokenizer_class=VaswaniTokenizer, exist_ok=True)
-    if is_vision_available():  # without Pillow the Auto class must not be touched
+    with contextlib.suppress(ImportError):  # raised by the Auto class where its requirements are missing
         # One class for both backends: under "pil" alone, transformers would warn where torchvision is installed.
         both = {"pil": VaswaniImageProcessor, "torchvision": VaswaniImageProcessor}
         AutoImageProcessor.register(VaswaniVisionConfig, image_processor_classes=both, exist_ok=True)

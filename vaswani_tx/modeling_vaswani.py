@@ -141,6 +141,19 @@ class VaswaniStack(VaswaniPreTrainedModel):
             raise ValueError(f"Give exactly one of {prefix}input_ids and {prefix}inputs_embeds.")
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
+    def _limits_of_documents(self, position_ids, attention_mask, past_key_values=None) -> dict:
+        """Say where packed documents begin and end, for flash kernels: no mask could keep documents apart there."""
+        is_flash = "flash" in (self.config._attn_implementation or "")
+        if not is_flash or position_ids is None or attention_mask is not None or past_key_values is not None:
+            return {}
+        begins = position_ids.diff(dim=-1, prepend=position_ids[:, :1]) != 1  # [B, L]; so does each row
+        starts = begins.flatten().nonzero().squeeze(1)
+        if len(starts) == len(position_ids):
+            return {}
+        limits = nn.functional.pad(starts, (0, 1), value=begins.numel()).to(torch.int32)  # [documents + 1]
+        longest = int(limits.diff().max())
+        return {"cu_seq_lens_q": limits, "cu_seq_lens_k": limits, "max_length_q": longest, "max_length_k": longest}
+
     def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
@@ -154,6 +167,8 @@ class VaswaniStack(VaswaniPreTrainedModel):
             cache = cache.self_attention_cache
         position_ids = _for_each_row(position_ids, inputs_embeds)
         padding = leading_padding(attention_mask)
+        if not encoder_hidden_states:  # attention to an encoder has limits of its own
+            kwargs = {**self._limits_of_documents(position_ids, attention_mask, past_key_values), **kwargs}
         attention_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -223,6 +238,7 @@ class VaswaniEncoder(VaswaniStack):
         inputs_embeds = self._embed(input_ids, inputs_embeds, "")
         position_ids = _for_each_row(position_ids, inputs_embeds)
         padding = leading_padding(attention_mask)
+        kwargs = {**self._limits_of_documents(position_ids, attention_mask), **kwargs}
         attention_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -1,6 +1,6 @@
 """What a linear model makes of the same images: scikit-learn's logistic regression on the pixels, the same splits.
 
-    python -m training.baselines.linear_images training/recipes/digits.yaml
+    python -m training.baselines.linear_images training/recipes/image_classifier/digits.yaml
 
 Takes a recipe of `train_image_classifier` and reads its keys of data, size and channels; pixels are normalised alike.
 The penalty is chosen on the validation split among powers of ten.
