@@ -120,7 +120,7 @@ def test_the_divisor_is_that_of_the_masks_of_the_epoch(language, tokenizer, stre
     data = prepare_language_data(arguments, tokenizer, True)
     task = data.masked_task(Masker.of(tokenizer), {})
     assert task.in_pieces == streaming
-    counts = []
+    counts, labels = [], {}
     for epoch in (0, 1, 2, 1):
         counts.append([])
         for batch in task.plan.epoch(epoch):
@@ -128,4 +128,8 @@ def test_the_divisor_is_that_of_the_masks_of_the_epoch(language, tokenizer, stre
             assert int((inputs["labels"] != -100).sum()) == int(task.lengths(batch)[1].sum()) > 0
             assert torch.equal(task.collate(batch)["input_ids"], inputs["input_ids"])
             counts[-1].append(task.lengths(batch)[1].tolist())
+            labels |= {(epoch, row): inputs["labels"][number].tolist() for number, row in enumerate(batch.tolist())}
     assert counts[1] == counts[3] != counts[0]
+    if not streaming:
+        rows = range(len(data.rows()))
+        assert sum(labels[0, row] != labels[1, row] for row in rows) > len(rows) / 2, "other words in each epoch"

@@ -15,6 +15,7 @@ from training_runs import CLOCKS, fresh_accelerate  # noqa: F401
 from transformers import AutoTokenizer
 
 from training import classify, train_classifier
+from training.baselines.bert import with_first_token
 from training.classifier_arguments import SCORES, ClassifierArguments
 from training.classifier_examples import read_examples
 from training.classifier_kinds import kind_of
@@ -166,6 +167,22 @@ def test_bert_of_equal_size_sees_the_same_batches(data, tmp_path, task):
     assert ids == ([1, *plain] if task == "classification" else plain)
 
 
+def test_the_first_token_does_not_change_the_plan(data):
+    plans = []
+    for architecture in ("vaswani", "bert"):
+        options = {"architecture": architecture, "batch_size": None, "max_tokens": 100, "max_length": 40}
+        arguments = ClassifierArguments(train_file=str(data / "pairs.train.jsonl"), pair_field="text_b", **options)
+        examples = train_classifier.load_examples(arguments, arguments.train_file, "train")
+        tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
+        if architecture == "bert":
+            with_first_token(tokenizer)
+        kind = train_classifier.make_kind(arguments, examples, None)
+        found = train_classifier.make_data(arguments, kind, tokenizer, examples, None)
+        plans.append([batch.tolist() for batch in found.plan.epoch(0)])
+        assert found.kind.max_length == 40 + (architecture == "bert")
+    assert plans[0] == plans[1]
+
+
 def test_bert_learns_and_predicts(data, tmp_path):
     folder = run(data, tmp_path / "a", architecture="bert", max_steps=150, learning_rate=5e-3)
     assert scores(folder)["accuracy"] > 0.9
@@ -213,7 +230,7 @@ def test_the_validation_loss_is_a_mean_over_labels(data, trained):
     classifier = Classifier.load(trained["tagging"] / "best")
     examples = read_examples(str(data / "tagging.val.conll"), "tagging", ClassifierArguments().fields())
     rows = classifier.kind.rows(examples, classifier.tokenizer)
-    expected = classifier.model(**rows.collate(range(len(rows)))).loss
+    expected = classifier.model(**rows.collate(range(len(rows)))).loss.detach()
     assert predict(classifier.model, classifier.kind, rows, with_loss=True)[1] == pytest.approx(float(expected))
     assert scores(trained["tagging"])["loss"] == pytest.approx(float(expected), rel=1e-4)
 

@@ -254,7 +254,8 @@ def _device(name: str | None) -> tuple[torch.device, bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import Accelerator
 
-        return Accelerator(cpu=name == "cpu").device, True
+        # Without a GPU and without this word accelerate makes no group: each process would do all of the work.
+        return Accelerator(cpu=name == "cpu" or not torch.accelerator.is_available()).device, True
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu")), False
 
 
