@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data import open_hub
-from training.readers import DataError, _check_file, _line_chunks
+from training.readers import DataError, check_file, line_chunks
 
 CONLL = (".conll", ".bio", ".iob", ".txt")
 
@@ -40,7 +40,7 @@ def read_rows(path: str, split: str = "train", name: str | None = None, words: t
     looks_like_file = suffix in (*READERS, *CONLL) or path.startswith((".", "/", "~")) or path.count("/") > 1
     if os.path.isdir(path) or (not looks_like_file and not os.path.exists(path)):
         return _hub_rows(path, split, name)
-    _check_file(path)
+    check_file(path)
     if suffix in READERS:
         return READERS[suffix](path)
     if words is None:
@@ -51,7 +51,7 @@ def read_rows(path: str, split: str = "train", name: str | None = None, words: t
 def numbered_lines(path: str) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file with their numbers from 1; DataError with line and byte where it is not UTF-8."""
     first = 1
-    for lines in _line_chunks(path):
+    for lines in line_chunks(path):
         yield from enumerate(lines, start=first)
         first += len(lines)
 

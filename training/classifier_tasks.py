@@ -23,7 +23,7 @@ import numpy as np
 
 from training.checkpoints import CheckpointError, atomic_text
 from training.classifier_files import numbered_lines
-from training.readers import DataError, _check_file
+from training.readers import DataError, check_file
 
 MARKS = {",": "COMMA", ".": "PERIOD", "?": "QUESTION", "!": "EXCLAMATION", ";": "COMMA", ":": "COMMA"}
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
@@ -80,7 +80,7 @@ def pieces(lines: Sequence[str], words: int, count: int, seed: int) -> list[str]
 
 def read_lines(path: str, limit: int | None = None) -> list[str]:
     """The lines of a text file that hold text."""
-    _check_file(path)
+    check_file(path)
     lines = [line for _, line in numbered_lines(path) if line.strip()][:limit]
     if not lines:
         raise DataError(f"{path}: there is no text in it.")

@@ -80,7 +80,7 @@ def check_files(sources: list[str], targets: list[str]) -> None:
     if targets and len(sources) != len(targets):
         raise DataError(f"{len(sources)} source files but {len(targets)} target files: give as many of each.")
     for path in sources + targets:
-        _check_file(path)
+        check_file(path)
     for path in sources + targets:
         if targets and suffix(path) in READERS:
             raise DataError(f"{path}: such a file holds both sides. Give it as `source`, without `target`.")
@@ -91,7 +91,8 @@ def check_files(sources: list[str], targets: list[str]) -> None:
             )
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
+    """Raises DataError, naming what stands beside it, where there is no such file."""
     if os.path.isfile(path):
         return
     folder, base = os.path.split(path)
@@ -101,7 +102,7 @@ def _check_file(path: str) -> None:
     raise DataError(f"{path}: there is no such file.{hint}")
 
 
-def _line_chunks(path: str) -> Iterator[list[str]]:
+def line_chunks(path: str) -> Iterator[list[str]]:
     """The lines of a UTF-8 file in lists: parted at \\n alone, without a \\r at the end or a byte order mark."""
     # Not str.splitlines: it also parts at U+2028, U+0085, form feeds and the like, which stand inside sentences.
     first, rest = 1, b""
@@ -138,7 +139,7 @@ def _decode(block: bytes, path: str, first: int) -> list[str]:
 
 
 def _read_aligned(source: str, target: str) -> Iterator[Chunk]:
-    left, right = _line_chunks(source), _line_chunks(target)
+    left, right = line_chunks(source), line_chunks(target)
     a: list[str] = []
     b: list[str] = []
     done = 0
@@ -161,7 +162,7 @@ def _read_aligned(source: str, target: str) -> Iterator[Chunk]:
 
 def _read_jsonl(path: str, source_field: Any, target_field: Any) -> Iterator[Chunk]:
     first = 1
-    for lines in _line_chunks(path):
+    for lines in line_chunks(path):
         sources, targets = [], []
         for number, line in enumerate(lines, start=first):
             if not line or line.isspace():
@@ -213,7 +214,7 @@ def _missing(kind: str, name: Any, known: Sequence[str]) -> str:
 def _read_tsv(path: str, source_field: Any, target_field: Any) -> Iterator[Chunk]:
     """Columns parted by tabs, no quoting; numbers as fields mean a file without a header."""
     first, columns, width = 1, None, 0
-    for lines in _line_chunks(path):
+    for lines in line_chunks(path):
         rows = [line.split("\t") for line in lines]
         if columns is None:
             header = rows[0]
