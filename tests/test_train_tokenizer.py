@@ -109,3 +109,12 @@ def test_full_disk_is_reported_and_leaves_nothing(files, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "could not be written" in error and "tok" in error
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_mask_token_for_masked_language_models(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("the old house\nthe old dog\n" * 5)
+    text = str(tmp_path / "a.txt")
+    words = ["--source", text, "--target", text, "--vocab-size", "270", "--quiet", "--output", str(tmp_path / "out")]
+    assert main([*words, "--mask-token", "<mask>"]) == 0, capsys.readouterr().err
+    tokenizer = VaswaniTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.mask_token == "<mask>" and tokenizer.mask_token_id in tokenizer("the <mask> dog")["input_ids"]

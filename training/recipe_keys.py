@@ -237,5 +237,5 @@ def _flag(name: str) -> str:
 
 def _known_recipes() -> str:
     folder = Path(__file__).parent / "recipes"
-    names = sorted(path.name for path in folder.glob("*.yaml"))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
     return f"Ready-made ones in training/recipes: {', '.join(names)}."

@@ -85,6 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--min-frequency", type=int, default=2, help="pairs of tokens seen less often are not merged (2)"
     )
     parser.add_argument("--whole-words", metavar="FILE", help="words that are never cut, one a line")
+    parser.add_argument("--mask-token", metavar="TOKEN", help="control token of masked language models, such as <mask>")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -104,6 +105,10 @@ def run(options: argparse.Namespace) -> None:
     # Without a terminal the library's bar writes nothing but blank lines.
     bar = sys.stderr.isatty() and not options.quiet
     settings = {"min_frequency": options.min_frequency, "show_progress": bar}
+    if options.whole_words and options.mask_token:
+        raise DataError("--whole-words and --mask-token do not go together yet: leave one of them out.")
+    if options.mask_token:
+        settings["mask_token"] = options.mask_token
     if options.whole_words:
         words = read_lines(options.whole_words)
         tokenizer = train_with_whole_words(corpus, words, options.vocab_size, **settings)
