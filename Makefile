@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= train,dev
+# Processes that share the tests, a file at a time.
+TEST_WORKERS ?= 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
@@ -39,7 +41,7 @@ demo: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m training.demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q $(TEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 quality: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 
 # Read by the libraries when they are imported, so set before anything imports them.
@@ -11,6 +12,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tokenised data of the tests' corpora must not stay in the cache of whoever runs them.
 os.environ["VASWANI_TX_CACHE"] = tempfile.mkdtemp(prefix="token-cache-")
 
@@ -26,6 +28,18 @@ def token_cache_is_removed():
     """Leave nothing behind."""
     yield
     shutil.rmtree(os.environ["VASWANI_TX_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def heeded_signals():
+    """What starts the tests in the background may have them ignore SIGINT or SIGHUP, which their children inherit."""
+    former = {
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
+    yield
+    for signum, handler in former.items():
+        signal.signal(signum, handler)
 
 
 class _Deprecations(logging.Handler):

@@ -143,7 +143,6 @@ def test_beam_search_as_wide_as_the_space_finds_the_best_of_all(seed, settings, 
         {"num_beams": 3, "cache_implementation": "static", "disable_compile": True},
         {"use_cache": False},
         {"prefill_chunk_size": 2},
-        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
     ],
     ids=str,
 )

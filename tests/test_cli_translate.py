@@ -280,6 +280,7 @@ def start(folder, *words, **streams):
     return subprocess.Popen(program, env=environment(), stderr=subprocess.PIPE, **streams)
 
 
+@pytest.mark.usefixtures("heeded_signals")
 def test_each_line_of_a_slow_writer_is_answered_and_ctrl_c_ends_quietly(folder, expected):
     process = start(folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     for line, answer in zip(LINES[:2], expected, strict=False):

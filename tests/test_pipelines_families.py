@@ -45,6 +45,8 @@ def nothing_is_said(request):
     logger.addHandler(handler)
     yield
     logger.removeHandler(handler)
+    # Older releases say this of every model: the pipeline itself sets the one beside the caller's other.
+    messages = [message for message in messages if not message.startswith("Both `max_new_tokens`")]
     assert not messages, messages
 
 

@@ -314,18 +314,6 @@ sys.exit(128 + seen[0])
 LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[2], *sys.argv[3:]]) and 1)"
 
 
-@pytest.fixture
-def heeded_signals():
-    """What starts the tests in the background may have them ignore SIGINT or SIGHUP, which their children inherit."""
-    former = {
-        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-    }
-    yield
-    for signum, handler in former.items():
-        signal.signal(signum, handler)
-
-
 @pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("launched", [False, True])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
