@@ -134,10 +134,10 @@ def test_flash_kernels_are_told_where_documents_end(case, monkeypatch):
     assert_equal(answer(case, model(**row)), expected, **EXACT)
 
 
-@pytest.mark.parametrize("name", ["VaswaniEncoderModel", "VaswaniDecoderModel"])
-def test_compiled_packing_is_packing(name):
+@pytest.mark.slow
+def test_compiled_packing_is_packing():
     torch._dynamo.reset()
-    case = BY_NAME[name]
+    case = BY_NAME["VaswaniEncoderModel"]
     model, row = make(case, num_hidden_layers=1).double(), inputs_of(case, length=sum(LENGTHS))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     row["position_ids"] = packed_positions().expand(3, -1)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ KEYS = {
 }  # fmt: skip
 BLEU = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 CHRF = "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0"
+ROOT = Path(__file__).resolve().parent.parent
 SLASH = "/"  # keeps the made-up places of a machine from being places of one
 
 
@@ -296,3 +298,12 @@ def test_the_command_writes_a_card(run, tmp_path, capsys):
     assert "holds neither averaged/ nor best/" in capsys.readouterr().err
     assert command.main([str(run), "--output", str(tmp_path)]) == 2
     assert "is a folder: name a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "model_cards").glob("*.md")), ids=lambda path: path.stem)
+def test_the_cards_that_the_project_shows_are_valid_and_name_no_place(path):
+    text = path.read_text(encoding="utf-8")
+    values, _ = metadata_of(text)
+    results = values["model-index"][0]["results"]
+    assert results and all(metric["value"] > 0 for result in results for metric in result["metrics"])
+    assert not re.search(r"(^|[\s`'\"])(/tmp|/home|/work|/root)/", text)

@@ -36,8 +36,10 @@ def tokenizer() -> VaswaniTokenizer:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_said(request):
+def nothing_is_said(monkeypatch):
     """Fail where a pipeline warns, of a model that it does not support for example."""
+    # Older releases' pipelines call `generate` in a way that transformers itself deprecates.
+    monkeypatch.setattr("transformers.generation.utils.logger.warning_once", lambda *_: None)
     messages = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
