@@ -244,6 +244,8 @@ def test_required_phrases_are_found_and_are_the_best_that_hold_them(seed):
     settings = {"num_beams": 400, "max_new_tokens": 4, "force_words_ids": [phrase]}
     found = searched(model, prompt, num_return_sequences=3, **settings)
     assert_same_hypotheses(found, possible[:3])
+    whole = model.generate(prompt, return_dict_in_generate=True, **settings)
+    assert type(whole).__name__ == "GenerateBeamDecoderOnlyOutput"
     custom = model.generate(
         prompt, num_beams=400, max_new_tokens=4, custom_generate=constrained_beam_search, required_ids=[[phrase]]
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 
 from .phrases_vaswani import ConstraintError, RequiredPhrases, State, check_token_ids
 
@@ -75,7 +75,7 @@ def constrained_beam_search(
     force_words_ids: Sequence | None = None,
     synced_gpus: bool = False,
     **model_kwargs: Any,
-) -> torch.LongTensor | GenerateBeamEncoderDecoderOutput:
+) -> torch.LongTensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
     """Search with beams for the best hypotheses that hold every required phrase.
 
     To be called by `generate`, which prepares everything else:
@@ -128,6 +128,8 @@ class _Search:
 
     def __init__(self, model: Any, input_ids: torch.Tensor, config: Any, required: list[RequiredPhrases]):
         self.config, self.num_beams = config, config.num_beams
+        encodes = model.config.is_encoder_decoder
+        self.output_class = GenerateBeamEncoderDecoderOutput if encodes else GenerateBeamDecoderOnlyOutput
         self.prompt_length = input_ids.shape[1]
         self.device = input_ids.device
         ends = getattr(config, "_eos_token_tensor", None)
@@ -239,7 +241,7 @@ class _Search:
             sentence.done = sentence.done or score <= DEAD / 2 or hopeless
         return all(sentence.done for sentence in self.sentences)
 
-    def result(self) -> torch.LongTensor | GenerateBeamEncoderDecoderOutput:
+    def result(self) -> torch.LongTensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
         """Return the best hypotheses in `generate`'s shape."""
         rows = []
         for number, sentence in enumerate(self.sentences):
@@ -259,7 +261,7 @@ class _Search:
         if not self.config.return_dict_in_generate:
             return sequences
         asked = self.config.output_scores
-        return GenerateBeamEncoderDecoderOutput(
+        return self.output_class(
             sequences=sequences,
             sequences_scores=torch.tensor([score for score, _, _ in rows], device=self.device) if asked else None,
             scores=tuple(self.all_scores) if asked else None,
