@@ -11,7 +11,7 @@ import transformers
 from training.checkpoints import CheckpointError, check_folder, load_pretrained
 from training.language_data import TextCorpus, placed, training_texts
 from training.language_scores import read_documents
-from training.launch import Start, on_main, ready, scale_attention
+from training.launch import Start, find_or_train_tokenizer, model_fields, on_main, ready, scale_attention
 from training.lm_arguments import LanguageArguments
 from training.recipe_keys import ArgumentsError
 from training.translate import check_vocabulary
@@ -29,17 +29,13 @@ def _tokenizer(start: Start) -> VaswaniTokenizer:
     places = [arguments.tokenizer, arguments.init_from]
     if start.resume_from:
         places = [start.resume_from, start.folder.tokenizer]
-    for folder in filter(None, places):
-        if (Path(folder) / "tokenizer.json").is_file():
-            return VaswaniTokenizer.from_pretrained(folder)
-    if start.resume_from or not arguments.tokenizer_vocab_size:
-        raise ArgumentsError(
-            f"There is no tokenizer.json in '{next(filter(None, places))}': train one with `python -m "
-            "training.train_tokenizer`, or set tokenizer_vocab_size to have one trained here."
-        )
-    # With the mask in any case: the vocabulary then also serves the other kind of model.
-    texts = training_texts(arguments)
-    return VaswaniTokenizer.train(texts, vocab_size=arguments.tokenizer_vocab_size, mask_token=MASK_TOKEN)
+    return find_or_train_tokenizer(
+        places,
+        start.resume_from is not None,
+        arguments.tokenizer_vocab_size,
+        # With the mask in any case: the vocabulary then also serves the other kind of model.
+        lambda size: VaswaniTokenizer.train(training_texts(arguments), vocab_size=size, mask_token=MASK_TOKEN),
+    )
 
 
 def load_validation(arguments: LanguageArguments) -> list[str]:
@@ -61,13 +57,7 @@ def make_model(
         changes = {} if weights != arguments.init_from else arguments.model
         model = load_model(kind, weights, dtype=torch.float32, **changes)
     else:
-        fields = {"vocab_size": len(tokenizer)} | arguments.model
-        if fields["vocab_size"] < len(tokenizer):
-            raise ArgumentsError(
-                f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {len(tokenizer)} tokens: leave it "
-                "out, or take the tokenizer that belongs to it."
-            )
-        model = kind(config_class.from_preset(arguments.preset, **fields))
+        model = kind(config_class.from_preset(arguments.preset, **model_fields(arguments, len(tokenizer))))
         scale_attention(model, arguments.attention_init_gain)
     check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
     _check_positions(model.config, arguments)

@@ -33,6 +33,7 @@ from training.schedule import PaperAdam, make_schedule
 from training.sharding import shard_if_asked
 from training.tracking import Interrupted, check_tracker, start_tracker
 from training.validation import describe
+from vaswani_tx import VaswaniTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,36 @@ def make_accelerator(arguments: RunArguments) -> Accelerator:
     return Accelerator(
         mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[patient]
     )
+
+
+def find_or_train_tokenizer(
+    places: list[str | Path | None], resumes: bool, vocab_size: int | None, train_one: Callable[[int], VaswaniTokenizer]
+) -> VaswaniTokenizer:
+    """The tokenizer of the first of `places` that holds one, else a new one of `vocab_size` entries.
+
+    Raises:
+        ArgumentsError: none of them holds one, and the run goes on or the recipe has none trained.
+    """
+    for folder in filter(None, places):
+        if (Path(folder) / "tokenizer.json").is_file():
+            return VaswaniTokenizer.from_pretrained(folder)
+    if resumes or not vocab_size:
+        raise ArgumentsError(
+            f"There is no tokenizer.json in '{next(filter(None, places))}': train one with `python -m "
+            "training.train_tokenizer`, or set tokenizer_vocab_size to have one trained here."
+        )
+    return train_one(vocab_size)
+
+
+def model_fields(arguments: RunArguments, vocabulary: int) -> dict[str, Any]:
+    """The recipe's fields of a new model with its vocabulary; raises ArgumentsError where it is given too small."""
+    fields = {"vocab_size": vocabulary} | arguments.model
+    if fields["vocab_size"] < vocabulary:
+        raise ArgumentsError(
+            f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {vocabulary} tokens: leave it out, or "
+            "take the tokenizer that belongs to it."
+        )
+    return fields
 
 
 def ready(model: transformers.PreTrainedModel, arguments: RunArguments) -> transformers.PreTrainedModel:

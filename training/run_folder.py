@@ -65,7 +65,7 @@ class RunFolder:
             point = Path(arguments.resume)
             if not point.is_dir():
                 raise RunError(f"--resume '{point}': there is no such checkpoint folder.")
-            self._check_same(arguments)
+            self.check_same(arguments)
             if self.checkpoints.is_dir() and point.resolve().parent != self.checkpoints.resolve():
                 raise RunError(f"'{self.path}' has checkpoints of its own: resume '{point}' in another output_dir.")
             return point
@@ -77,7 +77,7 @@ class RunFolder:
             return None
         if arguments.resume == "never":
             raise RunError(f"'{self.path}' holds a run already: --resume auto goes on with it, --overwrite deletes it.")
-        self._check_same(arguments)
+        self.check_same(arguments)
         self._check_unfinished(arguments)
         return latest_checkpoint(self.checkpoints)
 
@@ -145,7 +145,8 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def _check_same(self, arguments: RunArguments) -> None:
+    def check_same(self, arguments: RunArguments) -> None:
+        """Raises RunError where the folder holds a run of other keys than may change between the parts of one."""
         if not self.recipe.exists():
             return
         try:

@@ -56,7 +56,7 @@ from training.classifier_kinds import Kind, kind_of
 from training.classifier_rows import Rows
 from training.classifier_scoring import ClassifierValidator
 from training.keeper import Task
-from training.launch import Parts, Start, command, on_main, place, ready, scale_attention
+from training.launch import Parts, Start, command, model_fields, on_main, place, ready, scale_attention
 from training.launch import train as train_with
 from training.readers import DataError
 from training.recipe_keys import ArgumentsError
@@ -254,12 +254,7 @@ def make_model(
 
 def make_config(arguments: ClassifierArguments, kind: Kind, vocabulary: int) -> VaswaniEncoderConfig:
     """The configuration of a new model; raises ValueError where it is too small for the tokenizer."""
-    fields = {"vocab_size": vocabulary} | arguments.model
-    if fields["vocab_size"] < vocabulary:
-        raise ArgumentsError(
-            f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {vocabulary} tokens: leave it out, or "
-            "take the tokenizer that belongs to it."
-        )
+    fields = model_fields(arguments, vocabulary)
     return VaswaniEncoderConfig.from_preset(arguments.preset, **kind.config_fields(), **fields)
 
 

@@ -251,7 +251,7 @@ def run(arguments: ImageArguments) -> None:
 def _same_end(folder: RunFolder, arguments: ImageArguments) -> bool:
     """Whether the command asks for nothing more than what the finished run has done; raises RunError if another run."""
     done = json.loads(folder.finished.read_text(encoding="utf-8"))
-    folder._check_same(arguments)
+    folder.check_same(arguments)
     limit = getattr(arguments, done["reason"])
     return limit is not None and limit <= done[done["reason"]]
 

@@ -29,7 +29,18 @@ from training.arguments import TranslationArguments
 from training.corpora import training_texts
 from training.data import load_parallel
 from training.keeper import Task
-from training.launch import Parts, Start, command, on_main, place, ready, say, scale_attention
+from training.launch import (
+    Parts,
+    Start,
+    command,
+    find_or_train_tokenizer,
+    model_fields,
+    on_main,
+    place,
+    ready,
+    say,
+    scale_attention,
+)
 from training.launch import train as train_with
 from training.prepare import TrainingData, prepare_training_data
 from training.recipe_keys import ArgumentsError
@@ -84,15 +95,12 @@ def make_tokenizer(arguments: TranslationArguments, folder: RunFolder, resume_fr
     places = [arguments.tokenizer, None if arguments.new_vocabulary else arguments.init_from, arguments.encoder_from]
     if resume_from:
         places = [resume_from, folder.tokenizer]
-    for folder_of_one in filter(None, places):
-        if (Path(folder_of_one) / "tokenizer.json").is_file():
-            return VaswaniTokenizer.from_pretrained(folder_of_one)
-    if resume_from or not arguments.tokenizer_vocab_size:
-        raise ArgumentsError(
-            f"There is no tokenizer.json in '{next(filter(None, places))}': train one with `python -m "
-            "training.train_tokenizer`, or set tokenizer_vocab_size to have one trained here."
-        )
-    return VaswaniTokenizer.train(training_texts(arguments), vocab_size=arguments.tokenizer_vocab_size)
+    return find_or_train_tokenizer(
+        places,
+        resume_from is not None,
+        arguments.tokenizer_vocab_size,
+        lambda size: VaswaniTokenizer.train(training_texts(arguments), vocab_size=size),
+    )
 
 
 def make_model(
@@ -112,13 +120,7 @@ def make_model(
             arguments.encoder_from, arguments.decoder_from, embeddings=arguments.embeddings_from, **arguments.model
         ).train()
     else:
-        fields = {"vocab_size": len(tokenizer)} | arguments.model
-        if fields["vocab_size"] < len(tokenizer):
-            raise ArgumentsError(
-                f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {len(tokenizer)} tokens: leave it "
-                "out, or take the tokenizer that belongs to it."
-            )
-        model = kind.make(arguments.preset, fields)
+        model = kind.make(arguments.preset, model_fields(arguments, len(tokenizer)))
         scale_attention(model, arguments.attention_init_gain)
     check_vocabulary(model, tokenizer, str(start or "the model of this recipe"))
     return ready(model, arguments)

@@ -445,6 +445,14 @@ def _is_plain(layer: nn.Module) -> bool:
     return is_linear and "forward" not in vars(layer) and not layer._forward_pre_hooks
 
 
+def with_records(result, outputs):
+    """Hand on what a model below its head returned beside its states: the cache and what was recorded."""
+    for name, value in outputs.items():
+        if name not in ("last_hidden_state", "pooler_output"):
+            result[name] = value
+    return result
+
+
 class VaswaniLanguageHead:
     """What models with a projection to the vocabulary share: `lm_head` (section 3.4) and the loss of section 5.4."""
 
@@ -548,11 +556,7 @@ class VaswaniForConditionalGeneration(
         )
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
         loss, logits = self._predict(outputs.last_hidden_state, labels, logits_to_keep, skip_logits, settings)
-        result = Seq2SeqLMOutput(loss=loss, logits=logits)
-        for name, value in outputs.items():
-            if name != "last_hidden_state":
-                result[name] = value
-        return result
+        return with_records(Seq2SeqLMOutput(loss=loss, logits=logits), outputs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels [B, T] right, the start token first: what transformers' data collators call."""
@@ -569,4 +573,5 @@ __all__ = [
     "VaswaniStack",
     "recorders",
     "shift_tokens_right",
+    "with_records",
 ]

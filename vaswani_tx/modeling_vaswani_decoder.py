@@ -15,7 +15,14 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_vaswani import VaswaniDecoderConfig
 from .generation_vaswani import VaswaniGenerationMixin
 from .layers_vaswani import VaswaniAttention, VaswaniDecoderLayer
-from .modeling_vaswani import VaswaniEncoder, VaswaniLanguageHead, VaswaniPreTrainedModel, VaswaniStack, recorders
+from .modeling_vaswani import (
+    VaswaniEncoder,
+    VaswaniLanguageHead,
+    VaswaniPreTrainedModel,
+    VaswaniStack,
+    recorders,
+    with_records,
+)
 
 
 class VaswaniDecoderPreTrainedModel(VaswaniPreTrainedModel):
@@ -137,11 +144,7 @@ class VaswaniForCausalLM(VaswaniLanguageHead, VaswaniDecoderPreTrainedModel, Vas
             **kwargs,
         )
         loss, logits = self._predict(outputs.last_hidden_state, shifted, logits_to_keep, skip_logits, settings)
-        result = CausalLMOutputWithPast(loss=loss, logits=logits)
-        for name, value in outputs.items():
-            if name != "last_hidden_state":
-                result[name] = value
-        return result
+        return with_records(CausalLMOutputWithPast(loss=loss, logits=logits), outputs)
 
 
 __all__ = ["VaswaniDecoderModel", "VaswaniDecoderPreTrainedModel", "VaswaniForCausalLM"]

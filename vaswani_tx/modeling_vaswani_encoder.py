@@ -16,7 +16,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vaswani import VaswaniEncoderConfig
 from .loss_vaswani import classification_loss, smoothed_cross_entropy
-from .modeling_vaswani import VaswaniEncoder, VaswaniLanguageHead, VaswaniPreTrainedModel
+from .modeling_vaswani import VaswaniEncoder, VaswaniLanguageHead, VaswaniPreTrainedModel, with_records
 
 
 class VaswaniEncoderPreTrainedModel(VaswaniPreTrainedModel):
@@ -75,7 +75,7 @@ class VaswaniForMaskedLM(VaswaniLanguageHead, VaswaniEncoderPreTrainedModel):
         )
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
         loss, logits = self._predict(outputs.last_hidden_state, labels, 0, skip_logits, settings)
-        return _with_records(MaskedLMOutput(loss=loss, logits=logits), outputs)
+        return with_records(MaskedLMOutput(loss=loss, logits=logits), outputs)
 
 
 class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
@@ -127,7 +127,7 @@ class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config, num_items_in_batch, label_smoothing)
-        return _with_records(SequenceClassifierOutput(loss=loss, logits=logits), outputs)
+        return with_records(SequenceClassifierOutput(loss=loss, logits=logits), outputs)
 
 
 class VaswaniForTokenClassification(VaswaniEncoderPreTrainedModel):
@@ -172,7 +172,7 @@ class VaswaniForTokenClassification(VaswaniEncoderPreTrainedModel):
             loss = smoothed_cross_entropy(
                 logits, labels, num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing
             )
-        return _with_records(TokenClassifierOutput(loss=loss, logits=logits), outputs)
+        return with_records(TokenClassifierOutput(loss=loss, logits=logits), outputs)
 
 
 class VaswaniForQuestionAnswering(VaswaniEncoderPreTrainedModel):
@@ -224,7 +224,7 @@ class VaswaniForQuestionAnswering(VaswaniEncoderPreTrainedModel):
                     logits, labels, num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing
                 )
         result = QuestionAnsweringModelOutput(loss=loss, start_logits=start_logits, end_logits=end_logits)
-        return _with_records(result, outputs)
+        return with_records(result, outputs)
 
 
 def mean_of_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -247,14 +247,6 @@ def mean_of_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | N
 
 def _classifier_dropout(config) -> float:
     return config.dropout if config.classifier_dropout is None else config.classifier_dropout
-
-
-def _with_records(result, outputs):
-    """Hand on what the encoder recorded: hidden states, attention weights, queries and keys."""
-    for name, value in outputs.items():
-        if name != "last_hidden_state":
-            result[name] = value
-    return result
 
 
 __all__ = [

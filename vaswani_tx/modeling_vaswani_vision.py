@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_vaswani import VaswaniVisionConfig
 from .layers_vaswani import VaswaniEncoderLayer, VaswaniSinusoidalPositions, sinusoids
 from .loss_vaswani import classification_loss
-from .modeling_vaswani import VaswaniEncoder, VaswaniPreTrainedModel
+from .modeling_vaswani import VaswaniEncoder, VaswaniPreTrainedModel, with_records
 
 
 class VaswaniCountedPatches(VaswaniSinusoidalPositions):
@@ -256,11 +256,7 @@ class VaswaniForImageClassification(VaswaniVisionPreTrainedModel):
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config, num_items_in_batch, label_smoothing)
-        result = ImageClassifierOutput(loss=loss, logits=logits)
-        for name, value in outputs.items():
-            if name not in ("last_hidden_state", "pooler_output"):
-                result[name] = value
-        return result
+        return with_records(ImageClassifierOutput(loss=loss, logits=logits), outputs)
 
 
 def _pair(size) -> tuple[int, int]:
