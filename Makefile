@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)
 
 demo: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m training.demo $(DEMO_ARGS)
+	$(OFFLINE) $(BIN)/python -m vaswani_tx.training.demo $(DEMO_ARGS)
 
 test: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)

@@ -31,7 +31,7 @@ def token_cache_is_removed():
 
 
 @pytest.fixture
-def heeded_signals():
+def default_signal_handlers():
     """What starts the tests in the background may have them ignore SIGINT or SIGHUP, which their children inherit."""
     former = {
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),

@@ -1,7 +1,7 @@
 """Averages checkpoints into one model folder that `from_pretrained` loads.
 
-    python -m training.average_checkpoints runs/demo --last 5 --output runs/demo/averaged
-    python -m training.average_checkpoints A/step-00004000 A/step-00005000 --output averaged
+    python -m vaswani_tx.training.average_checkpoints runs/demo --last 5 --output runs/demo/averaged
+    python -m vaswani_tx.training.average_checkpoints A/step-00004000 A/step-00005000 --output averaged
 
 A run folder (or its `checkpoints/`) gives its last N; model folders are averaged as they are given. Weights are summed
 in float32. An existing output folder is only replaced with `--overwrite`.
@@ -11,8 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.averaging import save_average
-from training.checkpoints import CheckpointError, list_checkpoints
+from vaswani_tx.training.engine.averaging import save_average
+from vaswani_tx.training.engine.checkpoints import list_checkpoints
+from vaswani_tx.training.errors import CheckpointError
 
 
 def choose(paths: list[Path], last: int | None) -> list[Path]:

@@ -1,7 +1,7 @@
 """Predicts with a classifier, a tagger or a reader of answers, and scores the predictions where the labels are known.
 
-    python -m training.classify --model runs/first/best --input test.tsv --output said.jsonl --scores scores.json
-    echo "what a day" | python -m training.classify --model runs/first/best --input -
+    python -m vaswani_tx.training.classify --model runs/first/best --input test.tsv --output said.jsonl --scores scores.json
+    echo "what a day" | python -m vaswani_tx.training.classify --model runs/first/best --input -
 
 The input is what `train_classifier` reads, labels optional; `-` (standard input) and, for texts, a .txt file hold one
 text a line, and so does any file with `--lines`: a tagger parts them at spaces. Each example gives one line of JSON:
@@ -33,8 +33,7 @@ import transformers
 from transformers import AutoTokenizer
 
 import vaswani_tx  # noqa: F401  registers the Auto classes
-from training.checkpoints import CheckpointError, atomic_text, check_folder, load_pretrained
-from training.classifier_examples import (
+from vaswani_tx.training.data.labelled import (
     TEXT_TASKS,
     Example,
     Fields,
@@ -44,11 +43,13 @@ from training.classifier_examples import (
     check_labels,
     read_examples,
 )
-from training.classifier_files import numbered_lines
-from training.classifier_kinds import Kind, kind_of
-from training.classifier_scoring import predict
-from training.readers import DataError
-from training.translate import check_vocabulary
+from vaswani_tx.training.data.labelled_files import numbered_lines
+from vaswani_tx.training.errors import CheckpointError, DataError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.inference.classification import predict
+from vaswani_tx.training.inference.translation import check_vocabulary
+from vaswani_tx.training.models.loading import check_folder, load_pretrained
+from vaswani_tx.training.tasks.classification_tasks import TaskSpec, task_spec
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Classifier:
 
     model: transformers.PreTrainedModel
     tokenizer: Any
-    kind: Kind
+    kind: TaskSpec
     batch_tokens: int = 8192
 
     @classmethod
@@ -76,7 +77,7 @@ class Classifier:
         names = [] if task == "question_answering" else [labels[number] for number in sorted(labels)]
         settings = {name: value for name, value in settings.items() if value is not None}
         own = {name: value for name, value in own.items() if name != "task"}
-        kind = kind_of(task, names=names, **(own | settings))
+        kind = task_spec(task, names=names, **(own | settings))
         model = load_pretrained(getattr(transformers, kind.auto_class), folder, dtype=torch.float32)
         if not (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
             raise CheckpointError(f"'{folder}' holds no tokenizer: copy tokenizer.json and its configuration there.")
@@ -192,7 +193,9 @@ def run(options: argparse.Namespace) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.classify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m vaswani_tx.training.classify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="folder of a model, such as a run's best/")
     parser.add_argument("--input", required=True, help="file of examples, data set of the Hub, or - for lines of text")

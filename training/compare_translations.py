@@ -1,9 +1,9 @@
 """Is one system's translation of a test set better than another's, or is the difference chance? A paired test says.
 
-    python -m training.compare_translations --target test.de baseline.de other.de
+    python -m vaswani_tx.training.compare_translations --target test.de baseline.de other.de
 
 The first file is the baseline; each further one is compared with it. All are plain detokenised text, one sentence a
-line, as `training.evaluate_translation --output` writes them. For every score the table shows each system's value, its
+line, as `vaswani_tx.training.evaluate_translation --output` writes them. For every score the table shows each system's value, its
 mean and 95 % interval, the difference from the baseline, and p: how often chance alone would make a difference at
 least as large. `*` marks p < 0.05; without it, do not call one system the better.
 
@@ -13,11 +13,11 @@ it regards one direction only: name the method beside a p. `--samples N` changes
 its fixed seed 12345, which the environment variable SACREBLEU_SEED replaces: the same files give the same table. Of
 many systems no better than the baseline, 1 in 20 is marked all the same.
 
-    python -m training.compare_translations --target ref.a.de --target ref.b.de A.de B.de C.de --metrics bleu ter
-    python -m training.compare_translations --target test.de A.de B.de --metrics bleu_compound_split --json test.json
-    python -m training.compare_translations --target test.de A.de B.de --source test.en --examples 5
+    python -m vaswani_tx.training.compare_translations --target ref.a.de --target ref.b.de A.de B.de C.de --metrics bleu ter
+    python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --metrics bleu_compound_split --json test.json
+    python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --source test.en --examples 5
 
-`--metrics`: bleu, chrf, ter, bleu_compound_split, bleu_tokenised_lowercase (see training/scoring.py; the last two
+`--metrics`: bleu, chrf, ter, bleu_compound_split, bleu_tokenised_lowercase (see training/metrics/scoring.py; the last two
 tokenise for `--target-language`). `--examples N` prints the N sentences whose chrF differs most, with their sources.
 """
 
@@ -30,9 +30,16 @@ from typing import Any
 
 from sacrebleu.metrics import CHRF
 
-from training.checkpoints import atomic_text
-from training.readers import DataError
-from training.scoring import FORMS, LOWER_IS_BETTER, METHODS, check_seed, make_form, read_lines
+from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.metrics.scoring import (
+    LOWER_IS_BETTER,
+    METHODS,
+    METRIC_SPECS,
+    check_seed,
+    make_metric_spec,
+    read_lines,
+)
 
 SAMPLES = {"bootstrap": 1000, "randomization": 10000}
 LEVEL = 0.05
@@ -41,7 +48,7 @@ LEVEL = 0.05
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.compare_translations",
+        prog="python -m vaswani_tx.training.compare_translations",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -50,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("systems", nargs="+", metavar="FILE", help="hypotheses, one a line: the baseline first, then one or more")
     add("--target", action="append", required=True, metavar="FILE", help="references; again for several of a sentence")
     add("--source", metavar="FILE", help="sources, shown with --examples; their number is checked")
-    add("--metrics", nargs="+", choices=FORMS, default=["bleu", "chrf", "ter"], help="default: bleu chrf ter")
+    add("--metrics", nargs="+", choices=METRIC_SPECS, default=["bleu", "chrf", "ter"], help="default: bleu chrf ter")
     add("--method", choices=METHODS, default="bootstrap", help="default: bootstrap")
     add("--samples", type=_positive, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
     add("--lowercase", action="store_true", help="score without regard to case")
@@ -82,7 +89,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
     choices = {"lowercase": options.lowercase, "tokenize": options.bleu_tokenizer, "language": options.target_language}
     for name in dict.fromkeys(options.metrics):
-        form = make_form(name, **choices)
+        form = make_metric_spec(name, **choices)
         signature, found = form.paired_test(systems, references, options.method, samples)
         rows = [_row(system, one, found[0]) for system, one in zip(systems, found, strict=True)]
         result["metrics"][name] = {
@@ -147,7 +154,7 @@ def report(result: dict[str, Any]) -> str:
     ]
     for name, found in result["metrics"].items():
         note = " (lower is better)" if found["lower_is_better"] else ""
-        lines += ["", f"{FORMS[name]}{note}   {found['signature']}"]
+        lines += ["", f"{METRIC_SPECS[name]}{note}   {found['signature']}"]
         width = max(len(row["system"]) for row in found["systems"])
         for row in found["systems"]:
             text = f"  {row['system']:<{width}}  {row['score']:6.2f}"

@@ -1,7 +1,7 @@
 """The whole path on a laptop, without network: a corpus, a tokenizer, a model, its score, its translations, its inside.
 
     make demo
-    python -m training.demo --output-dir demo_run
+    python -m vaswani_tx.training.demo --output-dir demo_run
 
 It writes an English-German corpus from a grammar (20,000 pairs; no test sentence is seen in training), trains on it for
 about three minutes on two cores, translates the test split with the paper's beam search, loads the saved model in a new
@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from training.checkpoints import atomic_folder, atomic_text
-from training.demo_grammar import Pair, generate_corpus, split_corpus
-from training.plots import draw_attention, draw_training_curve, read_metrics
-from training.scoring import aligned, score_rows, score_translations
-from training.train_translation import main as train_translation
-from training.translate import load_model_and_tokenizer, translate
+from vaswani_tx.training.experiments.english_german_grammar import Pair, generate_corpus, split_corpus
+from vaswani_tx.training.files import atomic_folder, atomic_text
+from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate
+from vaswani_tx.training.metrics.scoring import aligned, score_rows, score_translations
+from vaswani_tx.training.reporting.plots import draw_attention, draw_training_curve, read_metrics
+from vaswani_tx.training.train_translation import main as train_translation
 
 RECIPE = Path(__file__).parent / "recipes" / "demo_en_de.yaml"
 SHOWN = 12
@@ -46,7 +46,9 @@ for sentence in sys.argv[2:]:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m vaswani_tx.training.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output-dir", type=Path, default=Path("demo_run"), help="replaced if it is a demo's folder")
     parser.add_argument(

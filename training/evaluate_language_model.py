@@ -1,7 +1,7 @@
 """Measure a language model on text: perplexity and bits per byte, or the loss and accuracy of masked words.
 
-    python -m training.evaluate_language_model --model runs/causal_tatoeba_en/best --text test.en
-    python -m training.evaluate_language_model --model runs/masked_tatoeba_en/best --text test.en --pseudo
+    python -m vaswani_tx.training.evaluate_language_model --model runs/causal_tatoeba_en/best --text test.en
+    python -m vaswani_tx.training.evaluate_language_model --model runs/masked_tatoeba_en/best --text test.en --pseudo
 
 The model is a folder (or a name on the Hub) that `AutoModelForCausalLM` or `AutoModelForMaskedLM` loads: of a run of
 ours, or GPT-2 and its like. The text is what a recipe's `validation_text` may be: text files of a document a line
@@ -35,12 +35,18 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import vaswani_tx
-from training.checkpoints import CheckpointError, atomic_text, load_pretrained
-from training.language_data import TextCorpus
-from training.language_scores import causal_scores, masked_scores, pseudo_log_likelihoods, read_documents
-from training.masking import Masker
-from training.readers import DataError
-from training.scoring import aligned
+from vaswani_tx.training.data.masking import Masker
+from vaswani_tx.training.data.text import TextCorpus
+from vaswani_tx.training.errors import CheckpointError, DataError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.inference.language_modeling import (
+    causal_scores,
+    masked_scores,
+    pseudo_log_likelihoods,
+    read_documents,
+)
+from vaswani_tx.training.metrics.scoring import aligned
+from vaswani_tx.training.models.loading import load_pretrained
 
 MODELS = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 ENDINGS = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForMaskedLM": "masked"}
@@ -51,7 +57,7 @@ LENGTH = 1024  # of models without a limit of their own
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate_language_model",
+        prog="python -m vaswani_tx.training.evaluate_language_model",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,6 +1,6 @@
 """Translate a test set with a trained model and score it: BLEU, chrF and TER with signatures, exact match, speed.
 
-    python -m training.evaluate_translation --model runs/demo/best --source test.en --target test.de
+    python -m vaswani_tx.training.evaluate_translation --model runs/demo/best --source test.en --target test.de
 
 The model is any encoder-decoder folder that the Auto classes of transformers load (`best/`, `averaged/` or a checkpoint
 of a run of ours, a MarianMT folder) or a name on the Hub. The test set comes in every format of the training data: two
@@ -12,19 +12,19 @@ unless a flag says otherwise: `--beam 1` is greedy and several times as fast. Se
 `--output` keeps the hypotheses, one a line; `--json` keeps every number. A file of hypotheses, whoever made it, is
 scored without a model:
 
-    python -m training.evaluate_translation --hypotheses test.out.de --target test.de --bootstrap 1000
+    python -m vaswani_tx.training.evaluate_translation --hypotheses test.out.de --target test.de --bootstrap 1000
 
 Scores are those of sacreBLEU on plain text; put the signature beside a score that you publish. `--bootstrap N` adds the
 mean and 95 % interval over N resamples of the test set by sacreBLEU, with its fixed seed 12345 (or SACREBLEU_SEED from
-the environment). Whether one of two systems is better: `python -m training.compare_translations`.
+the environment). Whether one of two systems is better: `python -m vaswani_tx.training.compare_translations`.
 `--compound-split` and `--tokenised-lowercase` add the tokenised BLEU of the paper's and of Multi30k's results, which
 compare with those results and with nothing else (training/metrics/moses.py; `--target-language` for the tokeniser).
 `--perplexity` costs one more pass, over the first reference; compare it between models with one vocabulary only.
 
-    python -m training.evaluate_translation --model runs/multi30k/averaged --source test2016.en --target test2016.de \\
+    python -m vaswani_tx.training.evaluate_translation --model runs/multi30k/averaged --source test2016.en --target test2016.de \\
         --beam 5 --bootstrap 1000 --compound-split --tokenised-lowercase --perplexity --output test2016.out.de
 
-On several devices, with the results in order:  accelerate launch -m training.evaluate_translation --model ...
+On several devices, with the results in order:  accelerate launch -m vaswani_tx.training.evaluate_translation --model ...
 """
 
 import argparse
@@ -38,12 +38,19 @@ import torch
 import transformers
 
 import vaswani_tx
-from training.checkpoints import atomic_text
-from training.data import load_parallel
-from training.readers import DataError
-from training.scoring import aligned, check_seed, make_form, read_lines, score_rows, score_translations
-from training.translate import load_model_and_tokenizer, perplexity, translate_corpus
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.training.data.parallel import load_parallel
+from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.inference.translation import load_model_and_tokenizer, perplexity, translate_corpus
+from vaswani_tx.training.metrics.scoring import (
+    aligned,
+    check_seed,
+    make_metric_spec,
+    read_lines,
+    score_rows,
+    score_translations,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,7 +58,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate_translation",
+        prog="python -m vaswani_tx.training.evaluate_translation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -196,7 +203,7 @@ def _check_scoring(options: argparse.Namespace) -> None:
     """Find an impossible choice of scores before the work of translating is done, not after."""
     choices = _scoring(options)
     for name in choices["forms"]:
-        make_form(name, tokenize=choices["tokenize"], language=choices["language"]).prepare([])
+        make_metric_spec(name, tokenize=choices["tokenize"], language=choices["language"]).prepare([])
     if options.bootstrap:
         check_seed()
 

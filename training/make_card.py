@@ -1,8 +1,8 @@
 """Write the model card (README.md) of a run: metadata, use, data, recipe, scores with signatures, time, licence.
 
-    python -m training.evaluate_translation --model runs/first/averaged --source test.en --target test.de \\
+    python -m vaswani_tx.training.evaluate_translation --model runs/first/averaged --source test.en --target test.de \\
         --json scores.json
-    python -m training.make_card runs/first --evaluation scores.json --output model_cards/first.md --language en de
+    python -m vaswani_tx.training.make_card runs/first --evaluation scores.json --output model_cards/first.md --language en de
 
 Every number comes from the run's files and the evaluations; what they do not hold is left out. What no file knows (the
 languages, licences and names) comes from the flags. Works offline; the metadata are what the Hub reads.
@@ -12,14 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.checkpoints import CheckpointError, atomic_text
-from vaswani_tx.model_card import About, CardError, make_card
+from vaswani_tx.hub.model_card import About, CardError, make_card
+from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.files import atomic_text
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.make_card",
+        prog="python -m vaswani_tx.training.make_card",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

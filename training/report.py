@@ -1,7 +1,7 @@
 """A report of one run, or of several beside each other: curves, scores, checkpoints, data and recipe on one page.
 
-    python -m training.report runs/first --output report.html
-    python -m training.report runs/first runs/second --png curves.png --title "With and without dropout"
+    python -m vaswani_tx.training.report runs/first --output report.html
+    python -m vaswani_tx.training.report runs/first runs/second --png curves.png --title "With and without dropout"
 
 The HTML file needs no network and nothing beside it: send it, or open it on a phone. It tells what the run folders
 hold (`metrics.jsonl`, `recipe.yaml`, `environment.json`, `data.json`, `checkpoints/`, `samples.jsonl`), also of a run
@@ -21,9 +21,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import vaswani_tx
-from training.checkpoints import CheckpointError, atomic_text
-from training.plots import AXES, Curves, Panel, Theme, draw_curves, draw_svg, is_number, panels_of
-from training.report_data import Run, differing_keys, read_run
+from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.reporting.plots import AXES, Curves, Panel, Theme, draw_curves, draw_svg, is_number, panels_of
+from vaswani_tx.training.reporting.run_data import Run, differing_keys, read_run
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Colours that stand for a variable of the page's style sheet, so that one picture serves light and dark pages.
@@ -35,7 +36,7 @@ THEME = Theme(ink="#000001", grid="#000002", ground="#000003", colors=tuple(_COL
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m vaswani_tx.training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; the first one gives the report its place")

@@ -1,7 +1,7 @@
 """Trains a ladder of sizes on one corpus, fits the power laws of the loss in parameters and compute, and draws them.
 
-    python -m training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling --dry-run
-    python -m training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling
+    python -m vaswani_tx.training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling --dry-run
+    python -m vaswani_tx.training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling
 
 Every further flag is one of the training command's, for all sizes. A size trains into OUTPUT_DIR/SIZE-seedN; finished
 ones are skipped and a stopped one resumes when the same command is given again. OUTPUT_DIR gets `scaling.json` (every
@@ -21,7 +21,7 @@ A ladder is a YAML mapping:
       d128: {model.d_model: 128, model.d_ff: 512}
 
 All sizes see the same number of updates; the loss is the validation loss in nats a token, at the end of a run and at
-each validation on the way. See `training/scaling_fit.py` for what is fitted.
+each validation on the way. See `training/experiments/scaling_fit.py` for what is fitted.
 """
 
 import argparse
@@ -36,27 +36,24 @@ from typing import Any
 
 import yaml
 
-from training.arguments import TranslationArguments
-from training.checkpoints import atomic_text
-from training.launch import say
-from training.lm_arguments import CausalArguments, MaskedArguments
-from training.recipe_keys import ArgumentsError, UniqueKeyLoader, check_known, parse
-from training.run_arguments import RunArguments
-from training.run_folder import RunFolder
-from training.scaling_drawing import draw
-from training.scaling_fit import FitError, fit_all, read_run, table
-from training.sweep import Commands
+from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
+from vaswani_tx.training.config.recipe import UniqueKeyLoader, check_known, parse
+from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.config.translation import TranslationSettings
+from vaswani_tx.training.engine.run import print_status
+from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.errors import FitError, LadderError, SettingsError
+from vaswani_tx.training.experiments.scaling_fit import fit_all, read_run, table
+from vaswani_tx.training.experiments.scaling_plots import draw
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.sweep import Commands
 
 KEYS = ("title", "command", "recipe", "set", "seeds", "sizes")
-KINDS: dict[str, type[RunArguments]] = {
-    "train_causal_lm": CausalArguments,
-    "train_masked_lm": MaskedArguments,
-    "train_translation": TranslationArguments,
+TASK_SPECS: dict[str, type[RunSettings]] = {
+    "train_causal_lm": CausalSettings,
+    "train_masked_lm": MaskedSettings,
+    "train_translation": TranslationSettings,
 }
-
-
-class LadderError(ValueError):
-    """A ladder that cannot be trained; the message names file and key, and the mend."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Rung:
     size: str
     seed: int
     words: list[str]
-    arguments: RunArguments
+    arguments: RunSettings
 
     @property
     def name(self) -> str:
@@ -90,7 +87,7 @@ class Ladder:
 
 
 def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> Ladder:
-    """Reads a ladder's file; raises LadderError or ArgumentsError, naming file and key, where it cannot be used."""
+    """Reads a ladder's file; raises LadderError or SettingsError, naming file and key, where it cannot be used."""
     path = Path(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
@@ -101,11 +98,11 @@ def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> L
     for key in content:
         try:
             check_known(str(key), KEYS, f"{path}: unknown key '{key}'")
-        except ArgumentsError as error:
+        except SettingsError as error:
             raise LadderError(str(error)) from None
     command = content.get("command", "train_causal_lm")
-    if command not in KINDS:
-        raise LadderError(f"{path}: command must be one of {', '.join(KINDS)}, not {command!r}.")
+    if command not in TASK_SPECS:
+        raise LadderError(f"{path}: command must be one of {', '.join(TASK_SPECS)}, not {command!r}.")
     sizes, seeds = content.get("sizes"), content.get("seeds", [1])
     if not isinstance(sizes, dict) or len(sizes) < 3 or not all(isinstance(value, dict) for value in sizes.values()):
         raise LadderError(f"{path}: sizes must map at least three names to keys of the recipe: two fix any line.")
@@ -120,7 +117,7 @@ def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> L
             changes = {**(content.get("set") or {}), **own, "seed": seed}
             words = [os.path.normpath(recipe), *flags, *(_flag(key, value) for key, value in changes.items())]
             words.append(f"--output-dir={Path(output_dir) / f'{size}-seed{seed}'}")
-            arguments = parse(words, KINDS[command])
+            arguments = parse(words, TASK_SPECS[command])
             arguments.check_for_training()
             rungs.append(Rung(str(size), seed, words, arguments))
     return Ladder(content.get("title") or path.stem, command, rungs, Path(output_dir))
@@ -133,7 +130,7 @@ def _flag(key: str, value: Any) -> str:
 
 def training_command(ladder: Ladder, rung: Rung) -> list[str]:
     """The command line that trains a rung, with the tokenizer of the first one where the recipe has one trained."""
-    words = [sys.executable, "-m", f"training.{ladder.command}", *rung.words]
+    words = [sys.executable, "-m", f"vaswani_tx.training.{ladder.command}", *rung.words]
     first = ladder.rungs[0].folder.tokenizer
     if rung is not ladder.rungs[0] and not getattr(rung.arguments, "tokenizer", None) and first.is_dir():
         words.append(f"--tokenizer={first}")
@@ -147,16 +144,16 @@ def train_ladder(ladder: Ladder) -> int:
         for number, rung in enumerate(ladder.rungs, start=1):
             if rung.folder.finished.exists():
                 continue
-            say(f"{rung.name} ({number} of {len(ladder.rungs)})")
+            print_status(f"{rung.name} ({number} of {len(ladder.rungs)})")
             status = commands.run(training_command(ladder, rung))
             if commands.signum:
-                say(f"stopped by {signal.Signals(commands.signum).name}; the same command goes on from there.")
+                print_status(f"stopped by {signal.Signals(commands.signum).name}; the same command goes on from there.")
                 return 128 + commands.signum
             if status:
                 failed.append(rung.name)
-                say(f"{rung.name} failed with status {status}; going on with the next one.")
+                print_status(f"{rung.name} failed with status {status}; going on with the next one.")
     if failed:
-        say(f"not trained: {', '.join(failed)}")
+        print_status(f"not trained: {', '.join(failed)}")
     return 1 if failed else 0
 
 
@@ -169,7 +166,7 @@ def conclude(ladder: Ladder) -> None:
     atomic_text(ladder.output_dir / "scaling.md", text)
     draw(result, ladder.output_dir / "scaling.png")
     print(text)
-    say(f"results: {ladder.output_dir / 'scaling.md'}, scaling.json, scaling.png")
+    print_status(f"results: {ladder.output_dir / 'scaling.md'}, scaling.json, scaling.png")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,7 +174,11 @@ def main(argv: list[str] | None = None) -> int:
     usage = "%(prog)s FILE --output-dir DIR [--dry-run] [--only-fit] [--KEY VALUE ...]"
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m training.scaling", description=__doc__, formatter_class=form, usage=usage, allow_abbrev=False
+        prog="python -m vaswani_tx.training.scaling",
+        description=__doc__,
+        formatter_class=form,
+        usage=usage,
+        allow_abbrev=False,
     )
     parser.add_argument("file", help="ladder of sizes")
     parser.add_argument("--output-dir", "--output_dir", required=True, metavar="DIR", help="place of runs and results")
@@ -195,10 +196,10 @@ def main(argv: list[str] | None = None) -> int:
             conclude(ladder)
         return status
     except FitError as error:
-        say(f"error: {error}")
+        print_status(f"error: {error}")
         return 1
     except ValueError as error:
-        say(f"error: {error}")
+        print_status(f"error: {error}")
         return 2
 
 

@@ -1,11 +1,11 @@
 """Trains the rows of a table one after another, scores each on the development set, and writes the table.
 
-    python -m training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --dry-run
-    python -m training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --only base A1 --max-steps 5000
+    python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --dry-run
+    python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --only base A1 --max-steps 5000
 
 The file comes first; every further flag is one of the training command's, for all rows, and goes before what they set.
-A row trains into OUTPUT_DIR/ROW, with `--launch training/accelerate/ddp.yaml` (or more of accelerate's own flags:
-`--launch "training/accelerate/ddp.yaml --num_processes 2"`) through `accelerate launch`. OUTPUT_DIR/table.md and
+A row trains into OUTPUT_DIR/ROW, with `--launch training/accelerate_configs/ddp.yaml` (or more of accelerate's own flags:
+`--launch "training/accelerate_configs/ddp.yaml --num_processes 2"`) through `accelerate launch`. OUTPUT_DIR/table.md and
 table.json are rewritten after each row. The same command goes on where it stopped: finished rows are skipped, a stopped
 one resumes. A row that fails is reported and the next one started; the exit status is then 1. SIGTERM and Ctrl-C let
 the run at hand save first; the exit status is then 128 plus the signal's number. A file or flag that cannot be used
@@ -42,20 +42,21 @@ from typing import Any
 import psutil
 from transformers import AutoConfig
 
-from training import evaluate_translation
-from training.checkpoints import CheckpointError, atomic_text, latest_checkpoint, read_state
-from training.sweep_rows import (
+from vaswani_tx.training import evaluate_translation
+from vaswani_tx.training.engine.checkpoints import latest_checkpoint, read_state
+from vaswani_tx.training.errors import CheckpointError, SweepError
+from vaswani_tx.training.experiments.sweep_rows import (
     Row,
     Sweep,
-    SweepError,
     count_parameters,
     flag_text,
     is_finished,
     make_config,
     read_sweep,
 )
+from vaswani_tx.training.files import atomic_text
 
-TRAIN, EVALUATE = "training.train_translation", "training.evaluate_translation"
+TRAIN, EVALUATE = "vaswani_tx.training.train_translation", "vaswani_tx.training.evaluate_translation"
 LAUNCHER = "accelerate.commands.launch"
 ROOT = Path(__file__).parent.parent
 BLEU_COLUMNS = {
@@ -342,7 +343,11 @@ def main(argv: list[str] | None = None) -> int:
     usage = "%(prog)s FILE [--output-dir DIR] [--only ROW ...] [--dry-run] [--launch CONFIG] [--KEY VALUE ...]"
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m training.sweep", description=__doc__, formatter_class=form, usage=usage, allow_abbrev=False
+        prog="python -m vaswani_tx.training.sweep",
+        description=__doc__,
+        formatter_class=form,
+        usage=usage,
+        allow_abbrev=False,
     )
     parser.add_argument("file", help="sweep file")
     parser.add_argument("--output-dir", "--output_dir", metavar="DIR", help="place of the table and of the rows' runs")

@@ -1,8 +1,8 @@
 """Trains a classifier of texts, a tagger of words, or a reader that finds answers in a context.
 
-    python -m training.train_classifier --train-file train.tsv --validation-file val.tsv --preset tiny \\
+    python -m vaswani_tx.training.train_classifier --train-file train.tsv --validation-file val.tsv --preset tiny \\
         --tokenizer-vocab-size 8000 --max-steps 1000 --output-dir runs/first
-    python -m training.train_classifier training/recipes/classifier/tagging.yaml --init-from runs/masked/averaged
+    python -m vaswani_tx.training.train_classifier training/recipes/classifier/tagging.yaml --init-from runs/masked/averaged
 
 A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.dropout 0.3`). Five tasks (`--task`):
 
@@ -22,7 +22,7 @@ Without it weights are random and `--tokenizer-vocab-size` has a vocabulary trai
 
 The run folder gets what `train_translation` writes (`recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `best/`, ...),
 `samples.jsonl`, and `scores.json`: all scores of best/ (and averaged/, ema/), each label, the confusion matrix. `best/`
-loads with the Auto classes and pipelines; `python -m training.classify --model RUN/best --input FILE` predicts. The
+loads with the Auto classes and pipelines; `python -m vaswani_tx.training.classify --model RUN/best --input FILE` predicts. The
 same command goes on where the run stopped. A command, a recipe or data that cannot be used end with status 2.
 """
 
@@ -39,11 +39,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from training.baselines.bert import bert_class, bert_config, with_first_token
-from training.batching import BatchPlan
-from training.checkpoints import CheckpointError, atomic_text, check_folder, load_pretrained
-from training.classifier_arguments import ClassifierArguments
-from training.classifier_examples import (
+from vaswani_tx import VaswaniEncoderConfig, VaswaniTokenizer
+from vaswani_tx.training.baselines.bert import bert_class, bert_config, with_first_token
+from vaswani_tx.training.config.classification import ClassifierSettings
+from vaswani_tx.training.data.batching import BatchPlan
+from vaswani_tx.training.data.labelled import (
     TEXT_TASKS,
     Example,
     QuestionExample,
@@ -52,17 +52,26 @@ from training.classifier_examples import (
     label_names,
     read_examples,
 )
-from training.classifier_kinds import Kind, kind_of
-from training.classifier_rows import Rows
-from training.classifier_scoring import ClassifierValidator
-from training.keeper import Task
-from training.launch import Parts, Start, command, model_fields, on_main, place, ready, scale_attention
-from training.launch import train as train_with
-from training.readers import DataError
-from training.recipe_keys import ArgumentsError
-from training.run_folder import RunFolder
-from training.translate import check_vocabulary
-from vaswani_tx import VaswaniEncoderConfig, VaswaniTokenizer
+from vaswani_tx.training.data.labelled_rows import Rows
+from vaswani_tx.training.engine.checkpoint_manager import Task
+from vaswani_tx.training.engine.run import (
+    RunContext,
+    TaskComponents,
+    command,
+    configure_model,
+    model_fields,
+    on_main,
+    resolve_path,
+    scale_attention,
+)
+from vaswani_tx.training.engine.run import train as train_with
+from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.errors import CheckpointError, DataError, SettingsError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.inference.classification import ClassifierValidator
+from vaswani_tx.training.inference.translation import check_vocabulary
+from vaswani_tx.training.models.loading import check_folder, load_pretrained
+from vaswani_tx.training.tasks.classification_tasks import TaskSpec, task_spec
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +80,7 @@ logger = logging.getLogger(__name__)
 class ClassifierData:
     """The examples of a run, what they are to be given, and their token ids."""
 
-    kind: Kind
+    kind: TaskSpec
     rows: Rows
     plan: BatchPlan
     validation: Rows | None
@@ -92,9 +101,9 @@ class ClassifierData:
         return content
 
 
-def train(arguments: ClassifierArguments) -> None:
+def train(arguments: ClassifierSettings) -> None:
     """Trains as the arguments say, then writes scores.json; raises ValueError for all that a user can mend."""
-    made: list[tuple[Start, Parts]] = []
+    made: list[tuple[RunContext, TaskComponents]] = []
     train_with(arguments, partial(prepare, made=made))
     start, parts = made[0]
     if start.accelerator.is_main_process and parts.validate is not None:
@@ -103,24 +112,24 @@ def train(arguments: ClassifierArguments) -> None:
 
 def write_scores(folder: RunFolder, validator: ClassifierValidator) -> None:
     """Writes the scores of the finished run's models with all details to `scores.json`."""
-    # In this order training.launch.conclude has just scored them.
+    # In this order vaswani_tx.training.engine.run.conclude has just scored them.
     names = [path.name for path in (folder.best, folder.averaged, folder.ema) if path.is_dir()]
     reports = list(validator.reports)[-len(names) :]
     content = dict(zip(names, reports, strict=True))
     atomic_text(folder.path / "scores.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def prepare(start: Start, made: list[tuple[Start, Parts]] | None = None) -> Parts:
+def prepare(start: RunContext, made: list[tuple[RunContext, TaskComponents]] | None = None) -> TaskComponents:
     """Data, tokenizer, model and validation of a run; `made` is given what they are made of."""
     arguments, accelerator = start.arguments, start.accelerator
     examples = load_examples(arguments, arguments.train_file, arguments.train_split)
     validation = None
     if arguments.validation_file:
         validation = load_examples(arguments, arguments.validation_file, arguments.validation_split)
-    kind = make_kind(arguments, examples, validation)
+    kind = make_task_spec(arguments, examples, validation)
     tokenizer = on_main(accelerator, lambda: make_tokenizer(arguments, examples, start.folder, start.resume_from))
     data = make_data(arguments, kind, tokenizer, examples, validation, start.pad_to_multiple_of)
-    parts = Parts(
+    parts = TaskComponents(
         make_model=partial(make_model, arguments, data, tokenizer, start.resume_from),
         make_task=partial(make_task, arguments, data),
         load_model=partial(load_model, arguments),
@@ -134,13 +143,15 @@ def prepare(start: Start, made: list[tuple[Start, Parts]] | None = None) -> Part
     return parts
 
 
-def load_examples(arguments: ClassifierArguments, name: str, split: str) -> list[Example]:
+def load_examples(arguments: ClassifierSettings, name: str, split: str) -> list[Example]:
     """The examples of one of the recipe's files or data sets."""
-    path = place(arguments.data_dir, name)
+    path = resolve_path(arguments.data_dir, name)
     return read_examples(path, arguments.task, arguments.fields(), split=split, name=arguments.dataset_config)
 
 
-def make_kind(arguments: ClassifierArguments, examples: list[Example], validation: list[Example] | None) -> Kind:
+def make_task_spec(
+    arguments: ClassifierSettings, examples: list[Example], validation: list[Example] | None
+) -> TaskSpec:
     """The kind of task with its labels; raises DataError where training and validation data do not agree."""
     names: list[str] = []
     if arguments.task == "regression":
@@ -156,7 +167,7 @@ def make_kind(arguments: ClassifierArguments, examples: list[Example], validatio
     elif arguments.task != "question_answering":
         names = label_names(examples, arguments.labels)
         check_labels(validation or (), names)
-    return kind_of(
+    return task_spec(
         arguments.task, names=names, max_length=arguments.max_length, stride=arguments.stride,
         too_long=arguments.too_long,
         no_answer=any(isinstance(example, QuestionExample) and not example.answers for example in examples),
@@ -164,7 +175,7 @@ def make_kind(arguments: ClassifierArguments, examples: list[Example], validatio
 
 
 def make_tokenizer(
-    arguments: ClassifierArguments, examples: list[Example], folder: RunFolder, resume_from: Path | None
+    arguments: ClassifierSettings, examples: list[Example], folder: RunFolder, resume_from: Path | None
 ) -> VaswaniTokenizer:
     """The tokenizer of the run: its own when it goes on, else the given one, else one trained on the training texts."""
     places = [resume_from, folder.tokenizer] if resume_from else [arguments.tokenizer, arguments.init_from]
@@ -172,7 +183,7 @@ def make_tokenizer(
     if found:
         tokenizer = VaswaniTokenizer.from_pretrained(found[0])
     elif resume_from or arguments.tokenizer or not arguments.tokenizer_vocab_size:
-        raise ArgumentsError(
+        raise SettingsError(
             f"There is no tokenizer.json in '{next(filter(None, places))}': name the folder of a tokenizer, or set "
             "tokenizer_vocab_size to have one trained here."
         )
@@ -196,14 +207,14 @@ def set_of_texts(examples: list[Example]) -> list[str]:
     return [text for text in dict.fromkeys(texts()) if text is not None]
 
 
-def first_token(arguments: ClassifierArguments) -> int:
+def first_token(arguments: ClassifierSettings) -> int:
     """How many tokens a text begins with beside its own: BERT's classifier wants one."""
     return int(arguments.architecture == "bert" and arguments.task in TEXT_TASKS)
 
 
 def make_data(
-    arguments: ClassifierArguments,
-    kind: Kind,
+    arguments: ClassifierSettings,
+    kind: TaskSpec,
     tokenizer: VaswaniTokenizer,
     examples: list[Example],
     validation: list[Example] | None,
@@ -224,7 +235,7 @@ def make_data(
 
 
 def make_model(
-    arguments: ClassifierArguments, data: ClassifierData, tokenizer: VaswaniTokenizer, resume_from: Path | None
+    arguments: ClassifierSettings, data: ClassifierData, tokenizer: VaswaniTokenizer, resume_from: Path | None
 ) -> PreTrainedModel:
     """A new model, one with a pre-trained encoder, or the run's own; ValueError where it does not fit the data."""
     kind = data.kind
@@ -248,17 +259,17 @@ def make_model(
     check_vocabulary(model, tokenizer, str(resume_from or arguments.init_from or "the model of this recipe"))
     limit = getattr(model.config, "max_position_embeddings", None)
     if getattr(model.config, "position_embedding", None) == "learned" and kind.max_length > limit:
-        raise ArgumentsError(f"max_length {kind.max_length} is beyond the model's {limit} learned positions: lower it.")
-    return ready(model, arguments)
+        raise SettingsError(f"max_length {kind.max_length} is beyond the model's {limit} learned positions: lower it.")
+    return configure_model(model, arguments)
 
 
-def make_config(arguments: ClassifierArguments, kind: Kind, vocabulary: int) -> VaswaniEncoderConfig:
+def make_config(arguments: ClassifierSettings, kind: TaskSpec, vocabulary: int) -> VaswaniEncoderConfig:
     """The configuration of a new model; raises ValueError where it is too small for the tokenizer."""
     fields = model_fields(arguments, vocabulary)
     return VaswaniEncoderConfig.from_preset(arguments.preset, **kind.config_fields(), **fields)
 
 
-def start_from(arguments: ClassifierArguments, kind: Kind) -> PreTrainedModel:
+def start_from(arguments: ClassifierSettings, kind: TaskSpec) -> PreTrainedModel:
     """A model with the encoder of the folder `init_from`, and its last layer too where that was for the same labels.
 
     Raises:
@@ -270,7 +281,7 @@ def start_from(arguments: ClassifierArguments, kind: Kind) -> PreTrainedModel:
     if former.get("model_type") != VaswaniEncoderConfig.model_type:
         raise CheckpointError(
             f"init_from '{folder}' holds a model of type {former.get('model_type')!r}: a classifier starts from one of "
-            f"type {VaswaniEncoderConfig.model_type!r}, such as training.train_masked_lm makes."
+            f"type {VaswaniEncoderConfig.model_type!r}, such as vaswani_tx.training.train_masked_lm makes."
         )
     # Not as keywords of from_pretrained, which takes only those for fields that the former configuration had.
     config = VaswaniEncoderConfig.from_dict(former | kind.config_fields() | arguments.model)
@@ -311,14 +322,14 @@ def start_at_mean(model: PreTrainedModel, data: ClassifierData) -> None:
             model.classifier.bias.copy_(torch.from_numpy(data.rows.labels.mean(axis=0)))
 
 
-def load_model(arguments: ClassifierArguments, folder: Path) -> PreTrainedModel:
+def load_model(arguments: ClassifierSettings, folder: Path) -> PreTrainedModel:
     """The model that a folder of this run holds."""
     ours = arguments.architecture == "vaswani"
-    kind = kind_of(arguments.task).model_class if ours else bert_class(arguments.task)
+    kind = task_spec(arguments.task).model_class if ours else bert_class(arguments.task)
     return load_pretrained(kind, folder, dtype=torch.float32)
 
 
-def make_task(arguments: ClassifierArguments, data: ClassifierData, model: PreTrainedModel) -> Task:
+def make_task(arguments: ClassifierSettings, data: ClassifierData, model: PreTrainedModel) -> Task:
     """What is learned: the plan of batches, and the loss."""
     smoothing = {"label_smoothing": arguments.label_smoothing} if arguments.label_smoothing else {}
     return Task(plan=data.plan, collate=data.rows.collate, pairs=data.rows, forward_options=smoothing)
@@ -326,7 +337,7 @@ def make_task(arguments: ClassifierArguments, data: ClassifierData, model: PreTr
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    return command(argv, ClassifierArguments, __doc__, train)
+    return command(argv, ClassifierSettings, __doc__, train)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains an image classifier: the paper's encoder over patches, on scikit-learn's digits, a folder or a Hub data set.
 
-    python -m training.train_image_classifier training/recipes/image_classifier/digits.yaml --output-dir runs/digits
-    python -m training.train_image_classifier --dataset pictures/ --preset tiny --model.image_size 64 \\
+    python -m vaswani_tx.training.train_image_classifier training/recipes/image_classifier/digits.yaml --output-dir runs/digits
+    python -m vaswani_tx.training.train_image_classifier --dataset pictures/ --preset tiny --model.image_size 64 \\
         --model.patch_size 8 --schedule cosine --learning-rate 1e-3 --max-epochs 30 --output-dir runs/pictures
 
 `dataset` is `digits` (scikit-learn's, 8 x 8 grey), a folder with a sub-folder of image files for each class (or with
@@ -26,23 +26,34 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel, ViTConfig, ViTForImageClassification
 
-from training.checkpoints import atomic_text, latest_checkpoint, load_pretrained
-from training.image_batches import ImagePlan, ImageTask, Pixels, statistics
-from training.image_scores import ImageValidator, full_scores, show_confusion
-from training.images import ImageData, load_images
-from training.keeper import Task
-from training.launch import Parts, Start, command, ready, say, scale_attention, train
-from training.recipe_keys import ArgumentsError, key
-from training.run_arguments import RunArguments
-from training.run_folder import RunFolder
 from vaswani_tx import PRESETS, VaswaniForImageClassification, VaswaniImageProcessor, VaswaniVisionConfig
+from vaswani_tx.training.config.recipe import key
+from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.data.image_batches import ImagePlan, ImageTask, Pixels, statistics
+from vaswani_tx.training.data.images import ImageData, load_images
+from vaswani_tx.training.engine.checkpoint_manager import Task
+from vaswani_tx.training.engine.checkpoints import latest_checkpoint
+from vaswani_tx.training.engine.run import (
+    RunContext,
+    TaskComponents,
+    command,
+    configure_model,
+    print_status,
+    scale_attention,
+    train,
+)
+from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.models.loading import load_pretrained
+from vaswani_tx.training.tasks.image_scores import ImageValidator, full_scores, show_confusion
 
 
 @dataclass
-class ImageArguments(RunArguments):
+class ImageSettings(RunSettings):
     """Everything that decides the training of an image classifier."""
 
-    positive = (*RunArguments.positive, "batch_size")
+    positive = (*RunSettings.positive, "batch_size")
 
     dataset: str = key("", "digits, a folder with a sub-folder of images for each class, or a data set of the Hub.")
     dataset_config: str | None = key(None, "Configuration name of a Hub data set.")
@@ -64,31 +75,29 @@ class ImageArguments(RunArguments):
     best_by: Literal["accuracy", "f1", "loss"] = key("accuracy", "Validation score that chooses best/.")
 
     def check(self) -> None:
-        """Raises ArgumentsError, naming the key and the mend, where values contradict themselves."""
+        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
         super().check()
         self.check_model(PRESETS, VaswaniVisionConfig)
         self.check_least(0, "shift", "split_seed", "image_memory")
         for name in ("validation_share", "test_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ArgumentsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+                raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         if self.validation_share + self.test_share >= 1.0:
-            raise ArgumentsError("validation_share and test_share together leave nothing to train on: lower them.")
+            raise SettingsError("validation_share and test_share together leave nothing to train on: lower them.")
         if self.architecture == "vit" and (self.label_smoothing or self.init_from):
-            raise ArgumentsError(
-                "architecture: vit is there to compare: set label_smoothing 0 and leave init_from out."
-            )
+            raise SettingsError("architecture: vit is there to compare: set label_smoothing 0 and leave init_from out.")
 
     def check_data(self) -> None:
-        """Raises ArgumentsError when the recipe names no images."""
+        """Raises SettingsError when the recipe names no images."""
         if not self.dataset:
-            raise ArgumentsError("dataset is empty: digits, a folder of images, or a data set of the Hub.")
+            raise SettingsError("dataset is empty: digits, a folder of images, or a data set of the Hub.")
 
 
 @dataclass
 class Classification:
     """A run's images and the image processor: what its parts are made of."""
 
-    start: Start
+    start: RunContext
     data: ImageData
     processor: VaswaniImageProcessor
     train: Pixels
@@ -98,9 +107,9 @@ class Classification:
         """A new model, or the one that a folder holds; raises ValueError where it does not suit the images."""
         arguments, names = self.start.arguments, self.data.names
         if arguments.architecture == "vit" and not self.start.resume_from:
-            return ready(ViTForImageClassification(vit_config(make_config(arguments, names))), arguments)
+            return configure_model(ViTForImageClassification(vit_config(make_config(arguments, names))), arguments)
         if self.start.resume_from:
-            return ready(load_model(self.start.resume_from), arguments)
+            return configure_model(load_model(self.start.resume_from), arguments)
         if arguments.init_from:
             labels = class_names(names)
             # A model of as many other classes would fit too, and would start with what it learned about those.
@@ -108,10 +117,10 @@ class Classification:
                 VaswaniForImageClassification, arguments.init_from, dtype=torch.float32, ignore_mismatched_sizes=True,
                 **labels, **arguments.model,
             )  # fmt: skip
-            return ready(model, arguments)
+            return configure_model(model, arguments)
         model = VaswaniForImageClassification(make_config(arguments, names))
         scale_attention(model, arguments.attention_init_gain)
-        return ready(model, arguments)
+        return configure_model(model, arguments)
 
     def make_task(self, model: PreTrainedModel) -> Task:
         """Batches, and the loss that the recipe asks for."""
@@ -152,7 +161,7 @@ def class_names(names: list[str]) -> dict[str, dict]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def make_config(arguments: ImageArguments, names: list[str]) -> VaswaniVisionConfig:
+def make_config(arguments: ImageSettings, names: list[str]) -> VaswaniVisionConfig:
     """The configuration of a new model; raises ValueError where sizes contradict themselves."""
     return VaswaniVisionConfig.from_preset(
         arguments.preset, problem_type="single_label_classification", **class_names(names), **arguments.model
@@ -170,7 +179,7 @@ def vit_config(config: VaswaniVisionConfig) -> ViTConfig:
     )  # fmt: skip
 
 
-def make_processor(arguments: ImageArguments, data: ImageData, start: Start) -> VaswaniImageProcessor:
+def make_processor(arguments: ImageSettings, data: ImageData, start: RunContext) -> VaswaniImageProcessor:
     """The image processor of the run: its model's own, or a new one for the recipe's size, channels and `normalize`."""
     for place in filter(None, (start.resume_from, arguments.init_from)):
         if (Path(place) / "preprocessor_config.json").is_file():
@@ -187,7 +196,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     return load_pretrained(AutoModelForImageClassification, folder, dtype=torch.float32)
 
 
-def prepare(start: Start, made: list[Classification] | None = None) -> Parts:
+def prepare(start: RunContext, made: list[Classification] | None = None) -> TaskComponents:
     """The parts of a run; what they are made of is put into `made`."""
     arguments = start.arguments
     data = load_images(arguments)
@@ -197,7 +206,7 @@ def prepare(start: Start, made: list[Classification] | None = None) -> Parts:
     run = Classification(start, data, processor, pixels, plan)
     if made is not None:
         made.append(run)
-    return Parts(
+    return TaskComponents(
         make_model=run.make_model,
         make_task=run.make_task,
         load_model=load_model,
@@ -222,17 +231,17 @@ def score_test(run: Classification) -> dict[str, Any] | None:
         model = load_model(place).to(run.start.accelerator.device)
         scores[place.name] = full_scores(validator, model, run.data.names)
         found = scores[place.name]
-        say(
+        print_status(
             f"{place.name}: test accuracy {found['accuracy']:.4f}, macro F1 {found['macro_f1']:.4f}, "
             f"loss {found['loss']:.4f} ({found['images']} images)"
         )
     atomic_text(folder.path / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     if len(run.data.names) <= 20:
-        say(show_confusion(scores[places[0].name]["confusion"], run.data.names))
+        print_status(show_confusion(scores[places[0].name]["confusion"], run.data.names))
     return scores
 
 
-def run(arguments: ImageArguments) -> None:
+def run(arguments: ImageSettings) -> None:
     """Trains and scores as the arguments say; a run that was cut off before its scores only gets these."""
     made: list[Classification] = []
     folder = RunFolder(arguments.output_dir)
@@ -240,7 +249,7 @@ def run(arguments: ImageArguments) -> None:
     if arguments.output_dir and unscored and _same_end(folder, arguments):
         from accelerate import Accelerator
 
-        start = Start(arguments, Accelerator(cpu=not torch.accelerator.is_available()), folder, None)
+        start = RunContext(arguments, Accelerator(cpu=not torch.accelerator.is_available()), folder, None)
         prepare(dataclasses.replace(start, resume_from=folder.best if folder.best.is_dir() else None), made)
     else:
         train(arguments, lambda start: prepare(start, made))
@@ -248,7 +257,7 @@ def run(arguments: ImageArguments) -> None:
         score_test(made[0])
 
 
-def _same_end(folder: RunFolder, arguments: ImageArguments) -> bool:
+def _same_end(folder: RunFolder, arguments: ImageSettings) -> bool:
     """Whether the command asks for nothing more than what the finished run has done; raises RunError if another run."""
     done = json.loads(folder.finished.read_text(encoding="utf-8"))
     folder.check_same(arguments)
@@ -258,7 +267,7 @@ def _same_end(folder: RunFolder, arguments: ImageArguments) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    return command(argv, ImageArguments, __doc__, run)
+    return command(argv, ImageSettings, __doc__, run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Learns one byte-pair vocabulary from both sides of parallel text and writes it as a tokenizer folder.
 
-    python -m training.train_tokenizer --source train.en --target train.de --vocab-size 10000 --output tokenizer
+    python -m vaswani_tx.training.train_tokenizer --source train.en --target train.de --vocab-size 10000 --output tokenizer
 
 Runs on a laptop: 29,000 pairs take about a second, a million pairs about a minute. The folder loads with
 `AutoTokenizer.from_pretrained` after `import vaswani_tx`; its `tokenizer.json` also works without this package.
@@ -22,12 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import atomic_folder
-from training.data import is_dataset_name, load_parallel
-from training.readers import DataError, iterate_parallel
-from training.scoring import read_lines
-from training.whole_words import train_with_whole_words
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
+from vaswani_tx.training.data.parallel import is_dataset_name, load_parallel
+from vaswani_tx.training.data.readers import iterate_parallel
+from vaswani_tx.training.data.whole_words import train_with_whole_words
+from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.files import atomic_folder
+from vaswani_tx.training.metrics.scoring import read_lines
 
 SAMPLE_PAIRS = 10_000
 
@@ -65,7 +66,7 @@ class Corpus:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.train_tokenizer",
+        prog="python -m vaswani_tx.training.train_tokenizer",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

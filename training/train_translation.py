@@ -1,12 +1,12 @@
 """Trains a translation model from parallel text.
 
-    python -m training.train_translation training/recipes/demo_en_de.yaml --data-dir DATA --output-dir runs/demo
-    accelerate launch --config_file training/accelerate/ddp.yaml -m training.train_translation RECIPE [--flags]
+    python -m vaswani_tx.training.train_translation training/recipes/demo_en_de.yaml --data-dir DATA --output-dir runs/demo
+    accelerate launch --config_file training/accelerate_configs/ddp.yaml -m vaswani_tx.training.train_translation RECIPE [--flags]
 
 A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.dropout 0.3`, `--no-compile`), `--help`
 lists them. Two text files are enough:
 
-    python -m training.train_translation --preset tiny --train-source a.en --train-target a.de \\
+    python -m vaswani_tx.training.train_translation --preset tiny --train-source a.en --train-target a.de \\
         --validation-source v.en --validation-target v.de --tokenizer-vocab-size 8000 --max-minutes 30 \\
         --output-dir runs/first
 
@@ -24,39 +24,39 @@ from typing import Any
 import torch
 import transformers
 
-from training.architectures import ARCHITECTURES
-from training.arguments import TranslationArguments
-from training.corpora import training_texts
-from training.data import load_parallel
-from training.keeper import Task
-from training.launch import (
-    Parts,
-    Start,
+from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
+from vaswani_tx.loss_vaswani import uniform_over_others
+from vaswani_tx.training.config.translation import TranslationSettings
+from vaswani_tx.training.data.corpora import training_texts
+from vaswani_tx.training.data.parallel import load_parallel
+from vaswani_tx.training.data.translation_data import TrainingData, prepare_training_data
+from vaswani_tx.training.engine.checkpoint_manager import Task
+from vaswani_tx.training.engine.run import (
+    RunContext,
+    TaskComponents,
     command,
+    configure_model,
     find_or_train_tokenizer,
     model_fields,
     on_main,
-    place,
-    ready,
-    say,
+    print_status,
+    resolve_path,
     scale_attention,
 )
-from training.launch import train as train_with
-from training.prepare import TrainingData, prepare_training_data
-from training.recipe_keys import ArgumentsError
-from training.run_folder import RunFolder
-from training.translate import check_vocabulary
-from training.validation import Validator
-from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
-from vaswani_tx.loss_vaswani import uniform_over_others
+from vaswani_tx.training.engine.run import train as train_with
+from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.inference.translation import check_vocabulary
+from vaswani_tx.training.models.architectures import ARCHITECTURES
+from vaswani_tx.training.tasks.translation_validation import Validator
 
 
-def train(arguments: TranslationArguments) -> None:
+def train(arguments: TranslationSettings) -> None:
     """Trains as the arguments say, then averages and scores; raises ValueError for all that a user can mend."""
     train_with(arguments, prepare)
 
 
-def prepare(start: Start) -> Parts:
+def prepare(start: RunContext) -> TaskComponents:
     """Data, tokenizer, model and validation of a translation run."""
     arguments, accelerator = start.arguments, start.accelerator
     validation = load_validation(arguments)
@@ -66,7 +66,7 @@ def prepare(start: Start) -> Parts:
     if validation is not None:
         sides = (list(validation["source"]), list(validation["target"]))
         validate = Validator(tokenizer, *sides, arguments.eval_sentences)
-    return Parts(
+    return TaskComponents(
         make_model=partial(make_model, arguments, tokenizer, start.weights),
         make_task=partial(make_task, arguments, data),
         load_model=ARCHITECTURES[arguments.architecture].load,
@@ -77,11 +77,11 @@ def prepare(start: Start) -> Parts:
     )
 
 
-def load_validation(arguments: TranslationArguments) -> Any:
+def load_validation(arguments: TranslationSettings) -> Any:
     """The validation set, or None where the recipe names none."""
     fields = {"source_field": arguments.source_field, "target_field": arguments.target_field}
     fields |= {"name": arguments.dataset_config}
-    at = partial(place, arguments.data_dir)
+    at = partial(resolve_path, arguments.data_dir)
     if not arguments.validation_source:
         return None
     return load_parallel(
@@ -90,7 +90,7 @@ def load_validation(arguments: TranslationArguments) -> Any:
     )  # fmt: skip
 
 
-def make_tokenizer(arguments: TranslationArguments, folder: RunFolder, resume_from: Path | None) -> VaswaniTokenizer:
+def make_tokenizer(arguments: TranslationSettings, folder: RunFolder, resume_from: Path | None) -> VaswaniTokenizer:
     """The tokenizer of the run: its own when it goes on, else the given one, else one trained on both sides."""
     places = [arguments.tokenizer, None if arguments.new_vocabulary else arguments.init_from, arguments.encoder_from]
     if resume_from:
@@ -104,7 +104,7 @@ def make_tokenizer(arguments: TranslationArguments, folder: RunFolder, resume_fr
 
 
 def make_model(
-    arguments: TranslationArguments, tokenizer: VaswaniTokenizer, start: str | Path | None
+    arguments: TranslationSettings, tokenizer: VaswaniTokenizer, start: str | Path | None
 ) -> transformers.PreTrainedModel:
     """A model from the preset, or from the folder `start`; raises ValueError where the vocabulary does not fit."""
     kind = ARCHITECTURES[arguments.architecture]
@@ -123,36 +123,36 @@ def make_model(
         model = kind.make(arguments.preset, model_fields(arguments, len(tokenizer)))
         scale_attention(model, arguments.attention_init_gain)
     check_vocabulary(model, tokenizer, str(start or "the model of this recipe"))
-    return ready(model, arguments)
+    return configure_model(model, arguments)
 
 
 def take_over_vocabulary(
-    model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, arguments: TranslationArguments
+    model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, arguments: TranslationSettings
 ) -> None:
     """Gives a pre-trained model the run's vocabulary where the recipe asks for it; else both must be the same."""
     if not arguments.new_vocabulary:
         check_same_vocabulary(tokenizer, arguments.init_from)
         return
     if not (Path(arguments.init_from) / "tokenizer.json").is_file():
-        raise ArgumentsError(f"new_vocabulary: there is no tokenizer.json in '{arguments.init_from}' to compare with.")
+        raise SettingsError(f"new_vocabulary: there is no tokenizer.json in '{arguments.init_from}' to compare with.")
     counts = transfer_vocabulary(model, VaswaniTokenizer.from_pretrained(arguments.init_from), tokenizer)
-    say(f"new vocabulary on '{arguments.init_from}': {counts}")
+    print_status(f"new vocabulary on '{arguments.init_from}': {counts}")
 
 
 def check_same_vocabulary(tokenizer: VaswaniTokenizer, source: str) -> None:
-    """Raises ArgumentsError where a pre-trained model's own tokenizer is another one than the run's."""
+    """Raises SettingsError where a pre-trained model's own tokenizer is another one than the run's."""
     if not (Path(source) / "tokenizer.json").is_file():
         return
     former = VaswaniTokenizer.from_pretrained(source).get_vocab()
     if former != tokenizer.get_vocab():
-        raise ArgumentsError(
+        raise SettingsError(
             f"tokenizer: '{source}' was trained with another vocabulary ({len(former):,} tokens) than this run's "
             f"({len(tokenizer):,}): leave tokenizer out to go on with that one, or put the new one onto init_from with "
             "new_vocabulary: true."
         )
 
 
-def make_task(arguments: TranslationArguments, data: TrainingData, model: transformers.PreTrainedModel) -> Task:
+def make_task(arguments: TranslationSettings, data: TrainingData, model: transformers.PreTrainedModel) -> Task:
     """What is learned: the plan of batches, and the loss of section 5.4."""
     smoothing = arguments.label_smoothing
     if arguments.smoothing_over == "others":
@@ -163,7 +163,7 @@ def make_task(arguments: TranslationArguments, data: TrainingData, model: transf
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    return command(argv, TranslationArguments, __doc__, train)
+    return command(argv, TranslationSettings, __doc__, train)
 
 
 if __name__ == "__main__":

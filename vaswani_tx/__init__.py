@@ -30,7 +30,7 @@ from .configuration_vaswani import (
 )
 from .constraints_vaswani import constrained_beam_search
 from .generation_vaswani import VaswaniGenerationConfig
-from .hub import HubError, push_to_hub, save_with_code
+from .hub.saving import HubError, push_to_hub, save_with_code
 from .image_processing_vaswani import VaswaniImageProcessor
 from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
 from .modeling_vaswani_decoder import VaswaniDecoderModel, VaswaniForCausalLM

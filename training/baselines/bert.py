@@ -1,4 +1,4 @@
-"""transformers' BERT of the sizes of one of ours, from scratch, for `training.train_classifier --architecture bert`.
+"""transformers' BERT of the sizes of one of ours, from scratch, for `vaswani_tx.training.train_classifier --architecture bert`.
 
 The other column of a comparison: data, tokenizer, batches and their order, updates, optimiser and learning rates are
 the recipe's. BERT's own are learned positions, GELU, biases everywhere, its initialisation (normal, 0.02), and for

@@ -1,6 +1,6 @@
 """What a linear model makes of the same images: scikit-learn's logistic regression on the pixels, the same splits.
 
-    python -m training.baselines.linear_images training/recipes/image_classifier/digits.yaml
+    python -m vaswani_tx.training.baselines.linear_images training/recipes/image_classifier/digits.yaml
 
 Takes a recipe of `train_image_classifier` and reads its keys of data, size and channels; pixels are normalised alike.
 The penalty is chosen on the validation split among powers of ten.
@@ -10,16 +10,17 @@ import sys
 
 import numpy as np
 
-from training.image_batches import Pixels
-from training.image_scores import macro_f1
-from training.images import ImageDataError, Images, load_images
-from training.launch import Start, command, say
-from training.train_image_classifier import ImageArguments, make_processor
+from vaswani_tx.training.data.image_batches import Pixels
+from vaswani_tx.training.data.images import Images, load_images
+from vaswani_tx.training.engine.run import RunContext, command, print_status
+from vaswani_tx.training.errors import ImageDataError
+from vaswani_tx.training.tasks.image_scores import macro_f1
+from vaswani_tx.training.train_image_classifier import ImageSettings, make_processor
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
-def run(arguments: ImageArguments) -> dict[str, float]:
+def run(arguments: ImageSettings) -> dict[str, float]:
     """Fits and scores as the recipe says; returns the test split's accuracy and macro F1, from 0 to 1."""
     try:
         from sklearn.linear_model import LogisticRegression
@@ -29,7 +30,7 @@ def run(arguments: ImageArguments) -> dict[str, float]:
     data = load_images(arguments)
     if not len(data.validation) or not len(data.test):
         raise ImageDataError("The baseline needs a validation and a test split: set their shares above 0.")
-    processor = make_processor(arguments, data, Start(arguments, None, None, None))
+    processor = make_processor(arguments, data, RunContext(arguments, None, None, None))
     train, validation, test = (_rows(part, processor) for part in (data.train, data.validation, data.test))
     found = []
     for penalty in PENALTIES:
@@ -39,7 +40,7 @@ def run(arguments: ImageArguments) -> dict[str, float]:
     confusion = np.zeros((len(data.names), len(data.names)), dtype=np.int64)
     np.add.at(confusion, (data.test.labels, model.predict(test)), 1)
     scores = {"accuracy": float(np.trace(confusion) / confusion.sum()), "macro_f1": macro_f1(confusion)}
-    say(f"logistic regression, penalty {penalty}: validation accuracy {accuracy:.4f}, test accuracy "
+    print_status(f"logistic regression, penalty {penalty}: validation accuracy {accuracy:.4f}, test accuracy "
         f"{scores['accuracy']:.4f}, macro F1 {scores['macro_f1']:.4f} ({confusion.sum()} images)")  # fmt: skip
     return scores
 
@@ -52,7 +53,7 @@ def _rows(part: Images, processor) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    return command(argv, ImageArguments, __doc__, run)
+    return command(argv, ImageSettings, __doc__, run)
 
 
 if __name__ == "__main__":

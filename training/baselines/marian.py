@@ -1,8 +1,8 @@
 """Train transformers' MarianMT with its `Seq2SeqTrainer` on the batches that a recipe of ours would see.
 
-    python -m training.baselines.marian training/recipes/multi30k_en_de.yaml --data-dir DATA \\
+    python -m vaswani_tx.training.baselines.marian training/recipes/multi30k_en_de.yaml --data-dir DATA \\
         --tokenizer RUN/tokenizer --output-dir runs/marian --max-steps 8000
-    python -m training.evaluate_translation --model runs/marian/averaged --source test.en --target test.de
+    python -m vaswani_tx.training.evaluate_translation --model runs/marian/averaged --source test.en --target test.de
 
 The other column of a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning
 rates, label smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix, the
@@ -27,18 +27,18 @@ from torch.utils.data import DataLoader
 from transformers import MarianConfig, MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from training.arguments import TranslationArguments, parse_arguments
-from training.averaging import save_average
-from training.batching import BatchPlan, collate
-from training.checkpoints import atomic_text
-from training.data import TokenizedPairs
-from training.launch import say
-from training.prepare import prepare_training_data
-from training.recipe_keys import ArgumentsError
-from training.run_folder import RunFolder
-from training.schedule import PaperAdam, make_schedule
-from training.train_translation import make_tokenizer
 from vaswani_tx import VaswaniConfig
+from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
+from vaswani_tx.training.data.batching import BatchPlan, collate
+from vaswani_tx.training.data.parallel import TokenizedPairs
+from vaswani_tx.training.data.translation_data import prepare_training_data
+from vaswani_tx.training.engine.averaging import save_average
+from vaswani_tx.training.engine.run import print_status
+from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.engine.schedules import PaperAdam, make_schedule
+from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.train_translation import make_tokenizer
 
 REFUSED = (
     "corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing",
@@ -103,7 +103,7 @@ class StopAfter(TrainerCallback):
 def marian_config(ours: VaswaniConfig) -> MarianConfig:
     """MarianMT's configuration of the sizes and rates of one of ours, with the settings of its published models.
 
-    Raises ArgumentsError where ours has what MarianMT has not: other head widths, pre-norm, learned positions.
+    Raises SettingsError where ours has what MarianMT has not: other head widths, pre-norm, learned positions.
     """
     odd = {
         "d_k and d_v": (ours.d_k, ours.d_v) != (ours.d_model // ours.num_heads,) * 2,
@@ -111,9 +111,7 @@ def marian_config(ours: VaswaniConfig) -> MarianConfig:
         "position_embedding": ours.position_embedding != "sinusoidal",
     }
     if any(odd.values()):
-        raise ArgumentsError(
-            f"MarianMT has no like of the model's {', '.join(k for k, wrong in odd.items() if wrong)}."
-        )
+        raise SettingsError(f"MarianMT has no like of the model's {', '.join(k for k, wrong in odd.items() if wrong)}.")
     return MarianConfig(
         vocab_size=ours.vocab_size, d_model=ours.d_model, encoder_ffn_dim=ours.d_ff, decoder_ffn_dim=ours.d_ff,
         encoder_attention_heads=ours.num_heads, decoder_attention_heads=ours.num_heads,
@@ -125,15 +123,15 @@ def marian_config(ours: VaswaniConfig) -> MarianConfig:
     )  # fmt: skip
 
 
-def train(arguments: TranslationArguments) -> dict[str, Any]:
+def train(arguments: TranslationSettings) -> dict[str, Any]:
     """Trains, averages the last checkpoints into `averaged/` and returns what `finished.json` says."""
     arguments.check_for_training()
-    defaults = TranslationArguments()
+    defaults = TranslationSettings()
     for name in REFUSED:
         if getattr(arguments, name) != getattr(defaults, name):
-            raise ArgumentsError(f"{name} is set, which Seq2SeqTrainer has no like of: leave it out here.")
+            raise SettingsError(f"{name} is set, which Seq2SeqTrainer has no like of: leave it out here.")
     if arguments.max_steps is None:
-        raise ArgumentsError("max_steps is empty: Seq2SeqTrainer needs the number of updates.")
+        raise SettingsError("max_steps is empty: Seq2SeqTrainer needs the number of updates.")
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)
     folder = Path(arguments.output_dir)
@@ -142,7 +140,7 @@ def train(arguments: TranslationArguments) -> dict[str, Any]:
     plan, pairs = data.plan, data.pairs
     trainer, clock = make_trainer(arguments, folder, tokenizer, pairs, plan)
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
-    say(f"MarianMT, {count:,} parameters, {len(pairs):,} pairs, vocabulary {len(tokenizer):,}")
+    print_status(f"MarianMT, {count:,} parameters, {len(pairs):,} pairs, vocabulary {len(tokenizer):,}")
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     step = trainer.state.global_step
     chosen = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
@@ -150,12 +148,12 @@ def train(arguments: TranslationArguments) -> dict[str, Any]:
     tokens = target_tokens(plan, pairs, step, arguments.accumulation_steps)
     result = {"step": step, "seconds": round(clock.seconds, 1), "target_tokens": tokens, "parameters": count}
     atomic_text(folder / "finished.json", json.dumps(result, indent=1) + "\n")
-    say(f"finished at step {step}, {clock.seconds / 60:.1f} minutes, {tokens:,} target tokens: {folder}")
+    print_status(f"finished at step {step}, {clock.seconds / 60:.1f} minutes, {tokens:,} target tokens: {folder}")
     return result
 
 
 def make_trainer(
-    arguments: TranslationArguments, folder: Path, tokenizer: Any, pairs: TokenizedPairs, plan: BatchPlan
+    arguments: TranslationSettings, folder: Path, tokenizer: Any, pairs: TokenizedPairs, plan: BatchPlan
 ) -> tuple[PlannedTrainer, StopAfter]:
     """Model, optimiser and Seq2SeqTrainer as the recipe says, and the clock."""
     torch.manual_seed(arguments.seed)
@@ -223,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train(parse_arguments(argv))
     except (ValueError, OSError) as error:
-        say(f"error: {error}")
+        print_status(f"error: {error}")
         return 2
     return 0
 

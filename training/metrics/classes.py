@@ -1,4 +1,4 @@
-"""Scores of classifiers from plain lists and arrays, for `training.train_classifier`: all shares run from 0 to 1.
+"""Scores of classifiers from plain lists and arrays, for `vaswani_tx.training.train_classifier`: all shares run from 0 to 1.
 
 Classes by scikit-learn, correlations by scipy. N examples, C classes.
 """

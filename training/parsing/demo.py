@@ -1,6 +1,6 @@
 """The whole path of parsing without a treebank: trees from a grammar, a model, its F1, its trees.
 
-    python -m training.parsing.demo --output runs/parsing
+    python -m vaswani_tx.training.parsing.demo --output runs/parsing
 
 It draws 16,000 trees over different sentences (training/parsing/grammar.py), trains for some five minutes on one core
 (training/recipes/grammar_parsing.yaml), parses the 500 test sentences, none of which was trained on, as the paper does
@@ -17,17 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import atomic_folder, atomic_text
-from training.parsing.evaluate import describe, evaluate
-from training.parsing.grammar import generate_trees, split_trees
-from training.parsing.linear import LEAVES
-from training.parsing.parse import PAPER_PARSING
-from training.parsing.prepare import MARK, sentence, write_parts
-from training.parsing.prepare import describe as describe_data
-from training.parsing.trees import Tree, write_trees
-from training.plots import read_metrics
-from training.train_translation import main as train_translation
-from training.translate import load_model_and_tokenizer
+from vaswani_tx.training.files import atomic_folder, atomic_text
+from vaswani_tx.training.inference.translation import load_model_and_tokenizer
+from vaswani_tx.training.parsing.evaluate import describe, evaluate
+from vaswani_tx.training.parsing.grammar import generate_trees, split_trees
+from vaswani_tx.training.parsing.linear import LEAVES
+from vaswani_tx.training.parsing.parse import PAPER_PARSING
+from vaswani_tx.training.parsing.prepare import MARK, sentence, write_parts
+from vaswani_tx.training.parsing.prepare import describe as describe_data
+from vaswani_tx.training.parsing.trees import Tree, write_trees
+from vaswani_tx.training.reporting.plots import read_metrics
+from vaswani_tx.training.train_translation import main as train_translation
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grammar_parsing.yaml"
 HELD_OUT = 500
@@ -37,7 +37,7 @@ SHOWN = 3
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.parsing.demo",
+        prog="python -m vaswani_tx.training.parsing.demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Bracketing scores by the definition of evalb with its parameter file COLLINS.prm, as parsing results are published.
 
-    python -m training.parsing.evalb GOLD TEST
+    python -m vaswani_tx.training.parsing.evalb GOLD TEST
 
 Both files hold one tree a line; a blank line in TEST is a sentence that the parser gave up (evalb's "skip").
 
@@ -22,8 +22,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.parsing.trees import Tree, TreeError, parse_trees
-from training.scoring import aligned, read_lines
+from vaswani_tx.training.errors import TreeError
+from vaswani_tx.training.metrics.scoring import aligned, read_lines
+from vaswani_tx.training.parsing.trees import Tree, parse_trees
 
 REMOVED_TAGS = frozenset({"-NONE-", ",", ":", "``", "''", "."})
 UNCOUNTED = REMOVED_TAGS | {"TOP", "ROOT", "S1"}
@@ -179,7 +180,7 @@ def _percent(part: int, whole: int) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Score a file against another; 2 with one line on stderr for files that cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.parsing.evalb",
+        prog="python -m vaswani_tx.training.parsing.evalb",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Parse the sentences of gold trees with a trained model and score the brackets as evalb does.
 
-    python -m training.parsing.evaluate --model runs/parsing/model --trees data/test.mrg --output parsed.mrg
+    python -m vaswani_tx.training.parsing.evaluate --model runs/parsing/model --trees data/test.mrg --output parsed.mrg
 
 `--trees` takes files or folders in Penn Treebank brackets; traces and function tags are removed first. The model sees
 the words alone. Each output becomes a tree over all words, mended where it is malformed; the words, and unless the
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import atomic_text
-from training.parsing.evalb import REMOVED_TAGS, report, score_trees
-from training.parsing.linear import ROOT, count_faults
-from training.parsing.parse import (
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.parsing.evalb import REMOVED_TAGS, report, score_trees
+from vaswani_tx.training.parsing.linear import ROOT, count_faults
+from vaswani_tx.training.parsing.parse import (
     add_decoding,
     decoding,
     fault_line,
@@ -28,8 +28,8 @@ from training.parsing.parse import (
     load_parser,
     parse_sentences,
 )
-from training.parsing.prepare import clean_trees
-from training.parsing.trees import Tree, write_trees
+from vaswani_tx.training.parsing.prepare import clean_trees
+from vaswani_tx.training.parsing.trees import Tree, write_trees
 
 
 def evaluate(model: Any, tokenizer: Any, gold: Sequence[Tree], **options: Any) -> tuple[dict[str, Any], list[Tree]]:
@@ -91,7 +91,7 @@ def describe(scores: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 2 with one line on stderr for input that cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.parsing.evaluate",
+        prog="python -m vaswani_tx.training.parsing.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """English-like trees from a grammar, for an example of parsing that needs no treebank.
 
-    python -m training.parsing.grammar 5        # prints 5 random trees
+    python -m vaswani_tx.training.parsing.grammar 5        # prints 5 random trees
 
 The brackets are the Penn Treebank's. What makes the language worth parsing: where a prepositional phrase belongs
 depends on verb, preposition and noun (`cut the rope with a knife`, `saw the man with the beard`), or on chance alone;
@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
-from training.parsing import lexicon
-from training.parsing.trees import Tree
+from vaswani_tx.training.parsing import lexicon
+from vaswani_tx.training.parsing.trees import Tree
 
 SHORTEST, LONGEST = 4, 30  # words, punctuation counted
 MASS_SUBJECTS = ("person", "person", "person", "animal", "thing", "idea")
@@ -428,7 +428,9 @@ def _capitalised(tree: Tree) -> Tree:
 
 def main(argv: list[str] | None = None) -> int:
     """Print random trees."""
-    parser = argparse.ArgumentParser(prog="python -m training.parsing.grammar", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m vaswani_tx.training.parsing.grammar", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("count", type=int, nargs="?", default=10)
     parser.add_argument("--seed", type=int, default=2015)
     options = parser.parse_args(argv)

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from training.parsing.trees import MAX_DEPTH, Tree
+from vaswani_tx.training.parsing.trees import MAX_DEPTH, Tree
 
 LEAF = "XX"
 LEAVES = ("XX", "tags", "words")

@@ -1,6 +1,6 @@
 """Parse sentences with a trained model.
 
-    echo "The nurse saw the man with the hat ." | python -m training.parsing.parse --model runs/parsing/model --pretty
+    echo "The nurse saw the man with the hat ." | python -m vaswani_tx.training.parsing.parse --model runs/parsing/model --pretty
 
 One sentence a line on standard input or in `--input`, its words parted by spaces as in the treebank that the model
 learned from (punctuation apart). One bracketed tree a line comes out, a blank line for a blank one. Words keep their
@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from training.checkpoints import atomic_text
-from training.parsing.linear import FAULTS, LEAF, ReadBack, count_faults, kind_of_leaves, read_back
-from training.parsing.trees import bracket_word, plain_word
-from training.readers import DataError
-from training.scoring import read_lines
-from training.translate import load_model_and_tokenizer, translate_corpus
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate_corpus
+from vaswani_tx.training.metrics.scoring import read_lines
+from vaswani_tx.training.parsing.linear import FAULTS, LEAF, ReadBack, count_faults, kind_of_leaves, read_back
+from vaswani_tx.training.parsing.trees import bracket_word, plain_word
 
 PAPER_PARSING = {"num_beams": 21, "gnmt_alpha": 0.3, "max_extra_tokens": 300}
 
@@ -35,7 +35,7 @@ def parse_sentences(
     """A tree for each sentence, and the model's outputs as they were.
 
     Args:
-        model, tokenizer: as `load_model_and_tokenizer` gives them; the tokenizer from `training.parsing.prepare`.
+        model, tokenizer: as `load_model_and_tokenizer` gives them; the tokenizer from `vaswani_tx.training.parsing.prepare`.
         sentences: words, as a bracketed tree can hold them; none may be empty.
         options: of `translate_corpus`: `batch_tokens`, `progress`, `num_beams`, ... The paper's where absent.
     """
@@ -96,7 +96,7 @@ def fault_line(counts: dict[str, int], total: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 2 with one line on stderr for input that cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.parsing.parse",
+        prog="python -m vaswani_tx.training.parsing.parse",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,8 +1,8 @@
 """From treebank files to what `train_translation` takes: words and linearised trees, line by line, and a vocabulary.
 
-    python -m training.parsing.prepare --train wsj/02 ... wsj/21 --validation wsj/22 --test wsj/23 --output data/wsj
-    python -m training.train_translation training/recipes/wsj_parsing.yaml
-    python -m training.parsing.evaluate --model runs/wsj_parsing/averaged --trees data/wsj/test.mrg
+    python -m vaswani_tx.training.parsing.prepare --train wsj/02 ... wsj/21 --validation wsj/22 --test wsj/23 --output data/wsj
+    python -m vaswani_tx.training.train_translation training/recipes/wsj_parsing.yaml
+    python -m vaswani_tx.training.parsing.evaluate --model runs/wsj_parsing/averaged --trees data/wsj/test.mrg
 
 Files or folders in Penn Treebank brackets. Traces and function tags are removed (training/parsing/trees.py). OUTPUT
 gets for each part PART.words (a sentence a line), PART.trees (its linearised tree), PART.mrg (the cleaned tree), and
@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import atomic_folder
-from training.parsing.linear import LEAVES, linearise, symbols_of
-from training.parsing.trees import Tree, TreeError, clean_tree, plain_word, read_trees, write_trees
-from training.whole_words import train_with_whole_words
+from vaswani_tx.training.data.whole_words import train_with_whole_words
+from vaswani_tx.training.errors import TreeError
+from vaswani_tx.training.files import atomic_folder
+from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
+from vaswani_tx.training.parsing.trees import Tree, clean_tree, plain_word, read_trees, write_trees
 
 PARTS = ("train", "validation", "test")
 MARK = "parsing.json"
@@ -114,7 +115,7 @@ def _measure(
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.parsing.prepare",
+        prog="python -m vaswani_tx.training.parsing.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.readers import DataError
+from vaswani_tx.training.errors import TreeError
 
 SUFFIXES = (".mrg", ".txt")
 EMPTY_TAG = "-NONE-"
@@ -27,10 +27,6 @@ _ESCAPES = {
 }  # fmt: skip
 _ESCAPED = re.compile("|".join(map(re.escape, _ESCAPES)))
 _ROUND = {"(": "-LRB-", ")": "-RRB-"}
-
-
-class TreeError(DataError):
-    """Text that is not a bracketed tree; the message names file and line."""
 
 
 @dataclass(frozen=True)

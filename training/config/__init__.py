@@ -1,0 +1,1 @@
+"""Recipes and settings: the keys of every command, read from YAML and flags."""

@@ -1,0 +1,239 @@
+"""How a recipe, a YAML file, and flags become one checked set of arguments, whatever the command.
+
+A recipe is a flat YAML mapping whose keys are the fields of a dataclass. Flags override it: `--max-steps 9` and
+`--max_steps 9` are the same, `--compile` and `--no-compile` switch, `--max-steps null` empties a key, and
+`--model.dropout 0.3` sets one entry of the `model` mapping.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import os
+import sys
+import types
+import typing
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vaswani_tx.training.errors import SettingsError
+
+
+def key(default: Any, help: str) -> Any:
+    """A key of a recipe with its default and its line of help, which is its comment in a resolved recipe."""
+    return field(default=default, metadata={"help": help})
+
+
+def parse(argv: list[str] | None, kind: type) -> Any:
+    """Arguments of the dataclass `kind` from a command line: at most one recipe file, then flags that override it.
+
+    Raises:
+        SettingsError: unknown key or flag (with the nearest known one), a value of the wrong type, no such recipe.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    recipe, flags = _split(argv, kind)
+    values = read_recipe(recipe, kind) if recipe else {}
+    model = dict(values.get("model") or {})
+    for name, text, origin in flags:
+        if name.startswith("model."):
+            model[name.removeprefix("model.")] = _yaml_value(text, origin)
+        elif name == "model":
+            model = _coerce(kind, "model", _yaml_value(text, origin), origin)
+        else:
+            values[name] = _coerce(kind, name, _yaml_value(text, origin), origin)
+    if model:
+        values["model"] = model
+    return kind(**values)
+
+
+def read_recipe(path: str | os.PathLike, kind: type) -> dict[str, Any]:
+    """The checked keys of one YAML recipe for the dataclass `kind`; raises SettingsError naming file and key."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"No recipe at '{path}'. {_known_recipes()}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The recipe '{path}' cannot be read: {error}.") from error
+    try:
+        values = yaml.load(text, Loader=UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not a YAML mapping: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} must be a mapping of keys to values, got a {type(values).__name__}.")
+    for name in values:
+        check_known(str(name), _types(kind), f"{path}: unknown key '{name}'")
+    return {name: _coerce(kind, name, value, str(path)) for name, value in values.items()}
+
+
+def usage(kind: type) -> str:
+    """One line for each key of the dataclass `kind`: flag, default and meaning."""
+    lines = []
+    for item in dataclasses.fields(kind):
+        default = item.default if item.default is not dataclasses.MISSING else {}
+        lines.append(f"  {_flag(item.name):28}{item.metadata['help']} (default: {default!r})")
+    return "\n".join(lines)
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.YAMLError(f"key '{key}' is given twice (line {key_node.start_mark.line + 1}).")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+
+
+def _split(argv: list[str], kind: type) -> tuple[str | None, list[tuple[str, str, str]]]:
+    """The recipe's path and the flags as (key, text, flag as typed)."""
+    recipe, flags = None, []
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        position += 1
+        if not word.startswith("--"):
+            if recipe is not None:
+                raise SettingsError(f"'{word}' is a second recipe beside '{recipe}': give one file, then --flags.")
+            recipe = word
+            continue
+        flag, equals, text = word.partition("=")
+        name = flag[2:].replace("-", "_")
+        if name == "recipe":
+            recipe, position = (text, position) if equals else (_value(argv, position, flag), position + 1)
+            continue
+        name, text_of_switch = _switch(name, kind)
+        check_known(name.partition(".")[0], _types(kind), f"Unknown flag '{flag}'", as_flag=True)
+        if "." in name and not name.startswith("model."):
+            raise SettingsError(f"Unknown flag '{flag}': only --model.FIELD has a dot.")
+        if equals:
+            pass
+        elif text_of_switch is not None:
+            text = text_of_switch
+        elif _types(kind).get(name) is bool and (position == len(argv) or not _is_boolean(argv[position])):
+            text = "true"
+        else:
+            text, position = _value(argv, position, flag), position + 1
+        flags.append((name, text, flag))
+    return recipe, flags
+
+
+def _switch(name: str, kind: type) -> tuple[str, str | None]:
+    positive = name.removeprefix("no_")
+    if positive != name and _types(kind).get(positive) is bool:
+        return positive, "false"
+    return name, None
+
+
+def _value(argv: list[str], position: int, flag: str) -> str:
+    if position >= len(argv) or argv[position].startswith("--"):
+        raise SettingsError(f"{flag} needs a value.")
+    return argv[position]
+
+
+def _is_boolean(word: str) -> bool:
+    return word.lower() in ("true", "false", "yes", "no")
+
+
+def _yaml_value(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{origin}: '{text}' cannot be read: {error}") from error
+
+
+def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
+    """`value` as the type of field `name`; YAML reads 1e-9 as text and 3 as a whole number, both fine for a rate."""
+    kind = _types(arguments)[name]
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None:
+        if type(None) in options:
+            return None
+        if typing.get_origin(kind) is dict:
+            return {}
+        raise SettingsError(f"{origin}: {name} must not be empty.")
+    kind = next(option for option in options if option is not type(None))
+    if kind == list[str]:
+        entries = value.split(",") if isinstance(value, str) else value
+        if not isinstance(entries, list) or not all(isinstance(entry, (str, int)) for entry in entries):
+            raise SettingsError(f"{origin}: {name} must be a list of names, got '{value}'.")
+        return [str(entry).strip() for entry in entries]
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise SettingsError(f"{origin}: {name} must be a list of mappings, got '{value}'.")
+        return [{str(key): entry for key, entry in item.items()} for item in value]
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        text = "none" if value is False else str(value)
+        if text not in choices:
+            raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got '{value}'.")
+        return text
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise SettingsError(f"{origin}: {name} must be a mapping of fields to values, got '{value}'.")
+        return {str(key): _number(entry) for key, entry in value.items()}
+    converted = _scalar(kind, value)
+    if converted is None:
+        what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+        raise SettingsError(f"{origin}: {name} must be {what}, got '{value}'.")
+    return converted
+
+
+def _scalar(kind: type, value: Any) -> Any:
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if kind is str:
+        return None if isinstance(value, (dict, list)) else str(value)
+    if isinstance(value, bool):
+        return None
+    if kind is int and isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if kind is int:
+        return int(number) if number.is_integer() else None
+    return number if math.isfinite(number) else None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def check_known(name: str, known: typing.Iterable[str], message: str, as_flag: bool = False) -> None:
+    """Raises SettingsError with the nearest of the known names where `name` is none of them."""
+    if name in known:
+        return
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    shown = [_flag(word) if as_flag else word for word in nearest]
+    raise SettingsError(message + (f": did you mean '{shown[0]}'?" if shown else ": --help lists all."))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _known_recipes() -> str:
+    folder = Path(__file__).parent.parent / "recipes"
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+    return f"Ready-made ones in training/recipes: {', '.join(names)}."

@@ -1,0 +1,141 @@
+"""The keys that the recipes of all training commands share: model, optimiser, limits, saving, arithmetic."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from vaswani_tx.training.config.recipe import check_known, key
+from vaswani_tx.training.errors import SettingsError
+
+
+@dataclass
+class RunSettings:
+    """What decides any training run; each command adds the keys of its data."""
+
+    # Beams of a validation's translations, where a command has any.
+    eval_beam = 1
+    final_beam = 1
+    # Keys whose values must be greater than 0; each class adds its own.
+    positive = (
+        "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "patience", "save_every", "save_minutes",
+        "accumulation_steps", "num_threads", "max_grad_norm", "lr_factor", "attention_init_gain", "learning_rate",
+        "decay_steps", "adam_epsilon", "layer_lr_decay",
+    )  # fmt: skip
+
+    output_dir: str = key("", "Run folder: checkpoints, best and averaged model, metrics, the resolved recipe.")
+    data_dir: str | None = key(None, "Folder that relative names of data files start from.")
+
+    preset: str = key("base", "Named model size: base, big, tiny, a row of Table 3.")
+    model: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Fields of the model's configuration that replace the preset's, such as dropout."},
+    )
+    init_from: str | None = key(None, "Model folder to start from (fine-tuning) instead of random weights.")
+    attention_init_gain: float = key(
+        1.0, "Factor on the initial query, key and value matrices of a new model; 0.7071 is fairseq's and torch's."
+    )
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={"help": "Parts of the model that do not learn, by the beginnings of their parameters' names."},
+    )
+    layer_lr_decay: float | None = key(
+        None, "Factor on the rate from each layer to the one below it, embeddings last (layer-wise rates): 0.8."
+    )
+    seed: int = key(1, "Seed of initialisation, dropout and data order.")
+
+    accumulation_steps: int = key(1, "Batches whose gradients make one update, on each process.")
+    label_smoothing: float = key(0.1, "Smoothing of the target distribution.")
+    schedule: Literal["noam", "inverse_sqrt", "constant", "linear", "cosine"] = key("noam", "Learning rate.")
+    warmup_steps: int = key(4000, "Updates of linear warm-up.")
+    lr_factor: float = key(1.0, "Factor on the schedule's rate.")
+    learning_rate: float | None = key(None, "Peak rate of every schedule but noam.")
+    decay_steps: int | None = key(None, "Last update of linear and cosine; empty: max_steps.")
+    adam_beta1: float = key(0.9, "Adam's first decay rate.")
+    adam_beta2: float = key(0.98, "Adam's second decay rate.")
+    adam_epsilon: float = key(1e-9, "Adam's epsilon.")
+    weight_decay: float = key(0.0, "Decoupled weight decay on matrices (AdamW); 0: Adam.")
+    max_grad_norm: float | None = key(None, "Clip the gradient to this norm; empty: no clipping.")
+    ema_decay: float | None = key(
+        None, "Decay of a moving average of the weights, which is then what is validated and kept as best; 0.999."
+    )
+
+    max_steps: int | None = key(None, "Stop after this many updates.")
+    max_epochs: int | None = key(None, "Stop after this many passes over the data.")
+    max_minutes: float | None = key(None, "Stop after this much wall-clock time, resumed time included.")
+
+    log_every: int = key(50, "Updates between two records of the training loss.")
+    eval_every: int | None = key(1000, "Updates between two validations; empty: only at the end.")
+    best_by: str = key("loss", "Validation score that chooses best/.")
+    patience: int | None = key(None, "Stop after this many validations without a better score.")
+
+    save_every: int | None = key(1000, "Updates between two checkpoints.")
+    save_minutes: float | None = key(None, "Minutes between two checkpoints.")
+    keep_last: int = key(5, "Checkpoints kept.")
+    average_last: int = key(5, "Checkpoints averaged at the end; 0 or 1: no average.")
+
+    precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "Arithmetic of the forward pass; weights stay float32.")
+    compile: bool = key(False, "torch.compile the model.")
+    gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass to save memory.")
+    num_threads: int | None = key(None, "CPU threads of PyTorch; empty: its default.")
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = key("tensorboard", "Where curves go besides JSONL.")
+
+    resume: str = key("auto", "auto: go on where output_dir stands; never; or a checkpoint folder.")
+    overwrite: bool = key(False, "Delete the run that output_dir holds and start anew.")
+
+    def __post_init__(self):
+        self.check()
+
+    def check(self) -> None:
+        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        for name in self.positive:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise SettingsError(f"{name} must be greater than 0, got {value}.")
+        self.check_least(1, "keep_last")
+        for name in ("label_smoothing", "adam_beta1", "adam_beta2", "ema_decay"):
+            if getattr(self, name) is not None and not 0.0 <= getattr(self, name) < 1.0:
+                raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+        if self.average_last > self.keep_last:
+            raise SettingsError(
+                f"average_last ({self.average_last}) needs as many kept checkpoints: raise keep_last "
+                f"({self.keep_last}) or lower average_last."
+            )
+        if self.layer_lr_decay is not None and self.layer_lr_decay > 1.0:
+            raise SettingsError(f"layer_lr_decay must be at most 1, got {self.layer_lr_decay}.")
+        if self.schedule != "noam" and self.learning_rate is None:
+            raise SettingsError(f"schedule: {self.schedule} needs learning_rate, its rate after the warm-up.")
+
+    def check_least(self, least: int, *names: str) -> None:
+        """Raises SettingsError where a key's value is below `least`."""
+        for name in names:
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+    def check_model(self, presets: Iterable[str], config_class: type) -> None:
+        """Raises SettingsError where `preset` or `model` name what there is not, with the nearest that there is."""
+        check_known(self.preset, presets, f"preset: there is none called '{self.preset}'")
+        fields = {*config_class.__dataclass_fields__, *config_class.attribute_map}
+        for name in self.model:
+            check_known(name, fields, f"model: {config_class.__name__} has no field '{name}'")
+
+    def check_for_training(self) -> None:
+        """Raises SettingsError when a key that training cannot do without is empty."""
+        if not self.output_dir:
+            raise SettingsError("output_dir is empty: set it in the recipe or with --output-dir.")
+        self.check_data()
+        if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
+            raise SettingsError("The run has no end: set max_steps, max_epochs or max_minutes.")
+
+    def check_data(self) -> None:
+        """Raises SettingsError when the recipe names no training data; each command has its own."""
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every key with its help as comment; reading it gives the same arguments."""
+        lines = []
+        for item in dataclasses.fields(self):
+            entry = yaml.safe_dump({item.name: getattr(self, item.name)}, sort_keys=False, allow_unicode=True).rstrip()
+            lines.append(f"# {item.metadata['help']}\n{entry}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,154 @@
+"""The keys of a translation recipe, each also a flag of `vaswani_tx.training.train_translation` (see training/config/recipe.py)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vaswani_tx.training.config.recipe import check_known, key, parse
+from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.models.architectures import ARCHITECTURES
+
+
+@dataclass
+class TranslationSettings(RunSettings):
+    """Everything that decides a translation training run."""
+
+    train_source: str = key("", "Source side: a text file, or one .jsonl, .tsv, .parquet file, or a Hub data set.")
+    train_target: str | None = key(None, "Target side: the line-aligned text file; empty for the other formats.")
+    train_split: str = key("train", "Split of a Hub data set to train on.")
+    validation_source: str | None = key(None, "Source side of the validation set; empty: no validation.")
+    validation_target: str | None = key(None, "Target side of the validation set.")
+    validation_split: str = key("validation", "Split of a Hub data set to validate on.")
+    dataset_config: str | None = key(None, "Configuration name of a Hub data set, such as de-en.")
+    corpora: list[dict[str, Any]] | None = field(
+        default=None, metadata={"help": "Corpora with weights instead of train_source: {source, target, weight, ...}."}
+    )
+    streaming: bool = key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
+    stream_buffer: int = key(200_000, "Pairs of one piece of a stream; similar lengths are looked for within it.")
+    source_field: str = key("source", "Field or column of the source text (.jsonl, .tsv, .parquet, Hub).")
+    target_field: str = key("target", "Field or column of the target text (.jsonl, .tsv, .parquet, Hub).")
+    empty_lines: Literal["error", "drop"] = key("error", "What an empty line on either side does.")
+    max_source_length: int = key(256, "Longest source in tokens, with </s>.")
+    max_target_length: int = key(256, "Longest target in tokens, with </s>.")
+    too_long: Literal["drop", "error", "truncate"] = key("drop", "What a longer training pair does.")
+    min_length: int = key(1, "Training pairs with a side of fewer tokens, </s> not counted, are dropped.")
+    max_length_ratio: float | None = key(None, "Training pairs with a side so many times as long are dropped.")
+    drop_duplicates: bool = key(False, "Drop training pairs that stood in the data before; of a stream, in its piece.")
+    drop_copies: bool = key(False, "Drop training pairs whose two sides are the same text.")
+    token_cache: bool = key(True, "Keep tokenised training data on disk and use it again while nothing changed.")
+    cache_dir: str | None = key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
+
+    tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
+    tokenizer_vocab_size: int | None = key(None, "Joint vocabulary to train on both sides where no folder exists.")
+
+    architecture: Literal["vaswani", "lstm"] = key(
+        "vaswani", "The Transformer, or what stood before it: an LSTM encoder-decoder with attention."
+    )
+    preset: str = key("base", "Named model size: base, big, tiny, a row of Table 3; of an LSTM: base, tiny.")
+    model: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Fields of VaswaniConfig (LstmSeq2SeqConfig) that replace the preset's, such as dropout."},
+    )
+
+    encoder_from: str | None = key(
+        None, "Pre-trained encoder to start from: folder of a masked, causal or translation model; see decoder_from."
+    )
+    decoder_from: str | None = key(None, "Pre-trained decoder to start from, beside encoder_from; empty: fresh layers.")
+    embeddings_from: Literal["encoder", "decoder", "mean"] = key(
+        "encoder", "Whose embedding source and target share after encoder_from and decoder_from."
+    )
+    new_vocabulary: bool = key(
+        False, "Put the tokenizer's vocabulary onto the model of init_from: tokens that both have keep their rows."
+    )
+
+    max_source_tokens: int = key(4096, "Source tokens of one batch on one process, padding counted.")
+    max_target_tokens: int = key(4096, "Target tokens of one batch on one process, padding counted.")
+    smoothing_over: Literal["vocabulary", "others"] = key(
+        "vocabulary", "Spread over all entries, as the paper's citation; others: all but the right one, tensor2tensor."
+    )
+
+    eval_sentences: int | None = key(None, "Validation sentences to translate; empty: all, 0: loss only.")
+    eval_beam: int = key(1, "Beam of the translations during training; 1: greedy.")
+    final_beam: int = key(4, "Beam of the last validation, of the best and of the averaged model.")
+    best_by: Literal["bleu", "chrf", "loss"] = key("bleu", "Validation score that chooses best/.")
+
+    positive = (
+        *RunSettings.positive, "eval_beam", "final_beam", "max_source_tokens", "max_target_tokens",
+        "tokenizer_vocab_size", "stream_buffer",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        super().check()
+        self.check_least(2, "max_source_length", "max_target_length")
+        self.check_least(1, "min_length")
+        if self.max_source_tokens < self.max_source_length or self.max_target_tokens < self.max_target_length:
+            raise SettingsError(
+                "A batch must hold the longest sentence: max_source_tokens and max_target_tokens "
+                f"({self.max_source_tokens}, {self.max_target_tokens}) must not be below max_source_length and "
+                f"max_target_length ({self.max_source_length}, {self.max_target_length})."
+            )
+        self._check_architecture()
+        self._check_start()
+        if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
+            raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
+        self._check_corpora()
+
+    def _check_architecture(self) -> None:
+        check_known(self.architecture, ARCHITECTURES, f"architecture: there is none called '{self.architecture}'")
+        kind = ARCHITECTURES[self.architecture]
+        self.check_model(kind.presets, kind.config_class)
+        for name, value in kind.without.items():
+            if getattr(self, name) != value:
+                raise SettingsError(f"{name} does nothing for architecture: {self.architecture}; leave it out.")
+
+    def _check_start(self) -> None:
+        if self.decoder_from and not self.encoder_from:
+            raise SettingsError("decoder_from needs encoder_from: name both, or init_from for a whole model.")
+        if self.encoder_from and self.init_from:
+            raise SettingsError("init_from and encoder_from are both set: start from a whole model, or from stacks.")
+        if self.encoder_from and self.architecture != "vaswani":
+            raise SettingsError(f"encoder_from does nothing for architecture: {self.architecture}; leave it out.")
+        if self.new_vocabulary and not (self.init_from and (self.tokenizer or self.tokenizer_vocab_size)):
+            raise SettingsError(
+                "new_vocabulary needs init_from, the model with the old one, and tokenizer or tokenizer_vocab_size, "
+                "the new one."
+            )
+
+    def _check_corpora(self) -> None:
+        if self.corpora is None:
+            return
+        if self.train_source:
+            raise SettingsError("train_source and corpora are both set: give the training data in one of them.")
+        if not self.corpora:
+            raise SettingsError("corpora is an empty list: name at least one corpus, or use train_source.")
+        for number, corpus in enumerate(self.corpora, start=1):
+            for name in corpus:
+                check_known(name, CORPUS_KEYS, f"corpora, number {number}: unknown key '{name}'")
+            if not corpus.get("source"):
+                raise SettingsError(f"corpora, number {number}: source is missing.")
+            weight = corpus.get("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise SettingsError(
+                    f"corpora, number {number}: weight must be a number greater than 0, got '{weight}'."
+                )
+
+    def check_data(self) -> None:
+        """Raises SettingsError when there is nothing to train on, or no tokenizer for it."""
+        if not (self.train_source or self.corpora):
+            raise SettingsError("train_source is empty: set it in the recipe or with --train-source.")
+        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or self.encoder_from):
+            raise SettingsError("No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one).")
+
+
+CORPUS_KEYS = ("source", "target", "weight", "split", "config", "source_field", "target_field")
+
+
+def parse_arguments(argv: list[str] | None = None) -> TranslationSettings:
+    """Arguments from a command line: at most one recipe file, then flags that override it.
+
+    Raises:
+        SettingsError: unknown key or flag (with the nearest known one), a value of the wrong type, no such recipe.
+    """
+    return parse(argv, TranslationSettings)

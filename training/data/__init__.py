@@ -1,0 +1,1 @@
+"""From files to batches: readers, corpora, filters, tokenised data, plans of batches."""

@@ -1,0 +1,268 @@
+"""Training corpora, one or several: where their text comes from, and how much of each an epoch holds.
+
+    recipe -> corpora_of -> Corpus.chunks -> text
+    TokenizedPairs of all corpora, weights -> WeightedPlan -> batches
+
+A weight says how often the pairs of a corpus come in an epoch: 2 is twice, 0.5 a different half of them each epoch.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from vaswani_tx.training.config.translation import TranslationSettings
+from vaswani_tx.training.data.batching import BatchPlan, PaddingWaste
+from vaswani_tx.training.data.filters import FilterCounts
+from vaswani_tx.training.data.parallel import TokenizedPairs, hub_chunks, is_dataset_name, open_hub
+from vaswani_tx.training.data.readers import (
+    READERS,
+    Chunk,
+    Paths,
+    as_list,
+    check_files,
+    read_files,
+    suffix,
+    without_empty,
+)
+from vaswani_tx.training.errors import DataError
+
+HASH_BLOCK = 1 << 22
+# With the whole of WMT English-German (4.5 million pairs) a joint vocabulary of 37,000 changes little after this many.
+TOKENIZER_PAIRS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One training corpus: text files, files of both sides, or a data set of the Hub; fields as `load_parallel`'s."""
+
+    source: Paths
+    target: Paths | None = None
+    weight: float = 1.0
+    split: str = "train"
+    config: str | None = None
+    source_field: str | int = "source"
+    target_field: str | int = "target"
+    empty: str = "error"
+
+    def __post_init__(self):
+        if self.empty not in ("error", "drop"):
+            raise DataError(f"empty={self.empty!r}: choose 'error' or 'drop'.")
+        if not 0 < self.weight < float("inf"):
+            raise DataError(f"{self.name}: weight is {self.weight}, it must be a number greater than 0.")
+
+    @property
+    def from_hub(self) -> bool:
+        return self.target is None and is_dataset_name(self.source)
+
+    @property
+    def files(self) -> list[str]:
+        """The names that its chunks carry."""
+        return [f"{os.fspath(self.source)} ({self.split})"] if self.from_hub else as_list(self.source)
+
+    @property
+    def name(self) -> str:
+        """For messages: its first file."""
+        files = self.files
+        return files[0] + (f" and {len(files) - 1} more" if len(files) > 1 else "") if files else "a corpus"
+
+    def chunks(self, counts: FilterCounts | None = None, streaming: bool = False) -> Iterator[Chunk]:
+        """Its pairs in order; blank ones are counted into `counts`, or raise as `empty` says.
+
+        With `streaming` a data set of the Hub is read over the network, and a blank pair raises at once.
+        """
+        if self.from_hub:
+            dataset = open_hub(os.fspath(self.source), self.split, self.config, True) if streaming else self._dataset
+            chunks = hub_chunks(dataset, self.files[0], self.source_field, self.target_field)
+        else:
+            chunks = read_files(self.source, self.target, self.source_field, self.target_field)
+        return without_empty(chunks, self.empty, counts, at_once=streaming)
+
+    def fingerprint(self) -> list[Any]:
+        """What decides its pairs, for a hash: the content of its files, not their names, and how they are read."""
+        if self.from_hub:
+            return ["hub", self._dataset._fingerprint, self.source_field, self.target_field, self.empty]
+        sources, targets = as_list(self.source), as_list(self.target)
+        check_files(sources, targets)
+        kinds = [suffix(path) if suffix(path) in READERS else "text" for path in sources]
+        fields = [] if targets else [str(self.source_field), str(self.target_field)]
+        return [
+            "files",
+            kinds,
+            *([_content_hash(path) for path in side] for side in (sources, targets)),
+            fields,
+            self.empty,
+        ]
+
+    @cached_property
+    def _dataset(self) -> Any:
+        return open_hub(os.fspath(self.source), self.split, self.config)
+
+
+def _content_hash(path: str) -> str:
+    digest = blake2b(digest_size=20)
+    with open(path, "rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def corpora_of(arguments: TranslationSettings) -> list[Corpus]:
+    """The training corpora of a recipe: the entries of `corpora`, or the one of `train_source`.
+
+    What an entry leaves out is taken from the recipe's own keys (train_split, dataset_config, source_field and
+    target_field); relative names start from data_dir.
+    """
+    entries = arguments.corpora or [{"source": arguments.train_source, "target": arguments.train_target}]
+    defaults = {
+        "weight": 1.0, "split": arguments.train_split, "config": arguments.dataset_config,
+        "source_field": arguments.source_field, "target_field": arguments.target_field,
+    }  # fmt: skip
+    corpora = []
+    for entry in entries:
+        values = defaults | {name: value for name, value in entry.items() if value is not None}
+        target = values.get("target")
+        values["source"] = _placed(arguments.data_dir, values["source"], hub=target is None)
+        values["target"] = None if target is None else _placed(arguments.data_dir, target)
+        corpora.append(Corpus(**values, empty=arguments.empty_lines))
+    return corpora
+
+
+def _placed(data_dir: str | None, paths: Paths, hub: bool = False) -> Paths:
+    if isinstance(paths, (list, tuple)):
+        return tuple(_placed(data_dir, path) for path in paths)
+    path = os.fspath(paths)
+    joined = os.path.join(data_dir, path) if data_dir else path
+    # A name on the Hub stands beside files of data_dir in one recipe: it is no file of that folder.
+    return path if hub and not os.path.exists(joined) and is_dataset_name(path) else joined
+
+
+def training_texts(
+    arguments: TranslationSettings, limit: int | None = None, streaming: bool | None = None
+) -> Iterator[list[str]]:
+    """Lists of sentences of both sides of all corpora, for a tokenizer to be trained on.
+
+    Args:
+        limit: pairs of each corpus, the first ones; None is all, or TOKENIZER_PAIRS of a stream.
+        streaming: the recipe's key of that name where None.
+
+    Raises:
+        DataError: as the training data themselves.
+    """
+    streaming = arguments.streaming if streaming is None else streaming
+    limit = limit or (TOKENIZER_PAIRS if streaming else None)
+    for corpus in corpora_of(arguments):
+        left = limit
+        # These counts are for nobody: the same pairs are counted and reported when they are tokenised.
+        for chunk in corpus.chunks(FilterCounts(), streaming):
+            yield chunk.source[:left]
+            yield chunk.target[:left]
+            if left is not None:
+                left -= len(chunk.source)
+                if left <= 0:
+                    break
+
+
+class WeightedPlan:
+    """A `BatchPlan` anew for every epoch over the pairs that the weights draw for it.
+
+    A whole weight repeats each pair so often. A fraction adds that part of the pairs, drawn by seed and epoch: with
+    1/n, n epochs in a row (from epoch 0, n, 2n, ... on) hold each pair once, and the next n part them differently.
+
+    Args:
+        bounds: the pairs of corpus c are those from `bounds[c]` to before `bounds[c + 1]`, as in `TokenizedPairs`.
+        weights: one for each corpus.
+        options: further arguments of `BatchPlan`.
+
+    Raises:
+        BatchError: as `BatchPlan`.
+    """
+
+    def __init__(
+        self,
+        source_lengths: np.ndarray,
+        target_lengths: np.ndarray,
+        bounds: Sequence[int],
+        weights: Sequence[float],
+        max_source_tokens: int,
+        max_target_tokens: int,
+        seed: int = 0,
+        **options: Any,
+    ):
+        budgets = (max_source_tokens, max_target_tokens)
+        self.seed, self.bounds = seed, list(bounds)
+        self._arguments, self._options = (*budgets, seed), options
+        # The plan of all pairs checks every length, and chooses the order that all epochs keep.
+        self._all = BatchPlan(source_lengths, target_lengths, *self._arguments, **options)
+        # A decimal weight such as 0.1 is meant as the fraction, not as the float beside it.
+        self.weights = [Fraction(str(weight)) for weight in weights]
+        if len(self.weights) != len(self.bounds) - 1:
+            raise DataError(f"{len(self.weights)} weights for {len(self.bounds) - 1} corpora: give one for each.")
+
+    @classmethod
+    def of_pairs(
+        cls,
+        pairs: TokenizedPairs,
+        weights: Sequence[float],
+        max_source_tokens: int,
+        max_target_tokens: int,
+        **options: Any,
+    ) -> "WeightedPlan":
+        """The plan of tokenised pairs, with their files and lines in messages."""
+        lengths = (pairs.source_lengths, pairs.target_lengths)
+        return cls(*lengths, pairs.bounds, weights, max_source_tokens, max_target_tokens, lines=pairs.where, **options)
+
+    def __len__(self) -> int:
+        """Pairs of an epoch, repeated ones counted as often."""
+        return sum(self.sizes())
+
+    def sizes(self) -> list[int]:
+        """Pairs that an epoch takes of each corpus."""
+        spans = zip(self.bounds, self.bounds[1:], self.weights, strict=False)
+        return [int(weight) * (stop - start) + _part(stop - start, weight) for start, stop, weight in spans]
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """All batches of an epoch in order, each an array of indices, the same for the same seed and epoch."""
+        drawn = self.drawn(epoch)
+        lengths = (side[drawn] for side in self._all._own_lengths)
+        options = self._options | {"lines": None}
+        plan = _SameOrder(*lengths, *self._arguments, order=self._all._order, **options)
+        return [drawn[batch] for batch in plan.epoch(epoch)]
+
+    def drawn(self, epoch: int) -> np.ndarray:
+        """Indices of the pairs of an epoch in ascending order, repeated ones as often as they come."""
+        chosen = []
+        for number, (start, stop, weight) in enumerate(zip(self.bounds, self.bounds[1:], self.weights, strict=False)):
+            chosen += [np.arange(start, stop)] * int(weight)
+            part = _part(stop - start, weight)
+            if part:
+                turn, place = divmod(epoch, (stop - start) // part)
+                order = np.random.default_rng([self.seed, number, turn]).permutation(stop - start)
+                chosen.append(start + order[place * part : (place + 1) * part])
+        return np.sort(np.concatenate(chosen))
+
+    def padding_waste(self, batches: Sequence[np.ndarray | None]) -> PaddingWaste:
+        """What part of these batches' matrices is padding."""
+        return self._all.padding_waste(batches)
+
+
+def _part(pairs: int, weight: Fraction) -> int:
+    """How many of so many pairs the fraction of a weight takes, at least one."""
+    fraction = weight - int(weight)
+    return max(1, round(fraction * pairs)) if fraction and pairs else 0
+
+
+class _SameOrder(BatchPlan):
+    """A plan that takes over another's choice of what to sort by, which costs as much as many epochs."""
+
+    def __init__(self, *arguments: Any, order: tuple[bool, int], **options: Any):
+        self._given = order
+        super().__init__(*arguments, **options)
+
+    def _choose_order(self) -> tuple[bool, int]:
+        return self._given

@@ -1,0 +1,258 @@
+"""Labelled examples of the three kinds of task, checked, and the names of their labels.
+
+Row -> `read_examples` -> TextExample | WordsExample | QuestionExample; `label_names` -> what the classes are called
+"""
+
+import difflib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vaswani_tx.training.data.labelled_files import Row, read_rows
+from vaswani_tx.training.errors import DataError
+
+TEXT_TASKS = ("classification", "multi_label", "regression")
+
+
+@dataclass
+class TextExample:
+    """A text, or a pair of them; its label is a name, several names, or numbers. None: not known."""
+
+    where: str
+    text: str
+    pair: str | None
+    label: str | list[str] | list[float] | None
+
+
+@dataclass
+class WordsExample:
+    """The words of a sentence and as many tags; None: not known."""
+
+    where: str
+    words: list[str]
+    tags: list[str] | None
+
+
+@dataclass
+class QuestionExample:
+    """A question on a context; answers are texts and where each begins. None: not known, an empty list: no answer."""
+
+    where: str
+    id: str
+    question: str
+    context: str
+    answers: list[tuple[str, int]] | None
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What the fields of the data are called."""
+
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+    separator: str = ","
+    tokens: str = "tokens"
+    tags: str = "tags"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+
+
+Example = TextExample | WordsExample | QuestionExample
+
+
+def read_examples(
+    path: str,
+    task: str,
+    fields: Fields,
+    *,
+    split: str = "train",
+    name: str | None = None,
+    labelled: bool = True,
+) -> list[Example]:
+    """All examples of a file or data set; without `labelled`, their labels may be missing.
+
+    Raises:
+        DataError: file, line and field of what is missing or of the wrong kind, or nothing at all to read.
+    """
+    make = {"tagging": _words, "question_answering": _question}.get(task, _text)
+    words = (fields.tokens, fields.tags) if task == "tagging" else None
+    examples = [make(row, task, fields, labelled) for row in read_rows(path, split, name, words)]
+    if not examples:
+        raise DataError(f"{path}: there is no example in it.")
+    return examples
+
+
+def _text(row: Row, task: str, fields: Fields, labelled: bool) -> TextExample:
+    text = _string(row, fields.text, "text_field")
+    pair = None if fields.pair is None else _string(row, fields.pair, "pair_field")
+    value = row.fields.get(fields.label)
+    if value is None and not labelled:
+        return TextExample(row.where, text, pair, None)
+    if value is None:
+        _field(row, fields.label, "label_field")
+        raise DataError(f"{row.where}: field {fields.label!r} is empty: every example needs its label.")
+    if task == "regression":
+        label: Any = _numbers(row, fields.label, value)
+    elif task == "multi_label":
+        label = _several(row, fields, value)
+    else:
+        label = _name(row, fields.label, value)
+    return TextExample(row.where, text, pair, label)
+
+
+def _words(row: Row, task: str, fields: Fields, labelled: bool) -> WordsExample:
+    words = _field(row, fields.tokens, "tokens_field")
+    words = words.split() if isinstance(words, str) else words
+    if not isinstance(words, list) or not words:
+        raise DataError(f"{row.where}: field {fields.tokens!r} must hold a list of words, got {_short(words)}.")
+    for number, word in enumerate(words, start=1):
+        if not isinstance(word, str) or not word.strip():
+            raise DataError(f"{row.where}: word {number} of field {fields.tokens!r} is {_short(word)}, not a word.")
+    tags = row.fields.get(fields.tags)
+    if tags is None and not labelled:
+        return WordsExample(row.where, words, None)
+    tags = _field(row, fields.tags, "tags_field") if tags is None else tags
+    tags = tags.split() if isinstance(tags, str) else tags
+    if not isinstance(tags, list) or len(tags) != len(words):
+        count = len(tags) if isinstance(tags, list) else _short(tags)
+        raise DataError(f"{row.where}: {len(words)} words but {count} tags: every word needs one.")
+    return WordsExample(row.where, words, [_name(row, fields.tags, tag) for tag in tags])
+
+
+def _question(row: Row, task: str, fields: Fields, labelled: bool) -> QuestionExample:
+    question = _string(row, fields.question, "question_field")
+    context = _string(row, fields.context, "context_field")
+    name = str(row.fields.get("id", row.where))
+    found = row.fields.get(fields.answers)
+    if found is None:
+        if labelled:
+            _field(row, fields.answers, "answers_field")
+            raise DataError(f"{row.where}: field {fields.answers!r} is empty; no answer at all is [].")
+        return QuestionExample(row.where, name, question, context, None)
+    if isinstance(found, dict):
+        texts, starts = found.get("text"), found.get("answer_start")
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            raise DataError(
+                f"{row.where}: field {fields.answers!r} must hold 'text' and 'answer_start', two lists of equal length."
+            )
+        found = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+    if not isinstance(found, list):
+        raise DataError(f"{row.where}: field {fields.answers!r} must hold answers, got {_short(found)}.")
+    answers = [_answer(row, fields.answers, answer, context) for answer in found]
+    return QuestionExample(row.where, name, question, context, answers)
+
+
+def _answer(row: Row, field: str, answer: Any, context: str) -> tuple[str, int]:
+    text = answer.get("text") if isinstance(answer, dict) else None
+    start = answer.get("answer_start") if isinstance(answer, dict) else None
+    if not isinstance(text, str) or not text or isinstance(start, bool) or not isinstance(start, int):
+        raise DataError(f"{row.where}: an answer needs 'text' and the number 'answer_start', got {_short(answer)}.")
+    if start < 0 or context[start : start + len(text)] != text:
+        place = context.find(text)
+        mend = f" It begins at {place}." if place >= 0 else " It does not stand there at all."
+        raise DataError(
+            f"{row.where}: field {field!r} says that {text[:40]!r} begins at character {start} of the context, where "
+            f"{context[max(start, 0) : max(start, 0) + len(text)][:40]!r} stands.{mend}"
+        )
+    return text, start
+
+
+def _field(row: Row, name: str, key: str) -> Any:
+    if name not in row.fields:
+        near = difflib.get_close_matches(name, row.fields, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        there = ", ".join(map(repr, row.fields))
+        raise DataError(f"{row.where}: no field {name!r}; there is {there or 'none'}.{hint} Set {key}.")
+    return row.fields[name]
+
+
+def _string(row: Row, name: str, key: str) -> str:
+    value = _field(row, name, key)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{row.where}: field {name!r} must hold text, got {_short(value)}.")
+    return value
+
+
+def _name(row: Row, field: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise DataError(f"{row.where}: field {field!r} must hold the name of a label, got {_short(value)}.")
+    return str(value).strip()
+
+
+def _several(row: Row, fields: Fields, value: Any) -> list[str]:
+    if isinstance(value, str):
+        value = [part for part in value.split(fields.separator) if part.strip()]
+    if not isinstance(value, list):
+        raise DataError(f"{row.where}: field {fields.label!r} must hold a list of labels, got {_short(value)}.")
+    return sorted({_name(row, fields.label, entry) for entry in value})
+
+
+def _numbers(row: Row, field: str, value: Any) -> list[float]:
+    found = []
+    for entry in value if isinstance(value, list) else [value]:
+        try:
+            number = float(entry)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(entry, bool) or not math.isfinite(number):
+            raise DataError(f"{row.where}: field {field!r} must hold a number, got {_short(entry)}.")
+        found.append(number)
+    return found
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)[:60]
+
+
+def labels_of(example: Example) -> Sequence[str]:
+    """The names of the labels that an example has."""
+    if isinstance(example, WordsExample):
+        return example.tags or ()
+    if isinstance(example, TextExample) and example.label is not None:
+        return [example.label] if isinstance(example.label, str) else example.label
+    return ()
+
+
+def label_names(examples: Iterable[Example], given: Sequence[str] | None = None) -> list[str]:
+    """All labels of the training examples in order: numbers by value, then names; or the given ones, checked.
+
+    Raises:
+        DataError: a label that is not among the given ones, or fewer than two of them.
+    """
+    counts = Counter(label for example in examples for label in labels_of(example))
+    if given:
+        if len(set(given)) < len(given):
+            raise DataError(f"labels: {Counter(given).most_common(1)[0][0]!r} stands there twice.")
+        check_labels(examples, given, "`labels`")
+        return list(given)
+    if len(counts) < 2:
+        raise DataError(f"The training data has the label {next(iter(counts), 'nothing')!r} only: nothing to learn.")
+    return sorted(counts, key=_order)
+
+
+def _order(name: str) -> tuple[bool, float, str]:
+    try:
+        number = float(name)
+    except ValueError:
+        number = math.nan
+    return (True, 0.0, name) if math.isnan(number) else (False, number, name)
+
+
+def check_labels(examples: Iterable[Example], names: Sequence[str], origin: str = "the training data") -> None:
+    """Raises DataError at the first label that is none of `names`."""
+    known = set(names)
+    for example in examples:
+        for label in labels_of(example):
+            if label not in known:
+                near = difflib.get_close_matches(label, names, n=1, cutoff=0.6)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                shown = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+                raise DataError(
+                    f"{example.where}: label {label!r} is not one of {origin}'s {len(names)} labels ({shown}).{hint} "
+                    "Mend it, or name all labels in the key `labels`."
+                )

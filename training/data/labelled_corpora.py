@@ -1,0 +1,174 @@
+"""Makes labelled data from plain text, so that taggers and classifiers can be tried on whatever text there is.
+
+    python -m vaswani_tx.training.data.labelled_corpora punctuation --text train.en --output tags/train.conll --join 3
+    python -m vaswani_tx.training.data.labelled_corpora source --text subtitles=a.en news=b.en --words 6 --output source \\
+        --validation 500 --test 500
+
+`punctuation`: words without capitals and marks, each tagged with what it lost, `CAP`, `UPPER`, `COMMA`, `PERIOD`,
+`QUESTION`, `EXCLAMATION`, a capital and a mark together as `CAP+COMMA`, nothing as `O`. A tagger of these restores what
+speech recognition or subtitles lack. `--join 3` puts up to three sentences of the text into one example, so that their
+ends have to be found.
+
+`source`: pieces of a few words, without capitals, marks and digits, labelled with the text that they come from. Equally
+many of each text; no piece stands in two of the files `train.tsv`, `validation.tsv` and `test.tsv`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vaswani_tx.training.data.labelled_files import numbered_lines
+from vaswani_tx.training.data.readers import check_file
+from vaswani_tx.training.errors import CheckpointError, DataError
+from vaswani_tx.training.files import atomic_text
+
+MARKS = {",": "COMMA", ".": "PERIOD", "?": "QUESTION", "!": "EXCLAMATION", ";": "COMMA", ":": "COMMA"}
+_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+
+
+def punctuation(text: str) -> list[tuple[str, str]]:
+    """The words of a text in small letters, each with its tag."""
+    found = []
+    for piece in text.split():
+        matches = list(_WORD.finditer(piece))
+        for match in matches:
+            word, rest = match[0], piece[match.end() :]
+            last = match is matches[-1]
+            mark = next((MARKS[letter] for letter in rest if letter in MARKS), None) if last else None
+            found.append((word.lower().replace("’", "'"), "+".join(filter(None, (_case(word), mark))) or "O"))
+        if not matches and found and (mark := next((MARKS[letter] for letter in piece if letter in MARKS), None)):
+            # In tokenised text a mark stands alone: it belongs to the word before.
+            word, tag = found[-1]
+            if not tag.endswith(tuple(MARKS.values())):
+                found[-1] = (word, mark if tag == "O" else f"{tag}+{mark}")
+    return found
+
+
+def _case(word: str) -> str | None:
+    letters = "".join(filter(str.isalpha, word))
+    if len(letters) > 1 and letters.isupper():
+        return "UPPER"
+    return "CAP" if letters[:1].isupper() else None
+
+
+def joined(lines: Sequence[str], most: int, seed: int) -> Iterator[str]:
+    """From one to `most` consecutive lines as one text, at random."""
+    random = np.random.default_rng(seed)
+    start = 0
+    while start < len(lines):
+        stop = start + int(random.integers(1, most + 1))
+        yield " ".join(lines[start:stop])
+        start = stop
+
+
+def pieces(lines: Sequence[str], words: int, count: int, seed: int) -> list[str]:
+    """At most `count` different pieces of `words` words in small letters, one from each of so many lines."""
+    random = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    for index in random.permutation(len(lines)):
+        own = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", lines[index].lower())
+        if len(own) >= words:
+            start = int(random.integers(0, len(own) - words + 1))
+            found[" ".join(own[start : start + words])] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def read_lines(path: str, limit: int | None = None) -> list[str]:
+    """The lines of a text file that hold text."""
+    check_file(path)
+    lines = [line for _, line in numbered_lines(path) if line.strip()][:limit]
+    if not lines:
+        raise DataError(f"{path}: there is no text in it.")
+    return lines
+
+
+def make_punctuation(options: argparse.Namespace) -> None:
+    """Writes one CoNLL file."""
+    blocks, words = [], 0
+    for path in options.text:
+        for text in joined(read_lines(path, options.limit), options.join, options.seed):
+            if tagged := punctuation(text):
+                blocks.append("".join(f"{word}\t{tag}\n" for word, tag in tagged))
+                words += len(tagged)
+    atomic_text(options.output, "\n".join(blocks))
+    print(f"{options.output}: {len(blocks):,} examples, {words:,} words")
+
+
+def make_source(options: argparse.Namespace) -> None:
+    """Writes three TSV files."""
+    texts = {}
+    for entry in options.text:
+        name, equals, path = entry.partition("=")
+        if not equals or not name or name in texts:
+            raise DataError(f"--text {entry!r}: give each text a name of its own, such as news=FILE.")
+        texts[name] = pieces(read_lines(path), options.words, options.most, options.seed)
+    if len(texts) < 2:
+        raise DataError("--text: give at least two texts to tell apart.")
+    seen: dict[str, str] = {}
+    for name, found in texts.items():
+        for piece in found:
+            # What stands in several texts tells nothing of where it comes from.
+            seen[piece] = "" if piece in seen else name
+    kept = {name: [piece for piece in found if seen[piece] == name] for name, found in texts.items()}
+    count = min(map(len, kept.values()))
+    held = options.validation + options.test
+    if count <= held:
+        least = min(kept, key=lambda name: len(kept[name]))
+        raise DataError(f"{least}: {count} pieces of {options.words} words, too few to keep {held} from training.")
+    bounds = {"test": (0, options.test), "validation": (options.test, held), "train": (held, count)}
+    random = np.random.default_rng(options.seed)
+    for part, (start, stop) in bounds.items():
+        rows = [f"{piece}\t{name}\n" for name, found in kept.items() for piece in found[start:stop]]
+        if rows:
+            lines = "".join(rows[i] for i in random.permutation(len(rows)))
+            atomic_text(options.output / f"{part}.tsv", f"text\tlabel\n{lines}")
+            print(f"{options.output / part}.tsv: {len(rows):,} examples")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vaswani_tx.training.data.labelled_corpora", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    tags = kinds.add_parser("punctuation", help="words to tag with the capitals and marks that they lost")
+    tags.add_argument("--text", nargs="+", required=True, help="text files, a sentence a line")
+    tags.add_argument("--join", type=int, default=3, help="most sentences of an example (3)")
+    tags.add_argument("--limit", type=int, help="lines read of each file; all if absent")
+    tags.add_argument("--output", type=Path, required=True, help="CoNLL file to write")
+    source = kinds.add_parser("source", help="pieces of text labelled with where they come from")
+    source.add_argument("--text", nargs="+", required=True, metavar="NAME=FILE", help="texts to tell apart")
+    source.add_argument("--words", type=int, default=6, help="words of a piece (6)")
+    source.add_argument("--most", type=int, default=10_000, help="pieces of each text at most (10000)")
+    source.add_argument("--validation", type=int, default=500, help="pieces of each text to validate on (500)")
+    source.add_argument("--test", type=int, default=500, help="pieces of each text to test on (500)")
+    source.add_argument("--output", type=Path, required=True, help="folder to write")
+    for one in (tags, source):
+        one.add_argument("--seed", type=int, default=1, help="decides what is chosen and joined (1)")
+    options = parser.parse_args(argv)
+    for name in ("join", "limit", "words", "most"):
+        if (getattr(options, name, None) or 1) < 1:
+            parser.error(f"--{name} must be at least 1")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    options = parse(argv)
+    try:
+        {"punctuation": make_punctuation, "source": make_source}[options.kind](options)
+    except (DataError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

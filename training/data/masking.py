@@ -1,0 +1,129 @@
+"""Masks for masked language models: whole words, other ones in each epoch (Devlin et al. 2019; Liu et al. 2019).
+
+Each row's mask comes from a generator of its own, seeded by the run's seed, the epoch and the row's number. So every
+process knows how many tokens of any row are to be predicted, and a resumed run masks as if it had not stopped.
+
+L tokens of a row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vaswani_tx.training.engine.checkpoint_manager import Task
+from vaswani_tx.training.errors import MaskingError
+
+# What a token is to the masks: never masked, the first of a word, or a later one of it.
+SPECIAL, START, INNER = 0, 1, 2
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Masker:
+    """Chooses words of a row, and what stands in their place.
+
+    Args:
+        mask_id: the mask.
+        ordinary: ids that may replace a token at random.
+        rate: share of a row's words that are to be predicted; what is no whole number is so on average.
+        as_mask, as_random: shares of their tokens that the mask and a random token replace; the others stay.
+    """
+
+    mask_id: int
+    ordinary: np.ndarray
+    rate: float = 0.15
+    as_mask: float = 0.8
+    as_random: float = 0.1
+    seed: int = 0
+
+    @classmethod
+    def of(cls, tokenizer: Any, **settings: Any) -> "Masker":
+        """One for a tokenizer; raises MaskingError where it has no mask token."""
+        if tokenizer.mask_token_id is None:
+            raise MaskingError(
+                "The tokenizer has no mask token: train it with `VaswaniTokenizer.train(..., mask_token='<mask>')`, or "
+                "let this command train one (tokenizer_vocab_size)."
+            )
+        special = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(tokenizer.extra_special_tokens)}
+        ordinary = np.setdiff1d(np.arange(len(tokenizer)), sorted(special))
+        return cls(tokenizer.mask_token_id, ordinary, **settings)
+
+    def chosen(self, words: np.ndarray, epoch: int, row: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Which tokens of a row are to be predicted, [L] of bool, and the generator for all that follows.
+
+        Args:
+            words: SPECIAL, START or INNER for each token, [L].
+        """
+        random = np.random.default_rng([self.seed, epoch, row])
+        count = int(np.count_nonzero(words == START))
+        wanted = min(count, max(1, int(self.rate * count + random.random())))
+        taken = np.zeros(count + 1, dtype=bool)
+        taken[random.permutation(count)[:wanted]] = True
+        return taken[np.cumsum(words == START) - 1] & (words != SPECIAL), random
+
+    def __call__(self, ids: np.ndarray, words: np.ndarray, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row as the model sees it, and its labels, both [L]; -100 where nothing is to be predicted."""
+        where, random = self.chosen(words, epoch, row)
+        places = np.flatnonzero(where)
+        draw = random.random(len(places))
+        others = random.choice(self.ordinary, len(places))
+        seen = ids.copy()
+        seen[places[draw < self.as_mask]] = self.mask_id
+        swapped = (draw >= self.as_mask) & (draw < self.as_mask + self.as_random)
+        seen[places[swapped]] = others[swapped]
+        return seen, np.where(where, ids, IGNORED_LABEL)
+
+
+class EpochPlan:
+    """A plan that knows which epoch it was asked for last."""
+
+    def __init__(self, plan: Any):
+        self.plan, self.number = plan, 0
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The batches of an epoch."""
+        self.number = number
+        return self.plan.epoch(number)
+
+    def __getattr__(self, name: str) -> Any:
+        # `passes` only where the plan reads its data in pieces.
+        return getattr(self.plan, name)
+
+
+class MaskedTask(Task):
+    """A task whose numbers of labels are those of the epoch's masks.
+
+    Args:
+        rows: gives the rows that indices count at the moment (training/data/text.py).
+    """
+
+    def __init__(
+        self,
+        plan: Any,
+        pairs: Any,
+        rows: Callable[[], Any],
+        masker: Masker,
+        collate: Callable[[Any, np.ndarray, Any], dict[str, torch.Tensor]],
+        forward_options: dict[str, Any],
+    ):
+        self.rows, self.masker, self._collate_rows = rows, masker, collate
+        self._counted: tuple[Any, int, np.ndarray] | None = None
+        super().__init__(EpochPlan(plan), self._collate_masked, pairs, forward_options)
+
+    def lengths(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of the rows of a batch, and how many of them are to be predicted in this epoch."""
+        rows, epoch = self.rows(), self.plan.number
+        if self._counted is None or self._counted[0] is not rows or self._counted[1] != epoch:
+            self._counted = (rows, epoch, np.full(len(rows), -1))
+        counts = self._counted[2]
+        for index in batch[counts[batch] < 0]:
+            counts[index] = np.count_nonzero(self.masker.chosen(rows.words_of(index), epoch, int(index))[0])
+        return rows.source_lengths[batch], counts[batch]
+
+    def _collate_masked(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        rows, epoch = self.rows(), self.plan.number
+        pairs = [self.masker(rows.ids_of(i), rows.words_of(i), epoch, int(i)) for i in indices]
+        return self._collate_rows(rows, indices, pairs)

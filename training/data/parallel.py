@@ -1,0 +1,333 @@
+"""Parallel text from files or the Hub as a data set, and its tokenised form.
+
+load_parallel -> a `datasets.Dataset` of checked pairs -> tokenize_parallel
+chunks of text of any size -> PairTokenizer -> Part, Part, ... -> join_parts
+                                                  -> TokenizedPairs, flat arrays from which the batches are cut
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from vaswani_tx.training.data.filters import FilterCounts, PairFilter, SeenPairs
+from vaswani_tx.training.data.readers import (
+    READERS,
+    ROWS_PER_CHUNK,
+    Chunk,
+    Paths,
+    arrow_column,
+    iterate_parallel,
+    nested_columns,
+    without_empty,
+)
+from vaswani_tx.training.errors import DataError
+
+TOKENIZE_CHUNK = 4096
+
+
+def load_parallel(
+    source: Paths,
+    target: Paths | None = None,
+    *,
+    source_field: str | int = "source",
+    target_field: str | int = "target",
+    split: str = "train",
+    name: str | None = None,
+    empty: str = "error",
+) -> datasets.Dataset:
+    """Read pairs into a data set with the columns `source`, `target`, `line` (from 1) and `file` (a class label).
+
+    Args:
+        source: text file(s); or `.jsonl`, `.tsv`, `.parquet` file(s) with both sides; or the name of a data set.
+        target: text file(s) whose lines translate those of `source`; None for the other formats.
+        source_field, target_field: field or column; for TSV without a header the column's number from 0. An object
+            `translation`, as data sets of the Hub have it, is looked into.
+        split, name: split and configuration of a data set of the Hub.
+        empty: what a pair with a blank side is, `"error"` or `"drop"` (counted and logged).
+
+    Raises:
+        DataError: see the class.
+    """
+    if target is None and is_dataset_name(source):
+        return _load_hub(os.fspath(source), source_field, target_field, split, name, empty)
+    files: dict[str, int] = {}
+    tables = []
+    for chunk in iterate_parallel(source, target, source_field, target_field, empty):
+        index = files.setdefault(chunk.file, len(files))
+        columns = {
+            "source": pa.array(chunk.source, pa.string()),
+            "target": pa.array(chunk.target, pa.string()),
+            "line": pa.array(chunk.lines, pa.int64()),
+            "file": pa.array(np.full(len(chunk.lines), index), pa.int64()),
+        }
+        tables.append(pa.table(columns))
+    if not tables:
+        raise DataError(f"{source!r} holds no pair with text on both sides: nothing is left to work on.")
+    info = datasets.DatasetInfo(features=_features(list(files)))
+    return datasets.Dataset(pa.concat_tables(tables), info=info)
+
+
+def is_dataset_name(source: Paths) -> bool:
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = os.fspath(source)
+    looks_like_file = path.lower().endswith(tuple(READERS)) or path.startswith((".", "/", "~")) or path.count("/") > 1
+    return bool(path) and (os.path.isdir(path) or not (os.path.exists(path) or looks_like_file))
+
+
+def open_hub(path: str, split: str, name: str | None, streaming: bool = False) -> Any:
+    """A data set by name, or a local folder of one; raises DataError where it does not load."""
+    try:
+        return datasets.load_dataset(path, name, split=split, streaming=streaming)
+    except Exception as error:  # load_dataset raises a dozen kinds, all of which end here for the user
+        raise DataError(
+            f"{path!r} is no file here, and no data set that loads with name={name!r}, split={split!r}: {error}"
+        ) from error
+
+
+def hub_chunks(dataset: Any, origin: str, source_field: str | int, target_field: str | int) -> Iterator[Chunk]:
+    """The pairs of an opened data set, streamed or not, from its memory map or the network."""
+    first, places = 1, None
+    batches = dataset.with_format("arrow").iter(ROWS_PER_CHUNK)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # a stream's readers and the network raise whatever they like
+            raise DataError(f"{origin} cannot be read after row {first - 1}: {error}") from error
+        if batch is None:
+            return
+        places = places or nested_columns(batch.schema, (source_field, target_field), origin)
+        source, target = (arrow_column(batch, place, origin, first) for place in places)
+        yield Chunk(origin, np.arange(first, first + len(source)), source, target)
+        first += len(source)
+
+
+def _load_hub(
+    path: str, source_field: Any, target_field: Any, split: str, name: str | None, empty: str
+) -> datasets.Dataset:
+    """A data set by name (or a local folder of one): stays in its memory map, only two columns are looked at."""
+    dataset = open_hub(path, split, name)
+    origin = f"{path} ({split})"
+    places = nested_columns(dataset.data.schema, (source_field, target_field), origin)
+    if any(len(place) == 2 for place in places):
+        dataset = dataset.flatten()
+    dataset = dataset.select_columns([".".join(place) for place in places])
+    dataset = dataset.rename_columns(dict(zip(dataset.column_names, ("source", "target"), strict=True)))
+    keep = [chunk.lines for chunk in without_empty(hub_chunks(dataset, origin, "source", "target"), empty)]
+    lines = np.concatenate(keep) if keep else np.zeros(0, dtype=np.int64)
+    if not len(lines):
+        raise DataError(f"{origin} holds no pair with text on both sides.")
+    if len(lines) < len(dataset):
+        dataset = dataset.select(lines - 1)
+    dataset = dataset.add_column("line", pa.array(lines, pa.int64()))
+    dataset = dataset.add_column("file", pa.array(np.zeros(len(lines)), pa.int64()))
+    return dataset.cast(_features([origin]))
+
+
+def _features(files: list[str]) -> datasets.Features:
+    return datasets.Features(
+        source=datasets.Value("string"),
+        target=datasets.Value("string"),
+        line=datasets.Value("int64"),
+        file=datasets.ClassLabel(names=files),
+    )
+
+
+@dataclass
+class TokenizedPairs:
+    """Token ids of N pairs as flat arrays: pair i is `ids[offsets[i]:offsets[i + 1]]` on each side, `</s>` included.
+
+    `lines[i]` and `file_names[file_index[i]]` say where the pair came from. The pairs of corpus c are those from
+    `bounds[c]` to before `bounds[c + 1]`; `counts` says what the filters did. The arrays may be memory maps.
+    """
+
+    source_flat: np.ndarray  # int32 [all source tokens]
+    source_offsets: np.ndarray  # int64 [N + 1]
+    target_flat: np.ndarray
+    target_offsets: np.ndarray
+    lines: np.ndarray  # int64 [N]
+    file_index: np.ndarray  # int32 [N]
+    file_names: list[str]
+    counts: FilterCounts = field(default_factory=FilterCounts)
+    bounds: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        self.bounds = tuple(self.bounds) or (0, len(self.lines))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def dropped(self) -> int:
+        return self.counts.dropped
+
+    @property
+    def truncated(self) -> int:
+        return self.counts.truncated
+
+    @cached_property
+    def source_lengths(self) -> np.ndarray:
+        return np.diff(self.source_offsets)
+
+    @cached_property
+    def target_lengths(self) -> np.ndarray:
+        return np.diff(self.target_offsets)
+
+    def source_ids(self, index: int) -> np.ndarray:
+        return self.source_flat[self.source_offsets[index] : self.source_offsets[index + 1]]
+
+    def target_ids(self, index: int) -> np.ndarray:
+        return self.target_flat[self.target_offsets[index] : self.target_offsets[index + 1]]
+
+    def where(self, index: int) -> str:
+        """The place of a pair for a message: `train.en line 17`."""
+        return f"{self.file_names[self.file_index[index]]} line {self.lines[index]}"
+
+
+def tokenize_parallel(
+    dataset: datasets.Dataset,
+    tokenizer: Any,
+    max_source_length: int | None = None,
+    max_target_length: int | None = None,
+    too_long: str = "drop",
+    disable_progress: bool = False,
+    **filters: Any,
+) -> TokenizedPairs:
+    """Token ids of all pairs of `load_parallel`'s data set, with any tokenizer of transformers.
+
+    Args:
+        max_source_length, max_target_length: limits in tokens, `</s>` counted; None for no limit.
+        too_long: a pair beyond a limit is dropped (counted and logged), is an error, or is cut so that its last token,
+            `</s>`, stays (`"truncate"`).
+        filters: further fields of `vaswani_tx.training.data.filters.PairFilter`.
+
+    Raises:
+        DataError: a pair too long under `"error"` (file, line, both lengths), or no pair left.
+    """
+    rules = PairFilter(max_source_length, max_target_length, too_long, **filters)
+    names = dataset.features["file"].names if "file" in dataset.column_names else ["the data set"]
+    encode = PairTokenizer(tokenizer, rules, names)
+    parts, first = [], 0
+    bar = tqdm(total=len(dataset), desc="Tokenising", unit="pair", unit_scale=True, disable=disable_progress)
+    with bar:
+        for batch in dataset.with_format(None).iter(TOKENIZE_CHUNK):
+            count = len(batch["source"])
+            lines = np.asarray(batch.get("line", range(first + 1, first + count + 1)), dtype=np.int64)
+            files = np.asarray(batch.get("file", [0] * count), dtype=np.int32)
+            parts.append(encode(batch["source"], batch["target"], lines, files))
+            first += count
+            bar.update(count)
+    pairs = join_parts(parts, names, encode.counts)
+    if not len(pairs):
+        raise rules.nothing_left(encode.counts)
+    if pairs.dropped or pairs.truncated:
+        rules.report(encode.counts)
+    return pairs
+
+
+class Part(NamedTuple):
+    """Some tokenised pairs: all ids of each side in one array, the lengths that part them, and where they stood."""
+
+    source_flat: np.ndarray  # int32
+    source_lengths: np.ndarray  # int64 [n]
+    target_flat: np.ndarray
+    target_lengths: np.ndarray
+    lines: np.ndarray  # int64 [n]
+    files: np.ndarray  # int32 [n]
+
+
+class PairTokenizer:
+    """Filters and tokenises pieces of text one after another; `counts` adds up what was read, dropped and kept.
+
+    Args:
+        names: the files that pairs may come from; a part refers to them by number.
+    """
+
+    def __init__(self, tokenizer: Any, rules: PairFilter, names: Sequence[str]):
+        self.tokenizer, self.rules, self.names = tokenizer, rules, list(names)
+        self.counts = FilterCounts()
+        self._seen = SeenPairs() if rules.drop_duplicates else None
+        special = tokenizer.num_special_tokens_to_add()
+        self._special = (special, special)
+
+    def parts(self, chunks: Iterable[Chunk], progress: bool = False) -> Iterator[Part]:
+        """The pairs of `chunks` in parts of at most TOKENIZE_CHUNK pairs; `progress` shows a bar on a terminal."""
+        bar = tqdm(desc="Tokenising", unit="pair", unit_scale=True, disable=None if progress else True)
+        with bar:
+            for chunk in chunks:
+                index = self.names.index(chunk.file)
+                for start in range(0, len(chunk.lines), TOKENIZE_CHUNK):
+                    piece = slice(start, start + TOKENIZE_CHUNK)
+                    lines = np.asarray(chunk.lines[piece], dtype=np.int64)
+                    files = np.full(len(lines), index, dtype=np.int32)
+                    yield self(chunk.source[piece], chunk.target[piece], lines, files)
+                    bar.update(len(lines))
+
+    def __call__(self, source: list[str], target: list[str], lines: np.ndarray, files: np.ndarray) -> Part:
+        """One part; raises DataError for a pair too long under `too_long: error` (file, line, both lengths)."""
+        rules, counts = self.rules, self.counts
+        counts.read += len(source)
+        keep = rules.by_text(source, target, self._seen, counts)
+        if not keep.all():
+            source, target = (
+                [text for text, stays in zip(side, keep, strict=True) if stays] for side in (source, target)
+            )
+            lines, files = lines[keep], files[keep]
+        left = _flat_ids(self.tokenizer(source, return_attention_mask=False, verbose=False) if source else None)
+        right = _flat_ids(
+            self.tokenizer(text_target=target, return_attention_mask=False, verbose=False) if target else None
+        )
+        keep, over = rules.by_length(left[1], right[1], self._special, counts)
+        if over.any() and rules.too_long == "error":
+            i = int(over.argmax())
+            raise DataError(
+                f"{self.names[files[i]]} line {lines[i]}: {left[1][i]} source and {right[1][i]} target tokens are over "
+                f"the limits of {rules.max_source_length} source and {rules.max_target_length} target tokens. Shorten "
+                "the line, raise the limits, or set too_long to 'drop' or 'truncate'."
+            )
+        if over.any():
+            left, right = (_truncate(*side, limit) for side, limit in zip((left, right), rules.limits, strict=True))
+        if not keep.all():
+            left, right, lines, files = _keep(*left, keep), _keep(*right, keep), lines[keep], files[keep]
+        counts.kept += len(lines)
+        return Part(*left, *right, lines, files)
+
+
+def _flat_ids(encoding: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All ids in one array, and the length of each sentence."""
+    ids = encoding["input_ids"] if encoding else []
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths
+
+
+def _keep(flat: np.ndarray, lengths: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return flat[np.repeat(wanted, lengths)], lengths[wanted]
+
+
+def _truncate(flat: np.ndarray, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    ends = np.cumsum(lengths)
+    from_front = np.arange(len(flat)) - np.repeat(ends - lengths, lengths)
+    last = np.zeros(len(flat), dtype=bool)
+    last[ends - 1] = True
+    return flat[(from_front < limit - 1) | last], np.minimum(lengths, limit)
+
+
+def join_parts(
+    parts: Sequence[Part], names: Sequence[str], counts: FilterCounts, bounds: tuple[int, ...] = ()
+) -> TokenizedPairs:
+    """All parts in one; with no part, or none that holds a pair, a `TokenizedPairs` of length 0."""
+    if not parts:
+        parts = [
+            Part(*(np.zeros(0, dtype=kind) for kind in (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32)))
+        ]
+    source, source_lengths, target, target_lengths, lines, files = map(np.concatenate, zip(*parts, strict=True))
+    offsets = [np.concatenate(([0], np.cumsum(lengths))) for lengths in (source_lengths, target_lengths)]
+    return TokenizedPairs(source, offsets[0], target, offsets[1], lines, files, list(names), counts, bounds)

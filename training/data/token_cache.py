@@ -1,0 +1,253 @@
+"""Tokenised training data on disk: made once, then memory-mapped by every run on the same text and tokenizer.
+
+A folder of `.npy` files and `meta.json`, named by a hash of all that decides its content: the bytes of the files, the
+tokenizer, the limits and filters, and the format's version. It is written under another name and renamed, so it is
+there whole or not at all; lengths and checksums show what has been damaged since. Nothing is pickled.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from vaswani_tx.training.data.corpora import Corpus
+from vaswani_tx.training.data.filters import FilterCounts, PairFilter
+from vaswani_tx.training.data.parallel import PairTokenizer, Part, TokenizedPairs, join_parts
+from vaswani_tx.training.errors import CheckpointError, DataError
+from vaswani_tx.training.files import atomic_folder
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+ENVIRONMENT = "VASWANI_TX_CACHE"
+CHECK_BLOCK = 1 << 24
+_KINDS = {
+    "source_flat": np.int32, "source_offsets": np.int64, "target_flat": np.int32, "target_offsets": np.int64,
+    "lines": np.int64, "file_index": np.int32,
+}  # fmt: skip
+# What decides the ids besides tokenizer.json, as far as a class has it.
+_SETTINGS = ("split_special_tokens", "src_lang", "tgt_lang", "add_bos_token", "add_eos_token", "add_prefix_space")
+
+
+def cache_root(cache_dir: str | None = None) -> Path:
+    """Where the folders stand: `cache_dir`, else $VASWANI_TX_CACHE, else ~/.cache/vaswani_tx."""
+    return Path(cache_dir or os.environ.get(ENVIRONMENT) or Path("~/.cache/vaswani_tx")).expanduser()
+
+
+def tokenize_corpora(
+    corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, root: Path | None = None, quiet: bool = False
+) -> tuple[TokenizedPairs, Path | None]:
+    """The filtered, tokenised pairs of all corpora one after another, and the folder below `root` that holds them.
+
+    Where several processes ask for the same at the same time, one makes it while the others wait and then map it. Where
+    `root` is None or cannot be written, the pairs are made in memory and the folder is None. `quiet` logs no news.
+
+    Raises:
+        DataError: data that cannot be read, or of which nothing is left.
+    """
+    level = logging.DEBUG if quiet else logging.INFO
+    pairs = folder = None
+    try:
+        if root is not None:
+            root.mkdir(parents=True, exist_ok=True)
+            folder = root / cache_key(corpora, tokenizer, rules)
+            pairs, built = _map_or_build(folder, corpora, tokenizer, rules, quiet)
+            logger.log(level, "%s the tokenised training data in %s", "Kept" if built else "Reused", folder)
+    except (CheckpointError, OSError) as error:
+        logger.warning("The tokenised training data cannot be kept in %s (%s): going on without.", root, error)
+        folder = None
+    if pairs is None:
+        pairs = _in_memory(corpora, tokenizer, rules, quiet)
+    rules.report(pairs.counts, quiet=quiet)
+    return pairs, folder
+
+
+def _map_or_build(
+    folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool
+) -> tuple[TokenizedPairs, bool]:
+    names = file_names(corpora)
+    pairs = read_cache(folder, names)
+    if pairs is not None:
+        return pairs, False
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        pairs = read_cache(folder, names)  # another process may have been quicker
+        if pairs is not None:
+            return pairs, False
+        _build(folder, corpora, tokenizer, rules, quiet)
+    pairs = read_cache(folder, names, fresh=True)
+    if pairs is None:
+        raise OSError("what was just written cannot be read")
+    return pairs, True
+
+
+def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter) -> str:
+    """The name of the folder for these data; reads all files once. Raises DataError where one is missing."""
+    content = [FORMAT, [corpus.fingerprint() for corpus in corpora], _tokenizer_state(tokenizer), rules.to_dict()]
+    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_names(corpora: Sequence[Corpus]) -> list[str]:
+    """The files of all corpora, each once; a pair's place refers to them by number."""
+    return list(dict.fromkeys(name for corpus in corpora for name in corpus.files))
+
+
+def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> TokenizedPairs | None:
+    """The memory-mapped pairs of a folder; None where there is none, or (with a warning) where it is damaged.
+
+    Args:
+        names: what the files are called today; their content is what the folder is named by.
+        fresh: written a moment ago, so that the checksums need not be looked at.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        arrays = {name: _open_array(folder / f"{name}.npy", meta["arrays"][name], fresh) for name in _KINDS}
+        counts = FilterCounts(**meta["counts"])
+        if len(names) != meta["files"]:
+            raise ValueError(f"it is of {meta['files']} files instead of {len(names)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("The tokenised training data in %s are damaged (%s): making them anew.", folder, error)
+        return None
+    return TokenizedPairs(**arrays, file_names=list(names), counts=counts, bounds=tuple(meta["bounds"]))
+
+
+class PairsWriter:
+    """Writes tokenised pairs into an empty folder part by part, whatever does not fit into memory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._files = {name: _ArrayFile(folder / f"{name}.npy", kind) for name, kind in _KINDS.items()}
+        self._ends = {"source": 0, "target": 0}
+        self._write(source_offsets=np.zeros(1), target_offsets=np.zeros(1))
+
+    def add(self, part: Part) -> None:
+        """Appends the pairs of a part."""
+        offsets = {}
+        for side, lengths in (("source", part.source_lengths), ("target", part.target_lengths)):
+            offsets[f"{side}_offsets"] = self._ends[side] + np.cumsum(lengths)
+            self._ends[side] += int(lengths.sum())
+        flat = {"source_flat": part.source_flat, "target_flat": part.target_flat}
+        self._write(**flat, **offsets, lines=part.lines, file_index=part.files)
+
+    def finish(self, counts: FilterCounts, bounds: Sequence[int], files: int) -> None:
+        """Closes the arrays and writes `meta.json`."""
+        arrays = {name: file.close() for name, file in self._files.items()}
+        meta = {"format": FORMAT, "counts": asdict(counts), "bounds": list(bounds), "files": files, "arrays": arrays}
+        (self.folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+    def abandon(self) -> None:
+        """Closes the arrays as they are."""
+        for file in self._files.values():
+            file.file.close()
+
+    def _write(self, **arrays: np.ndarray) -> None:
+        for name, array in arrays.items():
+            self._files[name].append(array)
+
+
+class _ArrayFile:
+    """A one-dimensional `.npy` file that grows."""
+
+    def __init__(self, path: Path, kind: type):
+        self.kind, self.count, self.checksum = np.dtype(kind), 0, 0
+        self.file = path.open("wb")
+        self._header()
+        self.start = self.file.tell()
+
+    def append(self, array: np.ndarray) -> None:
+        data = np.ascontiguousarray(array, dtype=self.kind)
+        self.count, self.checksum = self.count + len(data), zlib.crc32(data, self.checksum)
+        self.file.write(data)
+
+    def close(self) -> dict[str, int]:
+        """Completes the file, and says what it must be found to be."""
+        self.file.seek(0)
+        self._header()
+        if self.file.tell() != self.start:
+            raise OSError("numpy's header of an array has outgrown the room that was left for it")
+        self.file.close()
+        return {"count": self.count, "checksum": self.checksum, "start": self.start}
+
+    def _header(self) -> None:
+        # numpy pads its header so that a longer first dimension fits into the same place.
+        content = {"descr": self.kind.str, "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self.file, content)
+
+
+def _open_array(path: Path, expected: dict[str, int], fresh: bool) -> np.ndarray:
+    kind = np.dtype(_KINDS[path.stem])
+    if path.stat().st_size != expected["start"] + expected["count"] * kind.itemsize:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.shape != (expected["count"],) or array.dtype != kind:
+        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
+    array = np.asarray(array)  # the plain view of the map: indexing a numpy.memmap is several times slower
+    if not fresh:
+        checksum = 0
+        for start in range(0, len(array), CHECK_BLOCK):
+            checksum = zlib.crc32(array[start : start + CHECK_BLOCK], checksum)
+        if checksum != expected["checksum"]:
+            raise ValueError(f"{path.name} has changed since it was written")
+    return array
+
+
+def _build(folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+    encode = PairTokenizer(tokenizer, rules, file_names(corpora))
+    with atomic_folder(folder) as temporary:
+        writer = PairsWriter(temporary)
+        try:
+            bounds = [0]
+            for corpus in corpora:
+                for part in encode.parts(corpus.chunks(encode.counts), progress=not quiet):
+                    writer.add(part)
+                bounds.append(encode.counts.kept)
+            _check_left(corpora, encode.counts, bounds, rules)
+            writer.finish(encode.counts, bounds, len(encode.names))
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+def _in_memory(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool) -> TokenizedPairs:
+    encode = PairTokenizer(tokenizer, rules, file_names(corpora))
+    parts, bounds = [], [0]
+    for corpus in corpora:
+        parts.extend(encode.parts(corpus.chunks(encode.counts), progress=not quiet))
+        bounds.append(encode.counts.kept)
+    _check_left(corpora, encode.counts, bounds, rules)
+    return join_parts(parts, encode.names, encode.counts, tuple(bounds))
+
+
+def _check_left(corpora: Sequence[Corpus], counts: FilterCounts, bounds: Sequence[int], rules: PairFilter) -> None:
+    if not counts.kept:
+        raise rules.nothing_left(counts)
+    for corpus, start, stop in zip(corpora, bounds, bounds[1:], strict=False):
+        if start == stop:
+            raise DataError(f"{corpus.name}: no pair of this corpus is left. {rules.describe(counts)}")
+
+
+def _tokenizer_state(tokenizer: Any) -> list[Any]:
+    """All of a tokenizer that decides ids, whatever folder it was loaded from and whatever it was used for before."""
+    settings = {name: str(getattr(tokenizer, name)) for name in _SETTINGS if hasattr(tokenizer, name)}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Padding and truncation are leftovers of the last call.
+        state = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        return [type(tokenizer).__name__, settings, state]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        contents = [[path.name, blake2b(path.read_bytes()).hexdigest()] for path in files]
+    return [type(tokenizer).__name__, settings, contents]

@@ -1,0 +1,232 @@
+"""Keeps a run: its resumable checkpoints and its best model, written and read on one process or many.
+
+The optimiser's tensors are stored whole under the parameters' names, so that a checkpoint written by several processes,
+sharded or not, resumes on any other number of them.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.engine.checkpoints import (
+    nested_optimizer_state,
+    optimizer_tensors,
+    prune,
+    read_average,
+    read_optimizer,
+    read_rng,
+    read_state,
+    restore_rng,
+    rng_state,
+    step_folder,
+    write_checkpoint,
+)
+from vaswani_tx.training.engine.ema import MovingAverage
+from vaswani_tx.training.engine.fsdp import forget_gathered, is_sharded, own_part, whole
+from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.errors import CheckpointError, TrainingError
+from vaswani_tx.training.files import atomic_folder
+
+logger = logging.getLogger(__name__)
+
+# Whole tensors: on the main process's host memory to be written, on every process to be read.
+_ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_EVERYWHERE = StateDictOptions(full_state_dict=True)
+
+
+@dataclass
+class Task:
+    """What is learned: batches of indices, how one becomes tensors, and where its pairs come from.
+
+    Args:
+        plan: `epoch(k)` gives the batches of epoch k. One that reads its data in pieces makes each an epoch, and tells
+            by `passes(k)` how often epoch k has all data behind it.
+        pairs: what the indices count, with `source_lengths`, `target_lengths` and `where(index)`. It may be such a plan
+            itself: all three are of the piece that was asked for last.
+    """
+
+    plan: Any
+    collate: Callable[[np.ndarray], dict[str, torch.Tensor]]
+    pairs: Any
+    forward_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether an epoch is only a piece of the data."""
+        return hasattr(self.plan, "passes")
+
+    def lengths(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The source and the target lengths of a batch."""
+        return self.pairs.source_lengths[batch], self.pairs.target_lengths[batch]
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands; all of it goes into a checkpoint's `state.json`."""
+
+    step: int = 0
+    epoch: int = 0
+    batches_done: int = 0
+    target_tokens: int = 0
+    seconds: float = 0.0
+    records: int = 0
+    evaluated_step: int = 0
+    best_score: list[float] | None = None
+    best_step: int = 0
+    stale: int = 0
+    window: dict[str, float] = field(default_factory=dict)
+
+
+class CheckpointManager:
+    """Writes and reads what a run needs to go on.
+
+    Args:
+        write_extras: puts what is no weight, such as the tokenizer, into a model folder.
+        average: the moving average of the weights, if there is one.
+    """
+
+    def __init__(
+        self,
+        arguments: RunSettings,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        task: Task,
+        folder: RunFolder,
+        write_extras: Callable[[Path], None],
+        average: MovingAverage | None = None,
+    ):
+        self.arguments, self.accelerator, self.model, self.task = arguments, accelerator, model, task
+        self.folder, self.write_extras, self.average = folder, write_extras, average
+        self.bare_model = accelerator.unwrap_model(model)
+        # accelerate's wrapper hides the optimiser whose states are meant here.
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)
+
+    def save(self, position: TrainingState) -> Path:
+        """Writes a checkpoint of `position` and deletes the oldest beyond `keep_last`; all processes call it.
+
+        Raises:
+            TrainingError: weights that are not finite, which no checkpoint may hold.
+            CheckpointError: the disk is full; the checkpoints that stood there are untouched.
+        """
+        self._check_weights(position)
+        write_model = self._model_writer()
+        state = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
+        rng = gather_object([rng_state(self.accelerator.device)])
+        average = self.average.tensors(keep=self.accelerator.is_main_process) if self.average else None
+        target = step_folder(self.folder.checkpoints, position.step)
+        if self.accelerator.is_main_process:
+            marks = {"data": self._data_marks(), "scaler": self._scaler_state()}
+            content = dataclasses.asdict(position) | marks
+            write_checkpoint(target, write_model, content, optimizer_tensors(state), rng, average)
+            prune(self.folder.checkpoints, self.arguments.keep_last)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def load(self, folder: Path) -> TrainingState:
+        """Sets optimiser and random states to a checkpoint's and returns its position; weights are loaded before.
+
+        Raises:
+            CheckpointError: a damaged checkpoint, or one of other data.
+        """
+        state = read_state(folder)
+        data, scaler = state.pop("data"), state.pop("scaler")
+        position = TrainingState(**state)
+        if self.task.in_pieces:
+            # At the end of a piece the checkpoint's marks are still of that one.
+            self.task.plan.epoch(position.epoch if position.batches_done else max(position.epoch - 1, 0))
+        if data != self._data_marks():
+            raise CheckpointError(
+                f"'{folder}' was trained on other data or another tokenizer than this command gives: its order of "
+                "batches cannot go on. Restore the data, or start anew from its weights with --init-from."
+            )
+        fresh = get_optimizer_state_dict(self.model, self.optimizer, options=_EVERYWHERE)
+        fresh["state"] = nested_optimizer_state(read_optimizer(folder))
+        set_optimizer_state_dict(self.model, self.optimizer, fresh, options=_EVERYWHERE)
+        if self.average:
+            self.average.load(read_average(folder))
+        if scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(scaler)
+        states = read_rng(folder)
+        if self.accelerator.process_index < len(states):
+            restore_rng(states[self.accelerator.process_index], self.accelerator.device)
+        if position.window:
+            # Speed is measured anew: these tokens were seen in another process's time.
+            position.window["fresh_tokens"] = 0
+        return position
+
+    def save_best(self, position: TrainingState, value: list[float], key: str) -> None:
+        """Replaces best/, unless a later step of this run, being repeated after a resume, had left a better one."""
+        note = self.folder.best / "validation.json"
+        former = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+        if former and former["step"] > position.step and former["by"] == key and former["value"] >= value:
+            return
+        note_text = json.dumps({"step": position.step, "by": key, "value": value}) + "\n"
+        self._write_model(self.folder.best, lambda folder: (folder / note.name).write_text(note_text, encoding="utf-8"))
+
+    def save_average(self, target: Path) -> None:
+        """Writes the moving average of the weights as a model folder in place of an old one; all processes call it."""
+        with self.average.in_place():
+            self._write_model(target)
+
+    def _write_model(self, target: Path, write_more: Callable[[Path], Any] = lambda folder: None) -> None:
+        write_model = self._model_writer()
+        if self.accelerator.is_main_process:
+            with atomic_folder(target, replace=True) as folder:
+                write_model(folder)
+                write_more(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _model_writer(self) -> Callable[[Path], None]:
+        """Collects the weights, on all processes, and returns what writes them on one."""
+        weights = self._whole_weights() if is_sharded(self.model) else None
+
+        def write(folder: Path) -> None:
+            self.bare_model.save_pretrained(folder, state_dict=weights)
+            self.write_extras(folder)
+
+        return write
+
+    def _whole_weights(self) -> dict[str, torch.Tensor]:
+        """The weights gathered on the main process's host memory; a shared matrix once, under all of its names."""
+        forget_gathered(self.bare_model)
+        gathered: dict[torch.Tensor, torch.Tensor] = {}
+        for tensor in self.bare_model.state_dict(keep_vars=True).values():
+            if tensor not in gathered:
+                found = whole(tensor.detach())
+                gathered[tensor] = found.cpu() if self.accelerator.is_main_process else found.new_empty(0)
+        return {name: gathered[tensor] for name, tensor in self.bare_model.state_dict(keep_vars=True).items()}
+
+    def _check_weights(self, position: TrainingState) -> None:
+        names = [name for name, parameter in self.bare_model.named_parameters()
+                 if not torch.isfinite(own_part([parameter])[0]).all()]  # fmt: skip
+        # One process may hold the only shard that is bad: all have to stop.
+        names = gather_object(names)
+        if names:
+            raise TrainingError(
+                f"'{names[0]}' is not finite after step {position.step}, whose loss was: its gradient overflowed. No "
+                "checkpoint was written, the earlier ones are good. Set max_grad_norm or use precision fp32."
+            )
+
+    def _scaler_state(self) -> dict[str, Any] | None:
+        return None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+
+    def _data_marks(self) -> dict[str, int]:
+        pairs = self.task.pairs
+        sides = {"source_tokens": pairs.source_lengths, "target_tokens": pairs.target_lengths}
+        return {"pairs": len(pairs.source_lengths)} | {name: int(side.sum()) for name, side in sides.items()}

@@ -1,0 +1,175 @@
+"""The run folder: where everything of a run stands, and whether a run may begin, go on or must not touch it.
+
+`recipe.yaml` (resolved), `environment.json` (versions and hardware of each part), `tokenizer/`, `metrics.jsonl`, what
+the tracker keeps (`tensorboard/`, or `tracker.json` and `wandb/`), `checkpoints/step-00001000/`, `best/`, `averaged/`,
+and `finished.json` once nothing is left to do.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vaswani_tx.training.config.recipe import read_recipe
+from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.engine.checkpoints import latest_checkpoint, list_checkpoints
+from vaswani_tx.training.errors import RunError, SettingsError
+from vaswani_tx.training.files import atomic_text, clean_leftovers, remove_folder
+
+logger = logging.getLogger(__name__)
+
+# What may differ between the parts of one run: limits, reports and places, nothing that decides an update.
+# Data may move; whether they are the same is checked by their numbers of pairs and tokens.
+MAY_CHANGE = {
+    "output_dir", "data_dir", "train_source", "train_target", "validation_source", "validation_target", "tokenizer",
+    "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_sentences", "eval_beam", "final_beam",
+    "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
+    "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
+    "train_text", "validation_text", "eval_samples", "sample_tokens", "train_file", "validation_file",
+}  # fmt: skip
+_OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "processor", "metrics.jsonl", "tensorboard",
+        "tracker.json", "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",
+        "scores.json", "bad_batch.json")  # fmt: skip
+
+
+class RunFolder:
+    """Paths of one run, and the decisions about them."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.tokenizer = self.path / "tokenizer"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.averaged = self.path / "averaged"
+        self.ema = self.path / "ema"
+        self.finished = self.path / "finished.json"
+
+    def resume_point(self, arguments: RunSettings) -> Path | None:
+        """The checkpoint to go on from, or None for a new run; nothing is written.
+
+        Raises:
+            RunError: a finished or different run stands here, foreign files, or `resume` points nowhere.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"output_dir '{self.path}' is a file: name a folder.")
+        if arguments.overwrite:
+            return None
+        if arguments.resume not in ("auto", "never"):
+            point = Path(arguments.resume)
+            if not point.is_dir():
+                raise RunError(f"--resume '{point}': there is no such checkpoint folder.")
+            self.check_same(arguments)
+            if self.checkpoints.is_dir() and point.resolve().parent != self.checkpoints.resolve():
+                raise RunError(f"'{self.path}' has checkpoints of its own: resume '{point}' in another output_dir.")
+            return point
+        if not self.recipe.exists():
+            if self.checkpoints.exists() or self.metrics.exists():
+                raise RunError(
+                    f"'{self.path}' holds parts of a run without its recipe.yaml: choose another output_dir."
+                )
+            return None
+        if arguments.resume == "never":
+            raise RunError(f"'{self.path}' holds a run already: --resume auto goes on with it, --overwrite deletes it.")
+        self.check_same(arguments)
+        self._check_unfinished(arguments)
+        return latest_checkpoint(self.checkpoints)
+
+    def begin(self, arguments: RunSettings, resume_from: Path | None, part: dict[str, Any] | None = None) -> None:
+        """Makes the folder ready: leftovers of a killed process go, an overwritten run goes, the recipe is written.
+
+        Going back to an older checkpoint deletes the newer ones: they are a future that will not be. `part` says what
+        this part of the run is made with (see `environment.py`); it follows those of the parts before.
+        """
+        parts = self.parts() if resume_from is not None else []
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            clean_leftovers(self.path)
+            clean_leftovers(self.checkpoints)
+            if resume_from is None and self.recipe.exists():
+                self._delete_run(keep=getattr(arguments, "tokenizer", None))
+            elif resume_from is not None:
+                self._delete_after(resume_from)
+            self.finished.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"output_dir '{self.path}' cannot be written: {error}.") from error
+        atomic_text(self.recipe, arguments.to_yaml())
+        if part is not None:
+            atomic_text(self.environment, json.dumps({"parts": [*parts, part]}, indent=1, ensure_ascii=False) + "\n")
+
+    def parts(self) -> list[dict[str, Any]]:
+        """What each part of the run was made with, the first one first; raises RunError where the file is damaged."""
+        if not self.environment.exists():
+            return []
+        try:
+            parts = json.loads(self.environment.read_text(encoding="utf-8"))["parts"]
+            if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+                raise ValueError("'parts' is not a list of objects")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"'{self.environment}' is damaged ({error}): restore it, or delete it to go on.") from error
+        return parts
+
+    def note_data(self, content: dict[str, Any]) -> None:
+        """Writes what the run is trained on, and what the filters dropped, to `data.json`."""
+        atomic_text(self.path / "data.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def note_samples(self, samples: list[dict[str, str]]) -> None:
+        """Writes some translations of the validation set, with source and reference, to `samples.jsonl`."""
+        lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        atomic_text(self.path / "samples.jsonl", "".join(lines))
+
+    def finish(self, step: int, reason: str, arguments: RunSettings) -> None:
+        """Marks the run as complete; `reason` is the key whose limit it reached."""
+        done = {"step": step, "reason": reason, reason: getattr(arguments, reason)}
+        atomic_text(self.finished, json.dumps(done, indent=1) + "\n")
+
+    def _delete_after(self, point: Path) -> None:
+        newer = [path for path in list_checkpoints(self.checkpoints) if path.name > point.name]
+        for path in newer:
+            logger.warning("Going back to %s: deleting %s.", point.name, path)
+            remove_folder(path)
+
+    def _delete_run(self, keep: str | None) -> None:
+        for name in _OWN:
+            path = self.path / name
+            if keep and path.exists() and path.resolve() == Path(keep).resolve():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def check_same(self, arguments: RunSettings) -> None:
+        """Raises RunError where the folder holds a run of other keys than may change between the parts of one."""
+        if not self.recipe.exists():
+            return
+        try:
+            former = type(arguments)(**read_recipe(self.recipe, type(arguments)))
+        except SettingsError as error:
+            raise RunError(f"'{self.path}' holds a run that this version cannot read: {error}") from error
+        differing = [
+            f"{item.name} was {getattr(former, item.name)!r} and is now {getattr(arguments, item.name)!r}"
+            for item in dataclasses.fields(arguments)
+            if item.name not in MAY_CHANGE and getattr(former, item.name) != getattr(arguments, item.name)
+        ]
+        if differing:
+            raise RunError(
+                f"'{self.path}' holds a different run: {'; '.join(differing)}. "
+                "Choose another output_dir, restore those values to go on, or --overwrite to delete it."
+            )
+
+    def _check_unfinished(self, arguments: RunSettings) -> None:
+        if not self.finished.exists():
+            return
+        done = json.loads(self.finished.read_text(encoding="utf-8"))
+        reason = done["reason"]
+        limit = getattr(arguments, reason)
+        if limit is not None and limit <= done[reason]:
+            raise RunError(
+                f"The run in '{self.path}' is finished (step {done['step']}, {reason} {done[reason]}): raise "
+                f"{reason} to go on, choose another output_dir, or --overwrite to delete it."
+            )

@@ -1,0 +1,1 @@
+"""Measurements that answer a question: architectures, scaling, sweeps, synthetic corpora."""

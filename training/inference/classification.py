@@ -1,0 +1,94 @@
+"""Predictions of a classifier for many examples, and what validation makes of them.
+
+`predict(model, kind, rows)` gives a prediction for each example in order, whatever the order of the batches;
+`ClassifierValidator` is what the training loop calls.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from vaswani_tx.training.data.labelled_rows import Rows
+from vaswani_tx.training.inference.translation import length_batches
+from vaswani_tx.training.tasks.classification_tasks import TaskSpec
+
+SAMPLES = 8  # predictions kept for people to read
+
+
+def predict(
+    model: torch.nn.Module,
+    kind: TaskSpec,
+    rows: Rows,
+    *,
+    batch_tokens: int = 8192,
+    with_loss: bool = False,
+    distributed: bool = False,
+) -> tuple[list[dict[str, Any]], float | None]:
+    """A prediction for each example, and with `with_loss` the loss a label (not smoothed).
+
+    Args:
+        batch_tokens: tokens of a batch with its padding.
+        distributed: processes share the work; all of them must call, and all get everything.
+    """
+    plan = length_batches(rows.source_lengths.tolist(), batch_tokens)
+    rank, processes = 0, 1
+    if distributed and torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    found: list[tuple[int, Any]] = []
+    total = 0.0
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for indices in plan[rank::processes]:
+                batch = rows.collate(indices) if with_loss else rows.inputs(indices)
+                batch = {name: value.to(model.device) for name, value in batch.items()}
+                # A divisor of 1 leaves the sum, which adds up over batches of any size.
+                outputs = model(**batch, num_items_in_batch=1.0) if with_loss else model(**batch)
+                total += float(outputs.loss) if with_loss else 0.0
+                found += zip(indices, kind.read(outputs, rows, indices), strict=True)
+    finally:
+        model.train(training)
+    if processes > 1:
+        found, total = gather_object(found), sum(gather_object([total]))
+    by_example: list[list[Any]] = [[] for _ in rows.examples]
+    # Rows stand in the order of their examples, and those of one example in the order of its text.
+    for index, values in sorted(found, key=lambda entry: entry[0]):
+        by_example[rows.example_of[index]].append(values)
+    predictions = [kind.join(example, part) for example, part in zip(rows.examples, by_example, strict=True)]
+    return predictions, total / int(rows.targets.sum()) if with_loss else None
+
+
+@dataclass
+class ClassifierValidator:
+    """Scores a model on the validation examples.
+
+    Args:
+        samples: some examples with the predictions of the last call.
+        reports: scores with their details (the confusion matrix) of the last calls.
+    """
+
+    kind: TaskSpec
+    rows: Rows
+    batch_tokens: int = 8192
+    distributed: bool = False
+    samples: list[dict[str, Any]] = field(default_factory=list, init=False)
+    reports: deque = field(default_factory=lambda: deque(maxlen=3), init=False)
+
+    def __call__(self, model: torch.nn.Module, beam: int) -> dict[str, Any]:
+        """`loss` (nats a label, or squared error), and the scores of the kind of task; `beam` has no meaning here."""
+        start = time.monotonic()
+        predictions, loss = predict(
+            model, self.kind, self.rows, batch_tokens=self.batch_tokens, with_loss=True, distributed=self.distributed
+        )
+        scores, details = self.kind.scores(self.rows.examples, predictions)
+        chosen = np.linspace(0, len(predictions) - 1, min(SAMPLES, len(predictions)), dtype=int)
+        self.samples = [self.kind.sample(self.rows.examples[i], predictions[i]) for i in chosen]
+        scores = {"loss": loss, **scores, "examples": len(predictions)}
+        self.reports.append(scores | details)
+        return scores | {"validation_seconds": round(time.monotonic() - start, 3)}

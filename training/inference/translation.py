@@ -1,0 +1,294 @@
+"""Translate many sentences with any encoder-decoder: what evaluation and the training loop's validation share.
+
+`translate` takes sentences in any order and of any length and gives the hypotheses in the same order. Batches hold
+sentences of similar length under a budget of source tokens. With `distributed=True` every process of the group takes
+its share of the batches and receives all hypotheses.
+
+Shapes: `B` sentences of a batch, `S` source tokens, `T` target tokens.
+"""
+
+import inspect
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import vaswani_tx.training.models.architectures  # noqa: F401  registers the Auto classes
+from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.models.loading import check_folder, load_pretrained
+
+LABEL_PADDING = -100
+# What `generate` falls back to where a model says nothing: far too short for a translation.
+UNSET_MAX_LENGTH = (None, 20)
+EXTRA_TOKENS = 50
+
+
+@dataclass(frozen=True)
+class Translations:
+    """Hypotheses in the order of the sources, and what it took to make them (over all processes)."""
+
+    texts: list[str]
+    source_tokens: int
+    target_tokens: int
+    seconds: float
+
+
+def load_model_and_tokenizer(
+    model: str, tokenizer: str | None = None, *, device: str | torch.device = "cpu", **options: Any
+) -> tuple[Any, Any]:
+    """Load a folder (or a name on the Hub) by the Auto classes, ready to translate.
+
+    Args:
+        model: folder of a model, such as a run's `best/`, or a name on the Hub.
+        tokenizer: where the tokenizer lies; the model's own folder if None.
+        device: where the model goes.
+        options: handed to `from_pretrained` (`dtype`, `attn_implementation`, ...).
+
+    Raises CheckpointError (a ValueError) that names what is missing, damaged or does not fit.
+    """
+    local = Path(model).exists() or _is_path(model)
+    if local:
+        check_folder(Path(model))
+    loaded_tokenizer = _load_tokenizer(tokenizer or model)
+    options["output_loading_info"] = True
+    if local:
+        loaded, report = _explained(model, "model", load_pretrained, AutoModelForSeq2SeqLM, model, **options)
+    else:
+        loaded, report = _explained(model, "model", AutoModelForSeq2SeqLM.from_pretrained, model, **options)
+    # from_pretrained only warns of these and goes on with random numbers in their place.
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"the weights of {model!r} lack {len(missing)} tensors of {type(loaded).__name__}, first {missing[0]!r}: "
+            "the folder is incomplete or its config.json belongs to another model"
+        )
+    check_vocabulary(loaded, loaded_tokenizer, model)
+    return loaded.to(device).eval(), loaded_tokenizer
+
+
+def check_vocabulary(model: Any, tokenizer: Any, name: str = "the model") -> None:
+    """Raise CheckpointError where the tokenizer makes ids that the model does not know or takes for others."""
+    size, known = len(tokenizer), model.get_input_embeddings().num_embeddings
+    if size > known:
+        raise CheckpointError(
+            f"the tokenizer has {size} tokens but {name!r} has embeddings for {known}: take the tokenizer that the "
+            f"model was trained with, or call model.resize_token_embeddings({size}) and train on"
+        )
+    for token in ("pad_token_id", "eos_token_id"):
+        own, models = getattr(tokenizer, token), getattr(model.config, token, None)
+        if own is not None and isinstance(models, int) and own != models:
+            raise CheckpointError(
+                f"{token} is {own} in the tokenizer but {models} in {name!r}: take the tokenizer that the model was "
+                "trained with"
+            )
+
+
+def translate(model: Any, tokenizer: Any, sentences: Sequence[str], **options: Any) -> list[str]:
+    """Translate sentences and return the hypotheses in their order; the options are those of `translate_corpus`."""
+    return translate_corpus(model, tokenizer, sentences, **options).texts
+
+
+def translate_corpus(
+    model: Any,
+    tokenizer: Any,
+    sentences: Sequence[str],
+    *,
+    batch_tokens: int = 4096,
+    max_source_length: int | None = None,
+    progress: bool = False,
+    distributed: bool = False,
+    **generate_kwargs: Any,
+) -> Translations:
+    """Translate sentences with `model.generate`.
+
+    Args:
+        model: any encoder-decoder with `generate`, not wrapped for distributed training.
+        tokenizer: its tokenizer.
+        sentences: texts of any length and order; an empty one gives whatever the model says to nothing.
+        batch_tokens: source tokens of a batch with its padding, before beams; a longer sentence goes alone.
+        max_source_length: cut sources to this many tokens; None: never.
+        progress: show a bar with sentences done.
+        distributed: share the work with the processes of torch.distributed, all of which must call this.
+        generate_kwargs: override the model's generation configuration (`num_beams`, `max_new_tokens`, ...).
+
+    The model is put into evaluation mode for the call; random states and gradients are left alone.
+    """
+    start = time.perf_counter()
+    encoded = _encode(tokenizer, sentences, max_source_length)
+    plan = length_batches([len(ids) for ids in encoded], batch_tokens)
+    rank, world = _place(distributed)
+    own = plan[rank::world]
+    done: dict[int, str] = {}
+    target_tokens = 0
+    with _evaluating(model), tqdm(total=sum(map(len, own)), unit="sent", disable=not progress or rank > 0) as bar:
+        for indices in own:
+            batch = _pad([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
+            sequences = model.generate(**batch, **_bounded(model, batch["input_ids"].shape[1], generate_kwargs))
+            target_tokens += _count_tokens(sequences, model, tokenizer)
+            texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+            done.update(zip(indices, texts, strict=True))
+            bar.update(len(indices))
+    shares = _gather((done, target_tokens)) if world > 1 else [(done, target_tokens)]
+    found = {index: text for share, _ in shares for index, text in share.items()}
+    return Translations(
+        texts=[found[index] for index in range(len(sentences))],
+        source_tokens=sum(map(len, encoded)),
+        target_tokens=sum(count for _, count in shares),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def perplexity(
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    batch_tokens: int = 4096,
+    progress: bool = False,
+    distributed: bool = False,
+) -> dict[str, float | int]:
+    """Perplexity of the references given the sources for each target token, end of sentence included, unsmoothed.
+
+    Returns `perplexity`, `nll` (natural logarithm, mean over tokens) and `reference_tokens`. It depends on the
+    vocabulary: compare it only between models with the same one.
+    """
+    if len(sources) != len(targets):
+        raise ValueError(f"{len(sources)} sources but {len(targets)} targets: give one for each sentence")
+    encoded = _encode(tokenizer, sources, None)
+    labels = _encode(tokenizer, targets, None, as_target=True)
+    plan = length_batches([max(len(s), len(t)) for s, t in zip(encoded, labels, strict=True)], batch_tokens)
+    rank, world = _place(distributed)
+    # Ours can leave the logits of the whole batch unbuilt, which otherwise take most of the memory.
+    without_logits = {"skip_logits": True} if "skip_logits" in inspect.signature(model.forward).parameters else {}
+    total, count = 0.0, 0
+    with _evaluating(model), torch.no_grad():
+        for indices in tqdm(plan[rank::world], unit="batch", disable=not progress or rank > 0, leave=False):
+            batch = _pad([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
+            wanted = _pad([labels[i] for i in indices], LABEL_PADDING, model.device)["input_ids"]  # [B, T]
+            tokens = sum(len(labels[i]) for i in indices)
+            total += model(**batch, labels=wanted, **without_logits).loss.item() * tokens
+            count += tokens
+    if world > 1:
+        total, count = map(sum, zip(*_gather((total, count)), strict=True))
+    nll = total / max(count, 1)
+    return {"perplexity": math.exp(nll) if nll < 700 else math.inf, "nll": nll, "reference_tokens": count}
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Cut indices, longest first, into batches whose padded size stays within `batch_tokens` where that is possible.
+
+    Longest first: a lack of memory shows at once, and the progress bar promises too little rather than too much.
+    """
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens is {batch_tokens}: it must be at least 1")
+    plan: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if plan and (len(plan[-1]) + 1) * lengths[plan[-1][0]] <= batch_tokens:
+            plan[-1].append(index)
+        else:
+            plan.append([index])
+    return plan
+
+
+def _encode(
+    tokenizer: Any, sentences: Sequence[str], max_length: int | None, as_target: bool = False
+) -> list[list[int]]:
+    if not len(sentences):
+        return []
+    options = {"truncation": max_length is not None, "max_length": max_length, "verbose": False}
+    texts = list(sentences)
+    return (
+        tokenizer(text_target=texts, **options)["input_ids"] if as_target else tokenizer(texts, **options)["input_ids"]
+    )
+
+
+def _pad(rows: list[list[int]], value: int, device: torch.device) -> dict[str, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), value, dtype=torch.long)  # [B, S]
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def _bounded(model: Any, source_width: int, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Add a length limit in the paper's manner for models that have none of their own."""
+    settings = model.generation_config
+    limits = [getattr(settings, name, None) for name in ("max_new_tokens", "max_extra_tokens")]
+    given = {"max_length", "max_new_tokens", "max_extra_tokens", "generation_config"} & generate_kwargs.keys()
+    if given or any(limit is not None for limit in limits) or settings.max_length not in UNSET_MAX_LENGTH:
+        return generate_kwargs
+    return generate_kwargs | {"max_new_tokens": source_width + EXTRA_TOKENS}
+
+
+def _count_tokens(sequences: torch.Tensor, model: Any, tokenizer: Any) -> int:
+    """Generated tokens with the end of sentence, without the start token and the padding after the end."""
+    made = sequences[:, 1:]
+    ended = (made == tokenizer.eos_token_id).cumsum(dim=1)
+    after_end = (ended - (made == tokenizer.eos_token_id).long()) > 0
+    return int((~after_end & (made != tokenizer.pad_token_id)).sum())
+
+
+def _place(distributed: bool) -> tuple[int, int]:
+    if distributed and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _gather(value: Any) -> list[Any]:
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be meant as a folder: the Hub knows `name` and `owner/name`."""
+    parts = name.split("/")
+    if name.startswith((".", "/", "~")) or "\\" in name or len(parts) > 2:
+        return True
+    return len(parts) == 2 and Path(parts[0]).is_dir()
+
+
+def _load_tokenizer(name: str) -> Any:
+    folder = Path(name)
+    if not folder.is_dir() and (folder.exists() or _is_path(name)):
+        raise CheckpointError(f"there is no tokenizer folder {name!r}")
+    tokenizer = _explained(name, "tokenizer", AutoTokenizer.from_pretrained, name)
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise CheckpointError(f"the tokenizer in {name!r} has no padding or no end-of-sentence token")
+    return tokenizer
+
+
+def _explained(name: str, what: str, load: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a loader; whatever damaged files make it raise becomes one CheckpointError that says what to do."""
+    try:
+        return load(*args, **kwargs)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if Path(name).is_dir():
+            mend = "a file is missing or damaged: copy the folder again or take another checkpoint"
+        else:
+            mend = "there is no such folder, and no model of that name could be had from the Hub"
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the {what} {name!r} cannot be loaded; {mend} ({type(error).__name__}: {reason})"
+        ) from error

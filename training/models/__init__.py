@@ -1,0 +1,1 @@
+"""Architectures beside those of the library, and initialisation."""

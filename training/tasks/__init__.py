@@ -1,0 +1,1 @@
+"""What is learned: translation, language models, classifiers, images, summaries, parsing."""

@@ -1,0 +1,124 @@
+"""What each family of models takes along when it leaves: its code, and which class of it every Auto class is to load.
+
+A new family is a new entry of `FAMILIES`; `tests/test_hub.py` compares the entries with what the classes import.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CODE_FOLDER = Path(__file__).parent.parent
+DATA_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+CARD = "README.md"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model type takes along: its code files, and which class of them each Auto class and pipeline is to load.
+
+    Args:
+        code: names of the closure's files, all that the classes below import.
+        auto_map: for each JSON file, its table of Auto classes.
+        pipelines: task -> (pipeline class, Auto class of its model), for `custom_pipelines` of config.json.
+        needs: data files without which a folder of this family is of no use.
+    """
+
+    code: tuple[str, ...]
+    auto_map: dict[str, dict[str, Any]]
+    pipelines: dict[str, tuple[str, str]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+# What every family imports. `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
+_SHARED_CODE = (
+    "configuration_vaswani.py",
+    "constraints_vaswani.py",
+    "generation_vaswani.py",
+    "layers_vaswani.py",
+    "loss_vaswani.py",
+    "modeling_vaswani.py",
+    "phrases_vaswani.py",
+    "transfer_vaswani.py",
+)
+_TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
+# Slow and fast class: transformers 5 asks for the second.
+_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
+
+FAMILIES = {
+    "vaswani": Family(
+        code=(
+            *_TEXT_CODE,
+            "alignments_vaswani.py",
+            "pipeline_vaswani.py",
+            "pipeline_vaswani_parts.py",
+            "sentences_vaswani.py",
+        ),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniConfig",
+                "AutoModel": "modeling_vaswani.VaswaniModel",
+                "AutoModelForSeq2SeqLM": "modeling_vaswani.VaswaniForConditionalGeneration",
+            },
+            "tokenizer_config.json": _TOKENIZER,
+        },
+        pipelines={
+            "translation": ("pipeline_vaswani.TranslationPipeline", "AutoModelForSeq2SeqLM"),
+            "summarization": ("pipeline_vaswani.SummarizationPipeline", "AutoModelForSeq2SeqLM"),
+        },
+    ),
+    "vaswani_encoder": Family(
+        code=(*_TEXT_CODE, "modeling_vaswani_encoder.py"),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniEncoderConfig",
+                "AutoModel": "modeling_vaswani_encoder.VaswaniEncoderModel",
+                "AutoModelForMaskedLM": "modeling_vaswani_encoder.VaswaniForMaskedLM",
+                "AutoModelForQuestionAnswering": "modeling_vaswani_encoder.VaswaniForQuestionAnswering",
+                "AutoModelForSequenceClassification": "modeling_vaswani_encoder.VaswaniForSequenceClassification",
+                "AutoModelForTokenClassification": "modeling_vaswani_encoder.VaswaniForTokenClassification",
+            },
+            "tokenizer_config.json": _TOKENIZER,
+        },
+    ),
+    "vaswani_decoder": Family(
+        code=(*_TEXT_CODE, "modeling_vaswani_decoder.py"),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniDecoderConfig",
+                "AutoModel": "modeling_vaswani_decoder.VaswaniDecoderModel",
+                "AutoModelForCausalLM": "modeling_vaswani_decoder.VaswaniForCausalLM",
+            },
+            "tokenizer_config.json": _TOKENIZER,
+        },
+    ),
+    "vaswani_vision": Family(
+        code=(*_SHARED_CODE, "image_processing_vaswani.py", "modeling_vaswani_vision.py"),
+        auto_map={
+            "config.json": {
+                "AutoConfig": "configuration_vaswani.VaswaniVisionConfig",
+                "AutoModel": "modeling_vaswani_vision.VaswaniVisionModel",
+                "AutoModelForImageClassification": "modeling_vaswani_vision.VaswaniForImageClassification",
+            },
+            "preprocessor_config.json": {"AutoImageProcessor": "image_processing_vaswani.VaswaniImageProcessor"},
+        },
+        needs=("config.json", "preprocessor_config.json"),
+    ),
+}
+CODE_NAMES = frozenset(name for family in FAMILIES.values() for name in family.code)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name is on the list of what may leave."""
+    return name in DATA_FILES or name in CODE_NAMES or name == CARD or WEIGHTS.fullmatch(name) is not None
