@@ -21,6 +21,7 @@ from tests.helpers import ROOT
 from tests.helpers.training_runs import flags, records, steps
 from vaswani_tx import VaswaniForConditionalGeneration
 from vaswani_tx.training import train_translation
+from vaswani_tx.training import files
 from vaswani_tx.training.engine import checkpoints
 from vaswani_tx.training.engine.checkpoints import list_checkpoints, read_state, write_checkpoint
 from vaswani_tx.training.engine.loop import TrainingLoop
@@ -72,7 +73,7 @@ def half_of_the_optimiser():
 
 
 def before_a_checkpoint_has_its_name():
-    replace(checkpoints, "_put_in_place", lambda original, source, target: (
+    replace(files, "_put_in_place", lambda original, source, target: (
         die() if target.name == "step-00000004" else original(source, target)))  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def half_of_an_old_checkpoint_deleted():
             die()
         original(path, *arguments, **options)
 
-    replace(checkpoints.shutil, "rmtree", work)
+    replace(files.shutil, "rmtree", work)
 
 
 def between_the_renames_that_replace_the_best():
