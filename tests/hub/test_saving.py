@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoToken
 
 from tests.helpers.fake_hub import READER, WRITER, HubStandIn
 from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
-from vaswani_tx.hub.families import CODE_FOLDER, FAMILIES
 from vaswani_tx.hub import saving as hub
+from vaswani_tx.hub.families import CODE_FOLDER, FAMILIES
 from vaswani_tx.hub.saving import HubError, push_to_hub, save_with_code
 
 SENTENCES = ["A dog runs on the grass.", "Two dogs don't run.", "Ein Hund läuft über das Gras.", "Zwei Hunde laufen."]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaswani_tx.training.data.batching import BatchPlan, collate, shard
+from vaswani_tx.training.data.batching import BatchPlan, collate_pairs, shard
 from vaswani_tx.training.data.parallel import TokenizedPairs
 from vaswani_tx.training.errors import BatchError
 
@@ -165,7 +165,7 @@ def make_pairs():
 
 
 def test_collated_batch():
-    batch = collate(make_pairs(), np.array([2, 0]), pad_token_id=0)
+    batch = collate_pairs(make_pairs(), np.array([2, 0]), pad_token_id=0)
     assert batch["input_ids"].tolist() == [[9, 10, 2], [5, 2, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[13, 2, -100], [11, 12, 2]]
@@ -173,7 +173,7 @@ def test_collated_batch():
 
 
 def test_collated_batch_of_rounded_size():
-    batch = collate(make_pairs(), np.array([1]), pad_token_id=99, pad_to_multiple_of=8)
+    batch = collate_pairs(make_pairs(), np.array([1]), pad_token_id=99, pad_to_multiple_of=8)
     assert batch["input_ids"].tolist() == [[6, 7, 8, 2, 99, 99, 99, 99]]
     assert batch["attention_mask"].sum() == 4
     assert batch["labels"].tolist() == [[2] + [-100] * 7]

@@ -9,8 +9,8 @@ import pytest
 
 from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.data import corpora as corpora_module
-from vaswani_tx.training.data.batching import BatchPlan
-from vaswani_tx.training.data.corpora import Corpus, WeightedPlan, corpora_of, training_texts
+from vaswani_tx.training.data.batching import BatchPlan, WeightedPlan
+from vaswani_tx.training.data.corpora import Corpus, corpora_of, training_texts
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.errors import DataError
 

@@ -14,7 +14,7 @@ from vaswani_tx.training.data.labelled_files import read_rows
 from vaswani_tx.training.data.labelled_rows import answer_tokens, question_rows, text_rows, word_rows
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.inference.classification import predict
-from vaswani_tx.training.tasks.classification_tasks import TaggingSpec, best_span, task_spec
+from vaswani_tx.training.inference.task_specs import TaggingSpec, best_span, task_spec
 
 SENTENCES = ["the cat sat on the mat", "don't go there", "it costs 12 $ today", "Zoë went home", "a b c d e f"]
 

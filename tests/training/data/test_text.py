@@ -17,10 +17,10 @@ from vaswani_tx import (
     VaswaniTokenizer,
 )
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
+from vaswani_tx.training.data.language_data import TextStream, prepare_language_data
 from vaswani_tx.training.data.masking import SPECIAL, START, Masker
-from vaswani_tx.training.data.packing import TextStream, prepare_language_data
+from vaswani_tx.training.data.packing import BlockMaker, collate_rows, make_rows, pack
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.rows import BlockMaker, collate_rows, make_rows, pack
 from vaswani_tx.training.data.text import TextCorpus, text_corpora_of
 from vaswani_tx.training.errors import DataError
 

@@ -12,7 +12,7 @@ import pytest
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.data import parallel as data_module
 from vaswani_tx.training.data import token_cache
-from vaswani_tx.training.data.batching import BatchPlan, collate
+from vaswani_tx.training.data.batching import BatchPlan, collate_pairs
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import PairFilter
 from vaswani_tx.training.data.token_cache import cache_key, cache_root, tokenize_corpora
@@ -80,7 +80,7 @@ def test_memory_maps_work_in_plans_and_batches(corpora, tokenizer, tmp_path):
     plans = [BatchPlan.of_pairs(pairs, 100, 120, seed=1).epoch(2) for pairs in (plain, mapped)]
     for one, other in zip(*plans, strict=True):
         assert np.array_equal(one, other)
-        tensors = [collate(pairs, one, 0) for pairs in (plain, mapped)]
+        tensors = [collate_pairs(pairs, one, 0) for pairs in (plain, mapped)]
         assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.batching import BatchPlan
-from vaswani_tx.training.data.corpora import WeightedPlan
+from vaswani_tx.training.data.batching import BatchPlan, WeightedPlan
 from vaswani_tx.training.data.parallel import load_parallel, tokenize_parallel
 from vaswani_tx.training.data.streaming import StreamPlan
 from vaswani_tx.training.data.translation_data import prepare_training_data
