@@ -58,6 +58,8 @@ class StreamPlan(ABC):
         BatchError: an example longer than a batch's budget.
     """
 
+    empty_corpus = "no example with text"  # what a corpus holds of which nothing can be read
+
     def __init__(
         self,
         corpora: Sequence[Any],
@@ -180,7 +182,7 @@ class StreamPlan(ABC):
                 raise self.rules.nothing_left(counts, f"a whole pass over {self.corpora[0].name}")
 
     def _rewind(self) -> None:
-        self._readers = [_Rows(corpus) for corpus in self.corpora]
+        self._readers = [_Rows(corpus, self.empty_corpus) for corpus in self.corpora]
         self._taken = [0] * len(self.corpora)
         self._next, self._passes = 0, [0]
         self._pass_counts, self._whole_pass = FilterCounts(), True
@@ -218,6 +220,8 @@ class PairStream(StreamPlan):
         options: further arguments of `StreamPlan` and `BatchPlan`.
     """
 
+    empty_corpus = "no pair with text on both sides"
+
     def __init__(
         self, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, max_source_tokens: int,
         max_target_tokens: int, stream_buffer: int, **options: Any,
@@ -244,8 +248,8 @@ class PairStream(StreamPlan):
 class _Rows:
     """Reads the examples of a corpus one after another, pass after pass, in chunks of the size that is asked for."""
 
-    def __init__(self, corpus: Any):
-        self.corpus = corpus
+    def __init__(self, corpus: Any, empty: str):
+        self.corpus, self.empty = corpus, empty
         self.restart()
 
     def restart(self) -> None:
@@ -274,7 +278,7 @@ class _Rows:
             self._own.move_to(counts)
             if self._chunk is None:
                 if not self._any:
-                    raise DataError(f"{self.corpus.name} holds no example with text: nothing is left.")
+                    raise DataError(f"{self.corpus.name} holds {self.empty}: nothing is left.")
                 return True
             self._any = True
         return False
