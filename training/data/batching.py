@@ -141,18 +141,16 @@ class BatchPlan:
         Sorting by single tokens first leaves few pairs for every length of a small corpus, so that the second length
         jumps about within a batch. Coarser steps of the first length even that out.
         """
-        if len(self.sides) == 1:
-            return 0, 1
         found = []
         for step in (1, 2, 3, 4, 6, 8, 12, 16):
-            for target_first in (True, False):
+            for first in reversed(range(len(self.sides))):
                 random = np.random.default_rng([self.seed, 0])
-                waste = self.padding_waste(self._cut(self._sorted(random, int(target_first), step))).total
-                found.append((waste, step, target_first))
+                waste = self.padding_waste(self._cut(self._sorted(random, first, step))).total
+                found.append((waste, step, first))
             if min(found)[0] < GOOD_WASTE or min(found)[1] < step // 2:
                 break
-        _, step, target_first = min(found)
-        return int(target_first), step
+        _, step, first = min(found)
+        return first, step
 
     def _sorted(self, random: np.random.Generator, first: int, step: int) -> np.ndarray:
         """Return indices by the length of side `first`, then by that of the other one, then at random.

@@ -56,9 +56,10 @@ class ClassificationTask(MeasuredTask):
 
     def __init__(self, settings: ClassifierSettings, spec: TaskSpec, rows: Rows, validation: Rows | None):
         # The same plan whatever is in front of a text.
-        side = Side("", rows.lengths - first_tokens(settings), settings.max_tokens, "max_tokens", "max_length")
+        texts = Side("", rows.lengths - first_tokens(settings), settings.max_tokens, "max_tokens", "max_length")
+        labels = Side("label", np.ones(len(rows), dtype=np.int64), len(rows))
         plan = BatchPlan(
-            [side], settings.seed, locate=rows.where, pad_to_multiple_of=rows.pad_to_multiple_of,
+            [texts, labels], settings.seed, locate=rows.where, pad_to_multiple_of=rows.pad_to_multiple_of,
             max_rows=settings.batch_size,
         )  # fmt: skip
         super().__init__(plan, {"label_smoothing": settings.label_smoothing} if settings.label_smoothing else {})

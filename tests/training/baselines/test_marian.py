@@ -26,13 +26,13 @@ def sides_of(pairs, *budgets):
 def seen(monkeypatch):
     """The batches that reach the collator, as sets of target lengths' sums."""
     batches = []
-    collate = marian.collate
+    collate = marian.collate_pairs
 
     def remember(pairs, indices, *rest):
         batches.append(sorted(int(index) for index in indices))
         return collate(pairs, indices, *rest)
 
-    monkeypatch.setattr(marian, "collate", remember)
+    monkeypatch.setattr(marian, "collate_pairs", remember)
     return batches
 
 

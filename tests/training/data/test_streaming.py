@@ -273,7 +273,7 @@ def test_formats_and_data_sets_stream_alike(tmp_path, monkeypatch):
             assert all(np.array_equal(a, b) for a, b in zip(batches[0], other, strict=True))
             assert np.array_equal(plan.examples.target_flat, plans[0].examples.target_flat)
             assert plan.passes(epoch) == epoch // 3
-    assert plans[2].where(0).endswith("set (train) line 10")
+    assert plans[2].examples.where(0).endswith("set (train) line 10")
 
 
 class Text(str):

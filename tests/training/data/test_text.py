@@ -280,7 +280,7 @@ def test_a_stream_gives_the_same_rows_from_any_piece_on(language, tokenizer):
     assert isinstance(data.plan, TextStream) and [data.plan.passes(k) for k in range(6)] == [0, 0, 0, 1, 1, 1]
     skipped = sum(len(prepare_language_data(arguments, tokenizer, True).plan.epoch(k)) for k in (0, 1))
     assert contents(2)[1] == everything[skipped:]
-    whole = prepare_language_data(arguments_of(language, MaskedSettings), tokenizer, True).pairs
+    whole = prepare_language_data(arguments_of(language, MaskedSettings), tokenizer, True).rows
     fresh = prepare_language_data(arguments, tokenizer, True)
     first_pass = [token for k in range(3) if fresh.plan.epoch(k) for token in fresh.rows.ids.tolist()]
     assert sorted(first_pass) == sorted(whole.ids.tolist())

@@ -117,8 +117,8 @@ def middle_of_an_update():
 
 
 def averaged_weights_in_place():
-    replace(TrainingLoop, "score", lambda original, loop, *rest: (
-        die() if loop.state.step == 4 else original(loop, *rest)))  # fmt: skip
+    replace(TrainingLoop, "score", lambda original, loop, *rest, **options: (
+        die() if loop.state.step == 4 else original(loop, *rest, **options)))  # fmt: skip
 
 
 def last_average_half_written():
