@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 
 from tests.helpers import ROOT
 from tests.helpers.training_runs import CLOCKS, fresh_accelerate  # noqa: F401
-from vaswani_tx.training.tasks import classification
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
 from vaswani_tx.training.classify import Classifier
@@ -26,6 +25,7 @@ from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.classification import predict
 from vaswani_tx.training.inference.task_specs import task_spec
 from vaswani_tx.training.models.bert import with_first_token
+from vaswani_tx.training.tasks import classification
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

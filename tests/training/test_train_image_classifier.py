@@ -19,12 +19,12 @@ from tests.helpers import ROOT
 from tests.helpers.training_runs import CLOCKS, records
 from vaswani_tx import VaswaniImageProcessor
 from vaswani_tx.training import train_image_classifier
+from vaswani_tx.training.config.images import ImageSettings
 from vaswani_tx.training.config.recipe import parse
 from vaswani_tx.training.data.image_batches import ImagePlan, Pixels, shifted, statistics
 from vaswani_tx.training.data.images import Images, cut, load_images
 from vaswani_tx.training.engine.checkpoints import list_checkpoints
 from vaswani_tx.training.errors import ImageDataError, SettingsError
-from vaswani_tx.training.config.images import ImageSettings
 from vaswani_tx.training.tasks.images import class_scores, count_confusion, macro_f1, show_confusion
 
 pytest_plugins = ["tests.helpers.training_runs"]

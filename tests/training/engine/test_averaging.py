@@ -8,6 +8,7 @@ from tests.helpers.training_runs import make_loop
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.training import average_checkpoints as command
 from vaswani_tx.training.engine.averaging import average_checkpoints, save_average
+from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.errors import CheckpointError
 
 pytest_plugins = ["tests.helpers.training_runs"]
@@ -102,14 +103,14 @@ def test_the_moving_average_is_that_of_its_definition(reversal, tmp_path):
 def test_averaged_weights_are_validated_and_kept_as_best_and_training_does_not_notice(reversal, tmp_path):
     seen = []
 
-    def validate(model, beam):
+    def validate(model, final, distributed):
         seen.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
-        return {"loss": 1.0 / len(seen), "perplexity": 1.0}
+        return Validation({"loss": 1.0 / len(seen), "perplexity": 1.0})
 
     plain = make_loop(reversal, tmp_path / "plain", [range(20)], max_steps=4, dropout=0.1)
     plain.run()
     loop = make_loop(reversal, tmp_path / "run", [range(20)], max_steps=4, dropout=0.1, eval_every=2, ema_decay=0.9)
-    loop.validate = validate
+    loop.task.validation, loop.task.validate = ([], []), validate
     loop.run()
     average = load_file(tmp_path / "run" / "checkpoints" / "step-00000004" / "training_state" / "ema.safetensors")
     best = load_file(tmp_path / "run" / "best" / "model.safetensors")

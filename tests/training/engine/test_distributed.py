@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from tests.helpers import ROOT
 from tests.helpers.training_runs import flags, make_loop, records, run, steps
-from vaswani_tx.training.engine.task import Validation
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.models.loading import read_tensors
 
 pytest_plugins = ["tests.helpers.training_runs"]
