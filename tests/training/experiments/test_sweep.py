@@ -10,8 +10,7 @@ import time
 import pytest
 from accelerate.state import AcceleratorState
 
-from tests.helpers import GOLDEN_PAPER
-from tests.helpers import ROOT
+from tests.helpers import GOLDEN_PAPER, ROOT
 from tests.helpers.training_runs import SMALL, steps
 from vaswani_tx import PRESETS, VaswaniConfig
 from vaswani_tx.training import evaluate_translation, sweep, train_translation
@@ -100,6 +99,8 @@ def own_cache(monkeypatch, tmp_path):
         ({"recipe": "none.yaml"}, "row plain: No recipe at"),
         ({"evaluation": {"modle": "best"}}, "evaluation: unknown key 'modle': did you mean 'model'?"),
         ({"evaluation": {"model": "worst"}}, "evaluation: model must be one of averaged, best, last, got 'worst'"),
+        ({"evaluation": {"metrics": "bleu"}}, "evaluation: metrics must be a list of names, such as [bleu, chrf]"),
+        ({"evaluation": {"metrics": ["rouge3"]}}, "evaluation: unknown metric 'rouge3': did you mean 'rouge"),
         ({"evaluation": {"beam": 0}}, "evaluation: beam must be a whole number greater than 0"),
         ({"grid": {"seeds": [1]}}, "mine.yaml, grid: unknown key 'seeds': did you mean 'seed'?"),
         ({"grid": {"seed": 1}}, "mine.yaml, grid: seed must be a list of values"),
@@ -107,7 +108,7 @@ def own_cache(monkeypatch, tmp_path):
         ({"set": SETTINGS | {"max_steps": None}}, "row plain: The run has no end"),
     ],
 )
-def test_a_wrong_file_is_named_with_row_and_mend(tmp_path, capsys, values, message):
+def test_a_wrong_file_is_named_with_row_and_fix(tmp_path, capsys, values, message):
     path = write(tmp_path, **values)
     assert sweep.main([str(path), "--output-dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
@@ -220,7 +221,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     path, out = write(tmp_path, reversal, rows=rows, note="Ours | theirs."), tmp_path / "out"
     assert sweep.main([str(path), "--output-dir", str(out)]) == 1
     error = capsys.readouterr().err
-    assert "row lost failed with status 1; going on with the next row." in error
+    assert "row lost failed with status 1; continuing with the next row." in error
     assert error.endswith("not done: lost failed with status 1\n")
     train, evaluate = "train_translation", "evaluate_translation"
     assert [module for module, _ in in_process] == [train, evaluate, train, train, evaluate]
@@ -249,7 +250,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_the_same_command_goes_on(reversal, tmp_path, in_process, capsys):
+def test_the_same_command_resumes(reversal, tmp_path, in_process, capsys):
     path, out = write(tmp_path, reversal), tmp_path / "out"
     words = [str(path), "--output-dir", str(out)]
     assert sweep.main([*words, "--only", "wide"]) == 0
@@ -261,7 +262,7 @@ def test_the_same_command_goes_on(reversal, tmp_path, in_process, capsys):
     in_process.clear()
     assert sweep.main(words) == 0
     assert in_process == []
-    # Another way of scoring scores again, and only that; a higher limit goes on.
+    # Another way of scoring scores again, and only that; a higher limit resumes.
     best = write(tmp_path, reversal, evaluation={"model": "best"})
     assert sweep.main([str(best), *words[1:]]) == 0
     assert [module for module, _ in in_process] == ["evaluate_translation"] * 2
@@ -362,7 +363,7 @@ def test_a_stopped_sweep_saves_and_goes_on(reversal, tmp_path, capfd, request):
     thread.join()
     error = capfd.readouterr().err
     assert "stopped by SIGTERM; saved as" in error
-    assert "sweep stopped by SIGTERM in row plain; the same command goes on from there." in error
+    assert "sweep stopped by SIGTERM in row plain; the same command resumes there." in error
     (saved,) = steps(out / "plain")
     states = [row["state"] for row in json.loads((out / "table.json").read_text())["rows"]]
     assert states == ["begun", "not begun"]
