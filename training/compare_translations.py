@@ -1,4 +1,4 @@
-"""Is one system's translation of a test set better than another's, or is the difference chance? A paired test says.
+"""Test whether one system's translation of a test set is better than another's, or the difference is chance.
 
     python -m vaswani_tx.training.compare_translations --target test.de baseline.de other.de
 

@@ -8,7 +8,7 @@ line-aligned text files, one .jsonl, .tsv or .parquet file (`--source-field`, `-
 Several reference files after `--target` are several references of each sentence.
 
 Decoding is the model's own (`generation_config.json`; for ours the paper's beam 4, alpha 0.6, source + 50 tokens)
-unless a flag says otherwise: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
+unless a flag changes it: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
 `--output` keeps the hypotheses, one a line; `--json` keeps every number. A file of hypotheses, whoever made it, is
 scored without a model:
 
@@ -45,7 +45,7 @@ from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, perplexity, translate_corpus
-from vaswani_tx.training.metrics.registry import signed_metrics
+from vaswani_tx.training.metrics.registry import BY_NAME, signed_metrics
 from vaswani_tx.training.metrics.scoring import (
     DEFAULT_METRICS,
     aligned,
@@ -232,7 +232,9 @@ def report(result: dict[str, Any]) -> str:
     """Return the results as lines of text."""
     rows = []
     if "perplexity" in result:
-        rows.append(("perplexity", f"{result['perplexity']:.3f}   a token, {result['nll']:.4f} nats"))
+        spec = BY_NAME["perplexity"]
+        value = spec.show_precisely(result["perplexity"])
+        rows.append((spec.title, f"{value}   a token, {result['nll']:.4f} nats"))
     if "seconds" in result:
         speed = f"{result['sentences_per_second']:.1f} sentences/s, {result['target_tokens_per_second']:.0f} tokens/s"
         rows.append(("speed", f"{speed}   ({result['sentences']} sentences in {result['seconds']:.1f} s)"))

@@ -1,13 +1,14 @@
-"""Predictions of a classifier for many examples, and what validation makes of them.
+"""Predictions of a classifier for many examples, and their scores for validation.
 
-`predict(model, kind, rows)` gives a prediction for each example in order, whatever the order of the batches;
+`predict(model, predictor, rows)` returns a prediction for each example in order, whatever the order of the batches;
 `ClassifierValidator` is what the training loop calls.
 """
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,21 +16,36 @@ from accelerate.utils import gather_object
 
 from vaswani_tx.training.data.labelled_rows import Rows
 from vaswani_tx.training.inference.translation import length_batches
-from vaswani_tx.training.tasks.classification_tasks import TaskSpec
 
-SAMPLES = 8  # predictions kept for people to read
+SAMPLES = 8  # predictions kept to be read
+
+
+class Predictor(Protocol):
+    """What turns a model's outputs into predictions and scores them, such as the `TaskSpec` of a classifier."""
+
+    def read(self, outputs: Any, rows: Rows, indices: Sequence[int]) -> list[Any]:
+        """Return what the model predicts for each row of a batch."""
+
+    def join(self, example: Any, found: Sequence[Any]) -> dict[str, Any]:
+        """Return the prediction for an example from what was read of its rows."""
+
+    def scores(self, examples: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> tuple[dict, dict]:
+        """Return the scores of predictions, and details such as the confusion matrix."""
+
+    def sample(self, example: Any, prediction: dict[str, Any]) -> dict[str, Any]:
+        """Return an example with its label and the prediction, to be read."""
 
 
 def predict(
     model: torch.nn.Module,
-    kind: TaskSpec,
+    predictor: Predictor,
     rows: Rows,
     *,
     batch_tokens: int = 8192,
     with_loss: bool = False,
     distributed: bool = False,
 ) -> tuple[list[dict[str, Any]], float | None]:
-    """A prediction for each example, and with `with_loss` the loss a label (not smoothed).
+    """Predict every example; return the predictions, and with `with_loss` the loss a label (not smoothed).
 
     Args:
         batch_tokens: tokens of a batch with its padding.
@@ -51,16 +67,16 @@ def predict(
                 # A divisor of 1 leaves the sum, which adds up over batches of any size.
                 outputs = model(**batch, num_items_in_batch=1.0) if with_loss else model(**batch)
                 total += float(outputs.loss) if with_loss else 0.0
-                found += zip(indices, kind.read(outputs, rows, indices), strict=True)
+                found += zip(indices, predictor.read(outputs, rows, indices), strict=True)
     finally:
         model.train(training)
     if processes > 1:
         found, total = gather_object(found), sum(gather_object([total]))
     by_example: list[list[Any]] = [[] for _ in rows.examples]
-    # Rows stand in the order of their examples, and those of one example in the order of its text.
+    # Rows are in the order of their examples, and those of one example in the order of its text.
     for index, values in sorted(found, key=lambda entry: entry[0]):
         by_example[rows.example_of[index]].append(values)
-    predictions = [kind.join(example, part) for example, part in zip(rows.examples, by_example, strict=True)]
+    predictions = [predictor.join(example, part) for example, part in zip(rows.examples, by_example, strict=True)]
     return predictions, total / int(rows.targets.sum()) if with_loss else None
 
 
@@ -73,7 +89,7 @@ class ClassifierValidator:
         reports: scores with their details (the confusion matrix) of the last calls.
     """
 
-    kind: TaskSpec
+    predictor: Predictor
     rows: Rows
     batch_tokens: int = 8192
     distributed: bool = False
@@ -81,14 +97,19 @@ class ClassifierValidator:
     reports: deque = field(default_factory=lambda: deque(maxlen=3), init=False)
 
     def __call__(self, model: torch.nn.Module, beam: int) -> dict[str, Any]:
-        """`loss` (nats a label, or squared error), and the scores of the kind of task; `beam` has no meaning here."""
+        """Return `loss` (nats a label, or squared error) and the task's scores; `beam` has no meaning here."""
         start = time.monotonic()
         predictions, loss = predict(
-            model, self.kind, self.rows, batch_tokens=self.batch_tokens, with_loss=True, distributed=self.distributed
+            model,
+            self.predictor,
+            self.rows,
+            batch_tokens=self.batch_tokens,
+            with_loss=True,
+            distributed=self.distributed,
         )
-        scores, details = self.kind.scores(self.rows.examples, predictions)
+        scores, details = self.predictor.scores(self.rows.examples, predictions)
         chosen = np.linspace(0, len(predictions) - 1, min(SAMPLES, len(predictions)), dtype=int)
-        self.samples = [self.kind.sample(self.rows.examples[i], predictions[i]) for i in chosen]
+        self.samples = [self.predictor.sample(self.rows.examples[i], predictions[i]) for i in chosen]
         scores = {"loss": loss, **scores, "examples": len(predictions)}
         self.reports.append(scores | details)
         return scores | {"validation_seconds": round(time.monotonic() - start, 3)}

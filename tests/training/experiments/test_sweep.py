@@ -296,6 +296,25 @@ def test_dry_run_prints_the_commands_and_writes_nothing(tmp_path, capsys):
     assert not out.exists()
 
 
+def test_the_table_has_the_metrics_that_the_sweep_names(tmp_path):
+    row = {"row": "plain", "changed": "-", "parameters": 1000, "updates": 2, "minutes": 1.0, "perplexity": 3.21049,
+           "state": "finished", "scored": "averaged", "sentences": 5, "paper": {"rouge1": 40.1},
+           "bleu": 20.0, "bleu_signature": "b", "chrf": 40.0, "rouge1": 33.333, "rouge1_signature": "r"}  # fmt: skip
+    named = {"evaluation": {"metrics": ["rouge1", "bleu"]}, "rows": {"plain": {"paper": {"rouge1": 40.1}}}}
+    for values, head, cells in (
+        (named, "PPL | BLEU | ROUGE-1 | minutes | paper's ROUGE-1 |", "3.210 | 20.00 | 33.33 | 1.0 | 40.1 |"),
+        ({}, "PPL | BLEU | minutes | paper's ROUGE-1 |", "3.210 | 20.00 | 1.0 | 40.1 |"),
+    ):
+        made = sweep.read_sweep(write(tmp_path, **values), [], str(tmp_path / "out"))
+        lines = sweep.table_text(made, [row]).splitlines()
+        assert head in lines[2] and cells in lines[4]
+        assert ("- ROUGE-1: `r`" in lines) == bool(values)
+    made = sweep.read_sweep(write(tmp_path, **named), [], str(tmp_path / "out"))
+    words = sweep.evaluation_words(made.rows[0])
+    assert words[words.index("--metrics") :][:3] == ["--metrics", "rouge1", "bleu"]
+    assert evaluate_translation.parse(words).metrics == ["rouge1", "bleu"]
+
+
 # Signals
 
 CHILD = """

@@ -1,4 +1,4 @@
-"""Scores of test sets: sacreBLEU's own numbers, the older tokenised forms against a plain twin, intervals, files."""
+"""Scores of test sets: sacreBLEU's own numbers, the older BLEU against a plain reference, intervals, files."""
 
 import json
 import math
@@ -27,7 +27,7 @@ SECOND = ["Der Hund läuft heim.", "Die Frau liest ein Buch", "Das ist schön!",
 
 
 def plain_bleu(hypotheses, *streams):
-    """BLEU of tokens parted by spaces as Papineni et al. (2002) define it, without smoothing; the twin."""
+    """BLEU of tokens parted by spaces as Papineni et al. (2002) define it, without smoothing; the reference."""
     matches, totals, length, reference_length = [0] * 4, [0] * 4, 0, 0
     for hypothesis, *references in zip(hypotheses, *streams, strict=True):
         words = hypothesis.split(" ") if hypothesis else []
@@ -95,7 +95,7 @@ def test_several_references():
 
 @pytest.mark.parametrize("language", ["de", "en"])
 @pytest.mark.parametrize("prepare", [compound_split, tokenised_lowercase])
-def test_older_forms_equal_the_plain_twin(prepare, language):
+def test_older_bleu_equals_the_plain_reference(prepare, language):
     name = f"bleu_{prepare.__name__}"
     scores = score_translations(HYPOTHESES, REFERENCES, metrics=[name], language=language)
     expected = plain_bleu(prepare(HYPOTHESES, language), prepare(REFERENCES, language))
@@ -105,7 +105,7 @@ def test_older_forms_equal_the_plain_twin(prepare, language):
     assert score_translations(HYPOTHESES, REFERENCES)["bleu"] != pytest.approx(expected, abs=0.5)
 
 
-def test_older_forms_by_hand():
+def test_older_bleu_by_hand():
     score = partial(score_translations, metrics=["bleu_compound_split", "bleu_tokenised_lowercase"])
     # Ein Rich ##AT##-##AT## Text ##AT##-##AT## Buch: of the 6, 5, 4 and 3 n-grams all but the last match.
     found = score(["Ein Rich-Text-Buch"], ["Ein Rich-Text-Heft"])
