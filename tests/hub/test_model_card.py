@@ -185,7 +185,9 @@ def test_scores_have_the_titles_of_the_registry_or_else_their_names(run, tmp_pat
     path = tmp_path / "scores.json"
     scores = {"rougeL": 30.125, "rougeL_signature": "nrefs:1|case:lc", "ter": 50.0, "ter_signature": "nrefs:1"}
     path.write_text(json.dumps(score(run / "averaged", **scores, own_score=1.5, own_score_signature="nrefs:1")))
-    results = sections(make_card(run / "averaged", evaluations=[path]))["Results"]
+    text = make_card(run / "averaged", evaluations=[path])
+    assert metadata_of(text)[0]["metrics"] == ["bleu", "chrf", "own", "rouge", "ter"]
+    results = sections(text)["Results"]
     for words in (
         "| ROUGE-L | **30.12**",
         "| TER (lower is better) | **50.00**",

@@ -128,7 +128,7 @@ def _eval_results(score: dict[str, Any], about: About, titles: Mapping[str, str]
             dataset_type=about.dataset_id or _slug(called),
             dataset_name=_plain(called),
             dataset_split=_plain(stem) or None,
-            metric_type=key.partition("_")[0],
+            metric_type=re.match("[a-z]*", key)[0] or key,  # as the Hub calls it: bleu, rouge
             metric_name=titles.get(key, key) + (f", {search}" if search else ""),
             metric_value=round(value, 2),
             metric_args={"signature": _plain(signature)},
