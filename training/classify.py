@@ -1,10 +1,11 @@
-"""Predicts with a classifier, a tagger or a reader of answers, and scores the predictions where the labels are known.
+"""Predict with a classifier, a tagger or a question answering model, and score where the labels are known.
 
-    python -m vaswani_tx.training.classify --model runs/first/best --input test.tsv --output said.jsonl --scores scores.json
+    python -m vaswani_tx.training.classify --model runs/first/best --input test.tsv --output found.jsonl \\
+        --scores scores.json
     echo "what a day" | python -m vaswani_tx.training.classify --model runs/first/best --input -
 
 The input is what `train_classifier` reads, labels optional; `-` (standard input) and, for texts, a .txt file hold one
-text a line, and so does any file with `--lines`: a tagger parts them at spaces. Each example gives one line of JSON:
+text a line, and so does any file with `--lines`: a tagger splits them at spaces. Each example gives one line of JSON:
 
     classification      {"text": ..., "label": "positive", "score": 0.98, "scores": {...}}
     multi_label         {"text": ..., "label": ["a", "b"], "scores": {...}}
@@ -13,7 +14,7 @@ text a line, and so does any file with `--lines`: a tagger parts them at spaces.
     question_answering  {"id": ..., "question": ..., "answer": "in 1990", "score": 0.8, "start": 17}
 
 `--scores FILE` asks for labels and writes accuracy, F1 and so on with each label and the confusion matrix. Any model of
-transformers' Auto classes that `train_classifier` made serves. For programs:
+transformers' Auto classes that `train_classifier` made will do. For programs:
 
     classifier = Classifier.load("runs/first/best")
     classifier.texts(["what a day"]); classifier.tag([["Ann", "ran"]]); classifier.answer("When?", "It was in 1990.")
@@ -54,7 +55,7 @@ from vaswani_tx.training.models.loading import check_folder, load_pretrained
 
 @dataclass
 class Classifier:
-    """A model with its tokenizer and what it was trained to say."""
+    """A model with its tokenizer and the task that it was trained for."""
 
     model: transformers.PreTrainedModel
     tokenizer: Any
@@ -63,7 +64,7 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu", **settings: Any) -> "Classifier":
-        """The classifier that a folder holds; `settings` replace its own `max_length`, `stride` or `no_answer`.
+        """Load the classifier that a folder holds; `settings` replace its own `max_length`, `stride` or `no_answer`.
 
         Raises:
             CheckpointError: the folder is damaged, or holds another kind of model.
@@ -86,26 +87,26 @@ class Classifier:
         return cls(model.to(device).eval(), tokenizer, kind)
 
     def predict(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """A prediction for each example, in order."""
+        """Return a prediction for each example, in order."""
         rows = self.kind.rows(examples, self.tokenizer, labelled=False)
         return predict(self.model, self.kind, rows, batch_tokens=self.batch_tokens)[0]
 
     def texts(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:
-        """A label for each text, or pair of texts."""
+        """Return a label for each text, or pair of texts."""
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
         return self.predict([TextExample(f"text {i}", *pair, None) for i, pair in enumerate(pairs, start=1)])
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-        """A tag for each word of each sentence."""
+        """Return a tag for each word of each sentence."""
         return self.predict([WordsExample(f"sentence {i}", list(s), None) for i, s in enumerate(sentences, start=1)])
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
-        """The answer to a question, where in the context it begins, and its probability in its window."""
+        """Return the answer to a question, where in the context it begins, and its probability in its window."""
         return self.predict([QuestionExample("the question", "1", question, context, None)])[0]
 
 
 def _task_of(config: dict[str, Any], folder: Path) -> str:
-    """The task by the class and the problem type, for models that were made elsewhere."""
+    """Return the task by the class and the problem type, for models that were made elsewhere."""
     name = next(iter(config.get("architectures") or []), "")
     if name.endswith("ForTokenClassification"):
         return "tagging"
@@ -119,7 +120,7 @@ def _task_of(config: dict[str, Any], folder: Path) -> str:
 
 
 def read_input(options: argparse.Namespace, task: str) -> list[Example]:
-    """The examples to predict; raises DataError naming file, line and field."""
+    """Return the examples to predict; raise DataError naming file, line and field."""
     path = options.input
     by_line = options.lines or path == "-" or (task in TEXT_TASKS and path.endswith(".txt"))
     if not by_line:
@@ -149,7 +150,7 @@ def _stdin_lines() -> Iterator[tuple[int, str]]:
 
 
 def shown(example: Example, prediction: dict[str, Any]) -> str:
-    """An example's line of output."""
+    """Return an example's line of output."""
     if isinstance(example, WordsExample):
         row: dict[str, Any] = {"tokens": example.words}
     elif isinstance(example, QuestionExample):
@@ -168,7 +169,7 @@ def _rounded(value: Any) -> Any:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Predicts, writes, scores; raises a ValueError that says what is wrong."""
+    """Predict, write, score; raise a ValueError where input cannot be used."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {"max_length": options.max_length, "stride": options.stride}
     classifier = Classifier.load(options.model, device, **settings)
@@ -191,7 +192,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line as a namespace."""
+    """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
         prog="python -m vaswani_tx.training.classify",
         description=__doc__,
@@ -206,7 +207,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset-config", help="configuration of a data set of the Hub")
     for name, default in ((name, field.default) for name, field in Fields.__dataclass_fields__.items()):
         flag = "--label-separator" if name == "separator" else f"--{name}-field"
-        meaning = "what parts several labels in a cell" if name == "separator" else f"field of the {name}"
+        meaning = "what separates several labels in a cell" if name == "separator" else f"field of the {name}"
         parser.add_argument(flag, dest=name, default=default, help=f"{meaning} ({default or 'none'})")
     parser.add_argument("--max-length", type=int, help="longest row in tokens; the model's own if absent")
     parser.add_argument("--stride", type=int, help="tokens that two windows share; the model's own if absent")
@@ -216,7 +217,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     options = parse(argv)
     transformers.utils.logging.disable_progress_bar()
     try:

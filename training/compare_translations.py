@@ -1,11 +1,11 @@
-"""Is one system's translation of a test set better than another's, or is the difference chance? A paired test says.
+"""Test whether one system's translation of a test set is better than another's, or the difference is chance.
 
     python -m vaswani_tx.training.compare_translations --target test.de baseline.de other.de
 
 The first file is the baseline; each further one is compared with it. All are plain detokenised text, one sentence a
-line, as `vaswani_tx.training.evaluate_translation --output` writes them. For every score the table shows each system's value, its
-mean and 95 % interval, the difference from the baseline, and p: how often chance alone would make a difference at
-least as large. `*` marks p < 0.05; without it, do not call one system the better.
+line, as `vaswani_tx.training.evaluate_translation --output` writes them. For every score the table shows each system's
+value, its mean and 95 % interval, the difference from the baseline, and p: how often chance alone would make a
+difference at least as large. `*` marks p < 0.05; without it, do not call one system the better.
 
 `--method bootstrap` (default; 1,000 resamples of the test set, Koehn 2004) or `--method randomization` (10,000 random
 exchanges of the two systems' sentences, Riezler and Maxwell 2005; no intervals). The former's p is the smaller, because
@@ -13,12 +13,13 @@ it regards one direction only: name the method beside a p. `--samples N` changes
 its fixed seed 12345, which the environment variable SACREBLEU_SEED replaces: the same files give the same table. Of
 many systems no better than the baseline, 1 in 20 is marked all the same.
 
-    python -m vaswani_tx.training.compare_translations --target ref.a.de --target ref.b.de A.de B.de C.de --metrics bleu ter
-    python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --metrics bleu_compound_split --json test.json
+    python -m vaswani_tx.training.compare_translations --target a.de --target b.de A.de B.de C.de --metrics bleu ter
+    python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --metrics rouge1 --json test.json
     python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --source test.en --examples 5
 
-`--metrics`: bleu, chrf, ter, bleu_compound_split, bleu_tokenised_lowercase (see training/metrics/scoring.py; the last two
-tokenise for `--target-language`). `--examples N` prints the N sentences whose chrF differs most, with their sources.
+`--metrics`: every metric of texts of training/metrics/registry.py, such as rouge1 (`--help` lists them; the two older
+tokenised BLEU scores and ROUGE regard `--target-language`). `--examples N` prints the N sentences whose chrF differs
+most, with their sources.
 """
 
 import argparse
@@ -28,18 +29,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sacrebleu.metrics import CHRF
-
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.metrics.scoring import (
-    LOWER_IS_BETTER,
-    METHODS,
-    METRIC_SPECS,
-    check_seed,
-    make_metric_spec,
-    read_lines,
-)
+from vaswani_tx.training.metrics.registry import BY_NAME, signed_metrics
+from vaswani_tx.training.metrics.scoring import DEFAULT_METRICS, make_text_metric, read_lines
+from vaswani_tx.training.metrics.text_metrics import METHODS, check_seed
 
 SAMPLES = {"bootstrap": 1000, "randomization": 10000}
 LEVEL = 0.05
@@ -57,12 +51,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("systems", nargs="+", metavar="FILE", help="hypotheses, one a line: the baseline first, then one or more")
     add("--target", action="append", required=True, metavar="FILE", help="references; again for several of a sentence")
     add("--source", metavar="FILE", help="sources, shown with --examples; their number is checked")
-    add("--metrics", nargs="+", choices=METRIC_SPECS, default=["bleu", "chrf", "ter"], help="default: bleu chrf ter")
+    names, default = ", ".join(signed_metrics()), " ".join(DEFAULT_METRICS)
+    add("--metrics", nargs="+", choices=signed_metrics(), default=list(DEFAULT_METRICS), metavar="NAME",
+        help=f"{names}; default: {default}")  # fmt: skip
     add("--method", choices=METHODS, default="bootstrap", help="default: bootstrap")
     add("--samples", type=_positive, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
     add("--lowercase", action="store_true", help="score without regard to case")
     add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser for bleu: 13a, intl, char, none, ...")
-    add("--target-language", default="de", metavar="CODE", help="for the Moses tokeniser; default: de")
+    add("--target-language", default="de", metavar="CODE", help="for Moses' tokeniser and ROUGE's stemmer; default: de")
     add("--examples", type=_positive, metavar="N", help="also print the N sentences that differ most")
     add("--json", type=Path, metavar="FILE", help="write the numbers here")
     options = parser.parse_args(argv)
@@ -89,12 +85,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
     choices = {"lowercase": options.lowercase, "tokenize": options.bleu_tokenizer, "language": options.target_language}
     for name in dict.fromkeys(options.metrics):
-        form = make_metric_spec(name, **choices)
-        signature, found = form.paired_test(systems, references, options.method, samples)
+        signature, found = make_text_metric(name, **choices).paired_test(systems, references, options.method, samples)
         rows = [_row(system, one, found[0]) for system, one in zip(systems, found, strict=True)]
         result["metrics"][name] = {
             "signature": signature,
-            "lower_is_better": name in LOWER_IS_BETTER,
+            "lower_is_better": not BY_NAME[name].higher_is_better,
             "systems": rows,
         }
     if options.examples:
@@ -105,7 +100,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def read_files(
     targets: Sequence[str], systems: Sequence[str], source: str | None
 ) -> tuple[list[list[str]], dict[str, list[str]], list[str] | None]:
-    """References by file, hypotheses by file name, and sources; DataError unless all have as many lines."""
+    """Return references by file, hypotheses by file name, and sources; DataError unless all have as many lines."""
     repeated = {name for name in systems if systems.count(name) > 1}
     if repeated:
         raise DataError(f"{sorted(repeated)[0]} is named twice: name every system's file once.")
@@ -126,8 +121,8 @@ def read_files(
 def examples(
     systems: dict[str, list[str]], references: list[list[str]], sources: list[str] | None, count: int
 ) -> list[dict[str, Any]]:
-    """For each system the sentences whose chrF differs most from the baseline's, largest difference first."""
-    chrf = CHRF()
+    """Return for each system the sentences whose chrF differs most from the baseline's, largest difference first."""
+    chrf = make_text_metric("chrf").metric
     groups = list(zip(*references, strict=True))
     scores = {
         name: [chrf.sentence_score(line, group).score for line, group in zip(lines, groups, strict=True)]
@@ -146,7 +141,7 @@ def examples(
 
 
 def report(result: dict[str, Any]) -> str:
-    """The results as a table for people, one block a score."""
+    """Return the results as a table of text, one block a score."""
     method = {"bootstrap": "paired bootstrap", "randomization": "paired approximate randomization"}[result["method"]]
     lines = [
         f"{result['sentences']:,} sentences, {method}, {result['samples']:,} samples, seed {result['seed']}",
@@ -154,15 +149,16 @@ def report(result: dict[str, Any]) -> str:
     ]
     for name, found in result["metrics"].items():
         note = " (lower is better)" if found["lower_is_better"] else ""
-        lines += ["", f"{METRIC_SPECS[name]}{note}   {found['signature']}"]
+        spec = BY_NAME[name]
+        lines += ["", f"{spec.title}{note}   {found['signature']}"]
         width = max(len(row["system"]) for row in found["systems"])
         for row in found["systems"]:
-            text = f"  {row['system']:<{width}}  {row['score']:6.2f}"
+            text = f"  {row['system']:<{width}}  {spec.show(row['score']):>6}"
             if "mean" in row:
-                text += f"   {row['mean']:6.2f} ± {row['half_width']:.2f}"
+                text += f"   {spec.show(row['mean']):>6} ± {spec.show(row['half_width'])}"
             if "p_value" in row:
                 mark = " *" if row["p_value"] < LEVEL else ""
-                text += f"   {row['difference']:+.2f}   p = {row['p_value']:.4f}{mark}"
+                text += f"   {row['difference']:+{spec.number}}   p = {row['p_value']:.4f}{mark}"
             lines.append(text)
     for example in result.get("examples", ()):
         lines += ["", f"line {example['line']}: {example['difference']:+.1f} chrF"]
@@ -193,7 +189,7 @@ def _row(system: str, found: Any, baseline: Any) -> dict[str, Any]:
         row |= {"mean": float(found.mean), "half_width": float(found.ci)}
     if found.p_value is not None:
         difference = row["score"] - float(baseline.score)
-        # Of a file and its copy sacreBLEU says the smallest p that there is; but chance always makes as much as 0.
+        # For a file and its copy sacreBLEU returns the smallest p that there is; but chance always makes as much as 0.
         row |= {"difference": difference, "p_value": float(found.p_value) if difference else 1.0}
     return row
 

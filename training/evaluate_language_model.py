@@ -45,6 +45,7 @@ from vaswani_tx.training.inference.language_modeling import (
     pseudo_log_likelihoods,
     read_documents,
 )
+from vaswani_tx.training.metrics.registry import BY_NAME
 from vaswani_tx.training.metrics.scoring import aligned
 from vaswani_tx.training.models.loading import load_pretrained
 
@@ -92,7 +93,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """The scores that the options ask for; raises ValueError where model, text or numbers cannot be used."""
+    """Return the scores that the options ask for; raise ValueError where model, text or numbers cannot be used."""
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
     corpus = TextCorpus(
@@ -126,7 +127,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
-    """Kind, model and tokenizer; raises CheckpointError naming the folder where they cannot be loaded."""
+    """Return kind, model and tokenizer; raise CheckpointError naming the folder where they cannot be loaded."""
     try:
         config = AutoConfig.from_pretrained(options.model)
         names = config.architectures or [""]
@@ -141,7 +142,7 @@ def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
             make = partial(load_pretrained, MODELS[kind])
         model, found = make(options.model, dtype=DTYPES[options.dtype], output_loading_info=True)
         if missing := sorted(found["missing_keys"]):
-            # from_pretrained only warns of these and goes on with random numbers in their place.
+            # from_pretrained only warns of these and leaves random numbers in their place.
             raise CheckpointError(
                 f"The weights of '{options.model}' lack {len(missing)} tensors of {type(model).__name__}, first "
                 f"'{missing[0]}': name a folder of such a model."
@@ -149,35 +150,40 @@ def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(options.model)
     except CheckpointError:
         raise
-    except Exception as error:  # the libraries raise a dozen kinds, all of which end here for the user
+    except Exception as error:  # the libraries raise a dozen types, each of which means the same to the user
         raise CheckpointError(f"'{options.model}' does not load as a language model: {error}") from error
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return kind, model.to(name).eval(), tokenizer
 
 
 def report(result: dict[str, Any]) -> str:
-    """The results as lines for people."""
+    """Return the results as lines of text."""
     tokens = f"{result['documents']:,} documents, {result['tokens']:,} tokens"
-    rows = [("loss", f"{result['loss']:.4f} nats a token   ({tokens})")]
+    shown = {
+        name: (BY_NAME[name].title, BY_NAME[name].show_precisely(result[name])) for name in BY_NAME if name in result
+    }
+    rows = [_row(shown["loss"], f"nats a token   ({tokens})")]
     if result["kind"] == "causal":
         rows += [
-            ("perplexity", f"{result['perplexity']:.3f} per token"),
+            _row(shown["perplexity"], "per token"),
             ("", f"{result['word_perplexity']:.3f} per word   ({result['words']:,} words, line ends among them)"),
-            ("bits per byte", f"{result['bits_per_byte']:.4f}   ({result['bytes']:,} bytes)"),
+            _row(shown["bits_per_byte"], f"  ({result['bytes']:,} bytes)"),
         ]
     else:
         rate, seed = result["settings"]["rate"], result["settings"]["seed"]
         rows += [
-            (
-                "perplexity",
-                f"{result['perplexity']:.3f} per masked token   ({100 * rate:g} % of the words, seed {seed})",
-            ),
-            ("accuracy", f"{100 * result['accuracy']:.2f} % of the masked tokens"),
+            _row(shown["perplexity"], f"per masked token   ({100 * rate:g} % of the words, seed {seed})"),
+            (shown["accuracy"][0], f"{100 * result['accuracy']:.2f} % of the masked tokens"),
         ]
     if "pseudo_loss" in result:
         each = f"{result['pseudo_loss']:.4f} nats a token, {result['pseudo_tokens']:,} tokens"
         rows.append(("pseudo-perplexity", f"{result['pseudo_perplexity']:.3f}   ({each})"))
     return "\n".join(aligned(rows))
+
+
+def _row(shown: tuple[str, str], meaning: str) -> tuple[str, str]:
+    title, value = shown
+    return title, f"{value} {meaning}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _limit(model: Any, tokenizer: Any) -> int:
-    """The longest sequence that the model was made for."""
+    """Return the longest sequence that the model was made for."""
     own = getattr(model.config, "max_position_embeddings", None) or LENGTH
     return min(LENGTH, own, tokenizer.model_max_length)
 

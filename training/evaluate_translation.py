@@ -1,4 +1,4 @@
-"""Translate a test set with a trained model and score it: BLEU, chrF and TER with signatures, exact match, speed.
+"""Translate a test set with a trained model and score it by any metric, with signatures; also its speed.
 
     python -m vaswani_tx.training.evaluate_translation --model runs/demo/best --source test.en --target test.de
 
@@ -8,23 +8,25 @@ line-aligned text files, one .jsonl, .tsv or .parquet file (`--source-field`, `-
 Several reference files after `--target` are several references of each sentence.
 
 Decoding is the model's own (`generation_config.json`; for ours the paper's beam 4, alpha 0.6, source + 50 tokens)
-unless a flag says otherwise: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
+unless a flag changes it: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
 `--output` keeps the hypotheses, one a line; `--json` keeps every number. A file of hypotheses, whoever made it, is
 scored without a model:
 
     python -m vaswani_tx.training.evaluate_translation --hypotheses test.out.de --target test.de --bootstrap 1000
 
-Scores are those of sacreBLEU on plain text; put the signature beside a score that you publish. `--bootstrap N` adds the
-mean and 95 % interval over N resamples of the test set by sacreBLEU, with its fixed seed 12345 (or SACREBLEU_SEED from
-the environment). Whether one of two systems is better: `python -m vaswani_tx.training.compare_translations`.
+`--metrics` chooses the scores, such as `--metrics bleu chrf` or, of summaries, `--metrics rouge1 rouge2 rougeL`: those
+of training/metrics/registry.py, on plain text. Put the signature beside a score that you publish. `--bootstrap N` adds
+the mean and 95 % interval over N resamples of the test set by sacreBLEU, with its fixed seed 12345 (or SACREBLEU_SEED
+from the environment). Whether one of two systems is better: `python -m vaswani_tx.training.compare_translations`.
 `--compound-split` and `--tokenised-lowercase` add the tokenised BLEU of the paper's and of Multi30k's results, which
 compare with those results and with nothing else (training/metrics/moses.py; `--target-language` for the tokeniser).
 `--perplexity` costs one more pass, over the first reference; compare it between models with one vocabulary only.
 
-    python -m vaswani_tx.training.evaluate_translation --model runs/multi30k/averaged --source test2016.en --target test2016.de \\
-        --beam 5 --bootstrap 1000 --compound-split --tokenised-lowercase --perplexity --output test2016.out.de
+    python -m vaswani_tx.training.evaluate_translation --model runs/multi30k/averaged \\
+        --source test2016.en --target test2016.de --beam 5 --bootstrap 1000 \\
+        --compound-split --tokenised-lowercase --perplexity --output test2016.out.de
 
-On several devices, with the results in order:  accelerate launch -m vaswani_tx.training.evaluate_translation --model ...
+On several devices, with the results in order: accelerate launch -m vaswani_tx.training.evaluate_translation --model ...
 """
 
 import argparse
@@ -43,15 +45,19 @@ from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, perplexity, translate_corpus
+from vaswani_tx.training.metrics.registry import BY_NAME, signed_metrics
 from vaswani_tx.training.metrics.scoring import (
+    DEFAULT_METRICS,
     aligned,
-    check_seed,
-    make_metric_spec,
+    make_text_metric,
     read_lines,
     score_rows,
     score_translations,
 )
+from vaswani_tx.training.metrics.text_metrics import check_seed
 
+# Metrics that have a flag of their own beside `--metrics`.
+EXTRA_METRICS = {"compound_split": "bleu_compound_split", "tokenised_lowercase": "bleu_tokenised_lowercase"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -81,12 +87,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--max-new-tokens", type=_positive, metavar="N", help="longest translation; default: the model's own rule")
     add("--max-source-length", type=_positive, metavar="N", help="cut sources to N tokens; default: never")
     add("--batch-tokens", type=_positive, default=4096, metavar="N", help="source tokens of a batch, before beams")
+    names = ", ".join(signed_metrics())
+    add("--metrics", nargs="+", choices=signed_metrics(), default=list(DEFAULT_METRICS), metavar="NAME",
+        help=f"scores: {names}; default: {' '.join(DEFAULT_METRICS)}")  # fmt: skip
     add("--lowercase", action="store_true", help="score without regard to case")
     add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser: 13a, intl, char, none, ...")
     add("--bootstrap", type=_positive, default=0, metavar="N", help="resamples for 95 %% intervals, such as 1000")
     add("--compound-split", action="store_true", help="also the paper's tokenised BLEU with compounds split")
     add("--tokenised-lowercase", action="store_true", help="also BLEU lowercased, normalised, tokenised, as Multi30k's")
-    add("--target-language", default="de", metavar="CODE", help="for the tokeniser of these two; default: de")
+    add(
+        "--target-language",
+        default="de",
+        metavar="CODE",
+        help="for the tokeniser of these two and for ROUGE's stemmer; default: de",
+    )
     add("--perplexity", action="store_true", help="also compute the perplexity of the references")
     add("--output", type=Path, metavar="FILE", help="write the hypotheses here, one a line")
     add("--json", type=Path, metavar="FILE", help="write the scores and settings here")
@@ -119,14 +133,18 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         limit = options.limit or len(sources)
         sources, references = sources[:limit], [stream[:limit] for stream in references]
         made, hypotheses = _translate(options, sources, references[0])
-    scores = score_translations(hypotheses, *references, **_scoring(options)) if _is_main_process() else {}
+    scores: dict[str, Any] = {}
+    if _is_main_process():
+        scores = score_translations(
+            hypotheses, *references, metrics=_metrics(options), bootstrap=options.bootstrap, **_choices(options)
+        )
     return {**scores, **made, "hypotheses": hypotheses}
 
 
 def _translate(
     options: argparse.Namespace, sources: list[str], references: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The hypotheses of the model, and what it took to make them."""
+    """Return the hypotheses of the model, and what it took to make them."""
     device, distributed = _device(options.device)
     loading = {"dtype": DTYPES[options.dtype]} if options.dtype else {}
     model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
@@ -149,7 +167,7 @@ def _translate(
 
 
 def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
-    """Sources (none where only hypotheses are scored) and the references, a list for each of their files."""
+    """Return the sources (none where only hypotheses are scored) and the references, a list for each of their files."""
     targets = options.target or []
     if options.source is None:
         return [], _same_length(targets, [read_lines(path) for path in targets])
@@ -176,7 +194,7 @@ def _same_length(files: list[str], streams: list[list[str]]) -> list[list[str]]:
 
 
 def _read_hypotheses(options: argparse.Namespace, total: int) -> list[str]:
-    """The given translations, of the whole test set of `total` sentences or of its first `--limit`."""
+    """Return the given translations, of the whole test set of `total` sentences or of its first `--limit`."""
     lines = read_lines(options.hypotheses)
     limit = min(options.limit or total, total)
     if len(lines) not in (limit, total):
@@ -187,12 +205,15 @@ def _read_hypotheses(options: argparse.Namespace, total: int) -> list[str]:
     return lines[:limit]
 
 
-def _scoring(options: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say of the scores, as `score_translations` takes it."""
-    extra = {"bleu_compound_split": options.compound_split, "bleu_tokenised_lowercase": options.tokenised_lowercase}
+def _metrics(options: argparse.Namespace) -> list[str]:
+    """Return the names of the metrics that the flags ask for, each once."""
+    extra = [name for flag, name in EXTRA_METRICS.items() if getattr(options, flag)]
+    return list(dict.fromkeys([*options.metrics, *extra]))
+
+
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the metrics, as `TextOptions` has them."""
     return {
-        "forms": ["bleu", "chrf", "ter", *(name for name, wanted in extra.items() if wanted)],
-        "bootstrap": options.bootstrap,
         "lowercase": options.lowercase,
         "tokenize": options.bleu_tokenizer,
         "language": options.target_language,
@@ -200,19 +221,20 @@ def _scoring(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_scoring(options: argparse.Namespace) -> None:
-    """Find an impossible choice of scores before the work of translating is done, not after."""
-    choices = _scoring(options)
-    for name in choices["forms"]:
-        make_metric_spec(name, tokenize=choices["tokenize"], language=choices["language"]).prepare([])
+    """Raise ValueError for an impossible choice of scores before the work of translating is done, not after."""
+    for name in _metrics(options):
+        make_text_metric(name, **_choices(options)).prepare([])
     if options.bootstrap:
         check_seed()
 
 
 def report(result: dict[str, Any]) -> str:
-    """The results as lines for people."""
+    """Return the results as lines of text."""
     rows = []
     if "perplexity" in result:
-        rows.append(("perplexity", f"{result['perplexity']:.3f}   a token, {result['nll']:.4f} nats"))
+        spec = BY_NAME["perplexity"]
+        value = spec.show_precisely(result["perplexity"])
+        rows.append((spec.title, f"{value}   a token, {result['nll']:.4f} nats"))
     if "seconds" in result:
         speed = f"{result['sentences_per_second']:.1f} sentences/s, {result['target_tokens_per_second']:.0f} tokens/s"
         rows.append(("speed", f"{speed}   ({result['sentences']} sentences in {result['seconds']:.1f} s)"))
@@ -252,16 +274,16 @@ def _positive(text: str) -> int:
 
 
 def _field(name: str) -> str | int:
-    """A column of a table without a header is given by its number."""
+    """Return the field's name, or its number: that is how a column of a table without a header is given."""
     return int(name) if name.isdecimal() else name
 
 
 def _device(name: str | None) -> tuple[torch.device, bool]:
-    """The device, and whether several processes share the work; only then Accelerate is needed."""
+    """Return the device, and whether several processes share the work; only then Accelerate is needed."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import Accelerator
 
-        # Without a GPU and without this word accelerate makes no group: each process would do all of the work.
+        # Without a GPU and without `cpu` accelerate makes no group: each process would do all of the work.
         return Accelerator(cpu=name == "cpu" or not torch.accelerator.is_available()).device, True
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu")), False
 
@@ -271,7 +293,7 @@ def _is_main_process() -> bool:
 
 
 def _decoding(options: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """What the flags override of the model's generation configuration."""
+    """Return what the flags override of the model's generation configuration."""
     given = {
         "num_beams": options.beam,
         "gnmt_alpha": options.alpha,
@@ -298,12 +320,12 @@ def _settings(options: argparse.Namespace, model: Any = None) -> dict[str, Any]:
 
 
 def _one_line(text: str) -> str:
-    """A hypothesis must stay on its line of the file, whatever the model made."""
+    """Return a hypothesis without line breaks, so that it stays on its line of the file."""
     return text.replace("\r", " ").replace("\n", " ")
 
 
 def _check_writable(path: Path | None) -> None:
-    """Find a folder in the way of an output file before the work of translating is done, not after."""
+    """Raise ValueError where a folder is in the way of an output file, before the work of translating is done."""
     if path is not None and path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder: name a file for the results")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from vaswani_tx.hub.model_card import About, CardError, make_card
 from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.metrics.registry import card_titles
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -73,6 +74,7 @@ def write_card(options: argparse.Namespace) -> Path:
         load_from=options.load_from,
         code=options.with_code,
         about=about,
+        titles=card_titles(),
     )
     atomic_text(options.output, text)
     return options.output

@@ -23,11 +23,12 @@ from markupsafe import Markup
 import vaswani_tx
 from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.metrics.registry import BY_NAME, MetricSpec
 from vaswani_tx.training.reporting.plots import AXES, Curves, Panel, Theme, draw_curves, draw_svg, is_number, panels_of
 from vaswani_tx.training.reporting.run_data import Run, differing_keys, read_run
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-# Colours that stand for a variable of the page's style sheet, so that one picture serves light and dark pages.
+# Colours that become a variable of the page's style sheet, so that one picture serves light and dark pages.
 _COLORS = {f"#0000{10 + number:02x}": f"var(--series-{number})" for number in range(8)}
 _VARIABLES = {"#000001": "var(--ink)", "#000002": "var(--grid)", "#000003": "var(--ground)", **_COLORS}
 THEME = Theme(ink="#000001", grid="#000002", ground="#000003", colors=tuple(_COLORS))
@@ -36,8 +37,8 @@ THEME = Theme(ink="#000001", grid="#000002", ground="#000003", colors=tuple(_COL
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="python -m vaswani_tx.training.report", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; the first one gives the report its place")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the HTML file; default: RUN/report.html")
@@ -48,25 +49,32 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def render(runs: Sequence[Run], title: str) -> str:
-    """The page; every text that comes from a run is escaped."""
+    """Return the page; every text that comes from a run is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "reporting" / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent / "reporting" / "templates"), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "count": count, "number": number, "duration": duration, "size": size, "moment": moment, "short": short,
+        "count": count, "number": number, "score": score, "duration": duration, "size": size,
+        "moment": moment, "short": short,
     }  # fmt: skip
     curves = [run.curves for run in runs]
     return environment.get_template("report.html").render(
         title=title, runs=runs, several=len(runs) > 1, axes=AXES,
-        panels=[picture(panel, curves) for panel in panels_of(curves)],
+        metrics=shared_metrics(runs), panels=[picture(panel, curves) for panel in panels_of(curves)],
         differing=differing_keys(list(runs)) if len(runs) > 1 else [],
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), version=vaswani_tx.__version__,
     )  # fmt: skip
 
 
+def shared_metrics(runs: Sequence[Run]) -> list[MetricSpec]:
+    """Return the metrics of all runs in the order of the registry."""
+    names = {spec.name for run in runs for spec in run.metrics}
+    return [spec for name, spec in BY_NAME.items() if name in names]
+
+
 def picture(panel: Panel, runs: Sequence[Curves]) -> dict[str, Any]:
-    """One panel over each axis as SVG, with the sentence that stands for it where it cannot be seen."""
+    """Return one panel over each axis as SVG, with a sentence for those who cannot see it."""
     spoken = describe(panel, runs)
     svgs = {
         axis: inline_svg(
@@ -78,7 +86,7 @@ def picture(panel: Panel, runs: Sequence[Curves]) -> dict[str, Any]:
 
 
 def describe(panel: Panel, runs: Sequence[Curves]) -> str:
-    """First and last value of every line, and its best one."""
+    """Return first and last value of every line, and its best one, as a sentence."""
     parts = []
     for run in runs:
         for series in panel.series:
@@ -96,7 +104,7 @@ def describe(panel: Panel, runs: Sequence[Curves]) -> str:
 
 
 def inline_svg(text: str, prefix: str, title: str, spoken: str) -> Markup:
-    """A drawing for the inside of a page: its own names for its parts, the page's colours and font, a text for ears."""
+    """Return a drawing to embed in a page: unique ids, the page's colours and font, a text for screen readers."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     # What matplotlib wrote is no foreign input, and Python's parser fetches no external entity.
@@ -133,7 +141,7 @@ def _adopt(element: ElementTree.Element, prefix: str) -> None:
 
 
 def count(value: Any) -> str:
-    """12345 as 12,345, and large ones short: 2,598,912 as 2.6 million; a dash for what is not known."""
+    """Return 12345 as 12,345, large numbers short, 2,598,912 as 2.6 million; a dash for what is not known."""
     if not is_number(value):
         return "–"
     for unit, name in ((1e9, "billion"), (1e6, "million")):
@@ -143,12 +151,17 @@ def count(value: Any) -> str:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A score with so many decimals; a dash for what is not known."""
+    """Return a number with so many decimals; a dash for what is not known."""
     return f"{value:,.{digits}f}" if is_number(value) else "–"
 
 
+def score(value: Any, spec: MetricSpec) -> str:
+    """Return a score in the format of its metric; a dash for what is not known."""
+    return spec.show(value) if is_number(value) else "–"
+
+
 def duration(seconds: Any) -> str:
-    """Seconds as 47 min, 3 h 05 min or 2 d 04 h."""
+    """Return seconds as 47 min, 3 h 05 min or 2 d 04 h."""
     if not is_number(seconds):
         return "–"
     if seconds < 120:
@@ -161,21 +174,21 @@ def duration(seconds: Any) -> str:
 
 
 def size(value: Any) -> str:
-    """Bytes as 31.9 MB."""
+    """Return bytes as 31.9 MB."""
     if not is_number(value):
         return "–"
     return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
 
 def moment(seconds: Any) -> str:
-    """Seconds since 1970 as a date and time."""
+    """Return seconds since 1970 as a date and time."""
     if not is_number(seconds):
         return "–"
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def short(value: Any) -> str:
-    """Any value of a JSON file as one short text."""
+    """Return any value of a JSON file as one short text."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -186,7 +199,7 @@ def short(value: Any) -> str:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """The folders' names, with so many of the folders above as it takes to tell them apart."""
+    """Return the folders' names, with so many of the folders above as it takes to tell them apart."""
     resolved = [Path(path).resolve().parts for path in paths]
     for depth in range(1, max(map(len, resolved)) + 1):
         names = ["/".join(parts[-depth:]) for parts in resolved]
@@ -196,7 +209,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def write(options: argparse.Namespace) -> list[Path]:
-    """Writes what the options ask for and returns the files; raises ValueError where a run cannot be reported."""
+    """Write what the options ask for and return the files; raise ValueError where a run cannot be reported."""
     runs = [read_run(path, name) for path, name in zip(options.runs, names_of(options.runs), strict=True)]
     title = options.title or ", ".join(run.name for run in runs)
     output = options.output or (None if options.png else runs[0].path / "report.html")
@@ -214,7 +227,7 @@ def write(options: argparse.Namespace) -> list[Path]:
 
 
 def write_png(runs: Sequence[Run], target: Path, title: str, axis: str) -> None:
-    """The curves as a picture that is whole or absent."""
+    """Write the curves as a picture that is whole or absent."""
     temporary = target.with_name(f".tmp-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +240,7 @@ def write_png(runs: Sequence[Run], target: Path, title: str, axis: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report and name its files; 2 with one line on stderr for what is no run, 1 for a disk that refuses."""
+    """Write the report and name its files; 2 with one line on stderr for what is no run, 1 if it cannot be written."""
     try:
         for path in write(parse(argv)):
             print(path)

@@ -1,22 +1,24 @@
-"""Trains the rows of a table one after another, scores each on the development set, and writes the table.
+"""Train the rows of a table one after another, score each on the development set, and write the table.
 
     python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --dry-run
-    python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --only base A1 --max-steps 5000
+    python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 \\
+        --only base A1 --max-steps 5000
 
 The file comes first; every further flag is one of the training command's, for all rows, and goes before what they set.
-A row trains into OUTPUT_DIR/ROW, with `--launch training/accelerate_configs/ddp.yaml` (or more of accelerate's own flags:
-`--launch "training/accelerate_configs/ddp.yaml --num_processes 2"`) through `accelerate launch`. OUTPUT_DIR/table.md and
-table.json are rewritten after each row. The same command goes on where it stopped: finished rows are skipped, a stopped
-one resumes. A row that fails is reported and the next one started; the exit status is then 1. SIGTERM and Ctrl-C let
-the run at hand save first; the exit status is then 128 plus the signal's number. A file or flag that cannot be used
-ends with status 2 before anything starts.
+A row trains into OUTPUT_DIR/ROW, with `--launch training/accelerate_configs/ddp.yaml` (or more of accelerate's own
+flags: `--launch "training/accelerate_configs/ddp.yaml --num_processes 2"`) through `accelerate launch`.
+OUTPUT_DIR/table.md and table.json are rewritten after each row. The same command resumes where it stopped: finished
+rows are skipped, a stopped one resumes. A row that fails is reported and the next one started; the exit status is then
+1. SIGTERM and Ctrl-C let the current run save first; the exit status is then 128 plus the signal's number. A file or
+flag that cannot be used ends with status 2 before anything starts.
 
 A sweep file is a YAML mapping:
 
     title: what the table is called          # all keys but rows or grid may be left out
     recipe: ../recipes/multi30k_en_de.yaml   # beside this file; base of all rows
     set: {max_steps: 1000}                   # keys of the recipe for all rows
-    evaluation: {model: averaged}            # or best, last; source, target, split, beam, ... in place of validation's
+    evaluation: {model: averaged}            # or best, last; source, target, split, beam, ... in place of validation's;
+                                             # metrics: [bleu, rouge1] chooses the scores of the table
     rows:
       narrow:
         set: {model.d_ff: 128}               # keys of the recipe for this row; model.FIELD is one field of the model
@@ -55,20 +57,11 @@ from vaswani_tx.training.experiments.sweep_rows import (
     read_sweep,
 )
 from vaswani_tx.training.files import atomic_text
+from vaswani_tx.training.metrics.registry import BY_NAME, MAIN_METRICS, TEXT, MetricSpec, signed_metrics
 
 TRAIN, EVALUATE = "vaswani_tx.training.train_translation", "vaswani_tx.training.evaluate_translation"
 LAUNCHER = "accelerate.commands.launch"
 ROOT = Path(__file__).parent.parent
-BLEU_COLUMNS = {
-    "bleu": "BLEU",
-    "bleu_compound_split": "BLEU, compounds split",
-    "bleu_tokenised_lowercase": "BLEU, tokenised lowercase",
-}
-PAPER_COLUMNS = {
-    "perplexity": ("paper's PPL", "{:.2f}"),
-    "bleu": ("paper's BLEU", "{}"),
-    "parameters": ("paper's parameters", "{} M"),
-}
 # What a tokenizer is made from: rows that agree in these share the one of the first of them.
 TOKENIZER_KEYS = (
     "data_dir", "train_source", "train_target", "train_split", "dataset_config", "corpora", "source_field",
@@ -80,14 +73,14 @@ TOKENIZER_KEYS = (
 
 
 def scored_model(row: Row) -> Path:
-    """The model folder that the table scores; where there is no average, the last checkpoint."""
+    """Return the model folder that the table scores; where there is no average, the last checkpoint."""
     folder = row.folder
     chosen = {"averaged": folder.averaged, "best": folder.best}.get(row.evaluation["model"])
     return chosen if chosen and chosen.is_dir() else latest_checkpoint(folder.checkpoints) or folder.checkpoints
 
 
 def evaluation_words(row: Row) -> list[str]:
-    """The evaluation command's arguments: the row's own development set and beam unless the sweep names others."""
+    """Return the evaluation command's arguments: its development set and beam unless the sweep names others."""
     arguments = row.arguments
     values = {
         "source": arguments.validation_source, "target": arguments.validation_target,
@@ -101,13 +94,19 @@ def evaluation_words(row: Row) -> list[str]:
         if arguments.data_dir and values[side]:
             values[side] = os.path.join(arguments.data_dir, values[side])
     given = {key.replace("_", "-"): value for key, value in values.items() if value not in (None, False)}
-    words = [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
+    words = [word for key, value in given.items() for word in _flag_words(key, value)]
     files = [f"--json={row.folder.path / 'evaluation.json'}", f"--output={row.folder.path / 'hypotheses.txt'}"]
     return [f"--model={scored_model(row)}", *words, "--perplexity", *files]
 
 
+def _flag_words(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}" if value is True else f"--{key}={value}"]
+
+
 def evaluation_result(row: Row) -> dict[str, Any] | None:
-    """The scores of the row's model as the sweep asks for them, or None if there are none of it yet."""
+    """Return the scores of the row's model as the sweep asks for them, or None if there are none of it yet."""
     file = row.folder.path / "evaluation.json"
     if not is_finished(row) or not file.exists() or file.stat().st_mtime < row.folder.finished.stat().st_mtime:
         return None
@@ -121,7 +120,7 @@ def evaluation_result(row: Row) -> dict[str, Any] | None:
 
 
 def shared_tokenizer(sweep: Sweep, row: Row) -> list[str]:
-    """`--tokenizer` of the first row with the same text, so that it is trained once and the rows can be compared."""
+    """Return `--tokenizer` of the first row with the same text: it is trained once, and the rows can be compared."""
     arguments = row.arguments
     if arguments.tokenizer or arguments.init_from:
         return []
@@ -136,7 +135,7 @@ def shared_tokenizer(sweep: Sweep, row: Row) -> list[str]:
 
 
 class Commands:
-    """Runs one command at a time, and hands SIGTERM and SIGINT on to it once, so that a training run saves first.
+    """Run one command at a time, and pass SIGTERM and SIGINT to it once, so that a training run saves first.
 
     A command gets a session of its own: Ctrl-C on the terminal would else reach it twice, which ends it at once.
     """
@@ -146,7 +145,7 @@ class Commands:
     def __init__(self):
         self.signum = 0
         self.process: subprocess.Popen | None = None
-        self._handed_on = False
+        self._passed_on = False
         self._former: dict[int, Any] = {}
 
     def __enter__(self):
@@ -161,14 +160,14 @@ class Commands:
             signal.signal(signum, former)
 
     def run(self, words: list[str]) -> int:
-        """The exit status of a command; 128 plus the number of the signal that ended it, or that came before it."""
+        """Return the exit status of a command, or 128 plus the number of the signal that ended it or came before it."""
         if self.signum:
             return 128 + self.signum
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self._handed_on = False
+        self._passed_on = False
         self.process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
-        if self.signum and not self._handed_on:
-            self._hand_on()
+        if self.signum and not self._passed_on:
+            self._pass_on()
         status = self.process.wait()
         self.process = None
         return status if status >= 0 else 128 - status
@@ -176,11 +175,11 @@ class Commands:
     def _handle(self, signum, frame):
         self.signum = signum
         if self.process is not None:
-            self._hand_on()
+            self._pass_on()
 
-    def _hand_on(self) -> None:
-        self._handed_on = True
-        # accelerate's launcher would leave its processes behind, or kill them after 30 seconds: they are told, not it.
+    def _pass_on(self) -> None:
+        self._passed_on = True
+        # accelerate's launcher would leave its processes behind or kill them after 30 seconds: they get the signal.
         pids = _trainers(self.process.pid) if LAUNCHER in self.process.args else []
         for pid in pids or [self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
@@ -188,7 +187,7 @@ class Commands:
 
 
 def _trainers(launcher: int) -> list[int]:
-    """The training processes that accelerate's launcher has started by now."""
+    """Return the ids of the training processes that accelerate's launcher has started by now."""
     try:
         return [child.pid for child in psutil.Process(launcher).children() if TRAIN in child.cmdline()]
     except psutil.Error:
@@ -196,7 +195,7 @@ def _trainers(launcher: int) -> list[int]:
 
 
 def training_command(sweep: Sweep, row: Row, launch: str | None) -> list[str]:
-    """The command line that trains a row."""
+    """Return the command line that trains a row."""
     launcher: list[str] = []
     if launch is not None:
         words = shlex.split(launch)
@@ -207,7 +206,7 @@ def training_command(sweep: Sweep, row: Row, launch: str | None) -> list[str]:
 
 
 def run_sweep(sweep: Sweep, rows: list[Row], launch: str | None = None) -> int:
-    """Trains and scores the rows in order; returns the command's exit status."""
+    """Train and score the rows in order; return the command's exit status."""
     problems: dict[str, str] = {}
     with Commands() as commands:
         for number, row in enumerate(rows, start=1):
@@ -215,12 +214,12 @@ def run_sweep(sweep: Sweep, rows: list[Row], launch: str | None = None) -> int:
             problem = _run_row(commands, sweep, row, launch)
             if commands.signum:
                 name = signal.Signals(commands.signum).name
-                say(f"sweep stopped by {name} in row {row.name}; the same command goes on from there.")
+                say(f"sweep stopped by {name} in row {row.name}; the same command resumes there.")
                 write_table(sweep, problems)
                 return 128 + commands.signum
             if problem:
                 problems[row.name] = problem
-                say(f"row {row.name} {problem}; going on with the next row.")
+                say(f"row {row.name} {problem}; continuing with the next row.")
             write_table(sweep, problems)
     say(f"results: {sweep.output_dir / 'table.md'}")
     if problems:
@@ -229,7 +228,7 @@ def run_sweep(sweep: Sweep, rows: list[Row], launch: str | None = None) -> int:
 
 
 def _run_row(commands: Commands, sweep: Sweep, row: Row, launch: str | None) -> str | None:
-    """Does what is left to do of a row; returns what went wrong, if anything."""
+    """Do what is left to do of a row; return what went wrong, if anything."""
     if row.arguments.overwrite or not is_finished(row):
         status = commands.run(training_command(sweep, row, launch))
         if status or commands.signum:
@@ -245,7 +244,7 @@ def _run_row(commands: Commands, sweep: Sweep, row: Row, launch: str | None) -> 
 
 
 def row_results(row: Row, problem: str | None = None) -> dict[str, Any]:
-    """What is known of a row by now, for table.json."""
+    """Return what is known of a row by now, for table.json."""
     result = evaluation_result(row) or {}
     newest = latest_checkpoint(row.folder.checkpoints)
     state = read_state(newest) if newest else {}
@@ -261,13 +260,13 @@ def row_results(row: Row, problem: str | None = None) -> dict[str, Any]:
         "scored": scored_model(row).name if result else None,
         "sentences": result.get("sentences"),
         "perplexity": result.get("perplexity"),
-        **{key: value for key, value in result.items() if key.startswith(("bleu", "chrf"))},
+        **{key: value for key, value in result.items() if key.removesuffix("_signature") in signed_metrics()},
         "paper": row.paper,
     }
 
 
 def write_table(sweep: Sweep, problems: dict[str, str]) -> None:
-    """Writes table.json and table.md as the rows stand."""
+    """Write table.json and table.md from what the rows have by now."""
     rows = [row_results(row, problems.get(row.name)) for row in sweep.rows]
     content = {"title": sweep.title, "recipe": sweep.recipe, "shared": sweep.shared, "rows": rows}
     atomic_text(sweep.output_dir / "table.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -275,36 +274,52 @@ def write_table(sweep: Sweep, problems: dict[str, str]) -> None:
 
 
 def table_text(sweep: Sweep, rows: list[dict[str, Any]]) -> str:
-    """The table in Markdown: the rows' own numbers, and the published ones beside them."""
-    columns = [("parameters", "parameters", ","), ("updates", "updates", ","), ("PPL", "perplexity", ".3f")]
-    scores = {key: name for key, name in BLEU_COLUMNS.items() if any(key in row for row in rows)}
-    columns += [(name, key, ".2f") for key, name in scores.items()] + [("minutes", "minutes", ",.1f")]
-    published = [key for key in PAPER_COLUMNS if any(key in row["paper"] for row in rows)]
-    lines = [
-        ["row", "changed", *(name for name, _, _ in columns), *(PAPER_COLUMNS[key][0] for key in published), "state"]
+    """Return the table in Markdown: the rows' own numbers, and the published ones beside them."""
+    shown = _shown_metrics(sweep, rows)
+    scores = [(_column(spec), spec.name, spec.show_precisely) for spec in [BY_NAME["perplexity"], *shown]]
+    columns = [("parameters", "parameters", "{:,}".format), ("updates", "updates", "{:,}".format), *scores]
+    columns += [("minutes", "minutes", "{:,.1f}".format)]
+    published = [
+        (f"paper's {_column(spec)}", name, lambda value, spec=spec: format(value, spec.published))
+        for name, spec in BY_NAME.items()
     ]
+    published += [("paper's parameters", "parameters", "{} M".format)]
+    published = [column for column in published if any(column[1] in row["paper"] for row in rows)]
+    lines = [["row", "changed", *(title for title, _, _ in columns), *(title for title, _, _ in published), "state"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
-        own = [format(row[key], form) if row.get(key) else "" for _, key, form in columns]
-        paper = [PAPER_COLUMNS[key][1].format(row["paper"][key]) if key in row["paper"] else "" for key in published]
+        own = [show(row[key]) if row.get(key) else "" for _, key, show in columns]
+        paper = [show(row["paper"][key]) if key in row["paper"] else "" for _, key, show in published]
         lines.append([row["row"], row["changed"], *own, *paper, row["state"]])
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([f"# {sweep.title}", "", *table, "", *_notes(sweep, rows, scores)]) + "\n"
+    return "\n".join([f"# {sweep.title}", "", *table, "", *_notes(sweep, rows, shown)]) + "\n"
 
 
-def _notes(sweep: Sweep, rows: list[dict[str, Any]], scores: dict[str, str]) -> list[str]:
-    """What the numbers of the table are."""
+def _column(spec: MetricSpec) -> str:
+    return spec.column or spec.title
+
+
+def _shown_metrics(sweep: Sweep, rows: list[dict[str, Any]]) -> list[MetricSpec]:
+    """Return the metrics that the sweep's evaluation names, or else the usual one, of which any row has a score."""
+    asked = sweep.rows[0].evaluation
+    names = [*asked.get("metrics", [MAIN_METRICS[TEXT]])]
+    names += [name for flag, name in evaluate_translation.EXTRA_METRICS.items() if asked.get(flag)]
+    return [spec for name, spec in signed_metrics().items() if name in names and any(name in row for row in rows)]
+
+
+def _notes(sweep: Sweep, rows: list[dict[str, Any]], shown: list[MetricSpec]) -> list[str]:
+    """Return what the numbers of the table are, as lines."""
     shared = f" with `{shlex.join(sweep.shared)}`" if sweep.shared else ""
     notes = [f"- Recipe of all rows: `{sweep.recipe}`{shared}."]
     scored = dict.fromkeys((row["scored"], row["sentences"]) for row in rows if row["scored"])
     for model, sentences in scored:
         names = [row["row"] for row in rows if (row["scored"], row["sentences"]) == (model, sentences)]
         notes.append(f"- Scored: `{model}` on {sentences:,} sentences{_of(names, rows)}; PPL is per token.")
-    for key, name in scores.items():
-        signatures = dict.fromkeys(row[f"{key}_signature"] for row in rows if f"{key}_signature" in row)
-        for signature in signatures:
-            names = [row["row"] for row in rows if row.get(f"{key}_signature") == signature]
-            notes.append(f"- {name}: `{signature}`{_of(names, rows)}")
+    for spec in shown:
+        key = f"{spec.name}_signature"
+        for signature in dict.fromkeys(row[key] for row in rows if key in row):
+            names = [row["row"] for row in rows if row.get(key) == signature]
+            notes.append(f"- {spec.title}: `{signature}`{_of(names, rows)}")
     return [*notes, *([f"- {' '.join(sweep.note.split())}"] if sweep.note else [])]
 
 
@@ -317,7 +332,7 @@ def _of(names: list[str], rows: list[dict[str, Any]]) -> str:
 
 
 def describe(sweep: Sweep, rows: list[Row], launch: str | None) -> str:
-    """What a sweep would do: state, size and command of each row."""
+    """Return what a sweep would do, as text: state, size and command of each row."""
     lines = []
     for row in rows:
         config = make_config(row.arguments)
@@ -334,12 +349,12 @@ def describe(sweep: Sweep, rows: list[Row], launch: str | None) -> str:
 
 
 def say(text: str) -> None:
-    """Tells the user."""
+    """Print to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     usage = "%(prog)s FILE [--output-dir DIR] [--only ROW ...] [--dry-run] [--launch CONFIG] [--KEY VALUE ...]"
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(

@@ -1,5 +1,6 @@
 """A card holds what files say and nothing else, shows foreign text as text, and carries metadata that the Hub reads."""
 
+import functools
 import json
 import math
 import re
@@ -11,10 +12,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from tests.helpers import ROOT
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniGenerationConfig
-from vaswani_tx.hub.model_card import About, CardError, find_run, make_card
+from vaswani_tx.hub.model_card import About, CardError, find_run
+from vaswani_tx.hub.model_card import make_card as untitled_card
 from vaswani_tx.hub.saving import save_with_code
 from vaswani_tx.training import make_card as command
+from vaswani_tx.training.metrics.registry import card_titles
 
+make_card = functools.partial(untitled_card, titles=card_titles())
 # What the Hub's description of a card's metadata knows.
 KEYS = {
     "language", "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags", "datasets",
@@ -175,6 +179,24 @@ def test_numbers_that_are_none_are_left_out(run, tmp_path):
         assert not re.search(rf"\b{word}\b", text.replace("tokens=True", "")), word
     (run / "finished.json").write_text(json.dumps({"energy_kwh": 0.12345}))
     assert "| energy | 0.123 kWh |" in make_card(run / "averaged", run=run)
+
+
+def test_scores_have_the_titles_of_the_registry_or_else_their_names(run, tmp_path):
+    path = tmp_path / "scores.json"
+    scores = {"rougeL": 30.125, "rougeL_signature": "nrefs:1|case:lc", "ter": 50.0, "ter_signature": "nrefs:1"}
+    path.write_text(json.dumps(score(run / "averaged", **scores, own_score=1.5, own_score_signature="nrefs:1")))
+    text = make_card(run / "averaged", evaluations=[path])
+    assert metadata_of(text)[0]["metrics"] == ["bleu", "chrf", "own", "rouge", "ter"]
+    results = sections(text)["Results"]
+    for words in (
+        "| ROUGE-L | **30.12**",
+        "| TER (lower is better) | **50.00**",
+        "| own\\_score | **1.50**",
+        "| BLEU |",
+    ):
+        assert words in results, words
+    bare = untitled_card(run / "averaged", evaluations=[path])
+    assert "| rougeL | **30.12**" in bare and "name: rougeL, beam 4" in bare
 
 
 NASTY = "a|b `c` <script>alert(1)</script> [x](javascript:y) *d*\n---\n# e: \u202e{f} ``` \x00"

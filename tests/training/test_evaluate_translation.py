@@ -14,7 +14,8 @@ from tests.helpers import ROOT
 from tests.training.inference.test_translation import folder, make_model, make_tokenizer, sentences  # noqa: F401  folder is a fixture
 from vaswani_tx.training import evaluate_translation
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate
-from vaswani_tx.training.metrics.scoring import METRIC_SPECS, score_translations
+from vaswani_tx.training.metrics.registry import signed_metrics
+from vaswani_tx.training.metrics.scoring import score_translations
 
 LENGTHS = [4, 12, 1, 7, 3, 9]
 
@@ -90,12 +91,14 @@ def scored(corpus, capsys, *flags, expect=0):
 
 
 def test_file_of_hypotheses_is_scored_in_every_form_without_a_model(corpus, capsys):
-    flags = ["--bootstrap", "30", "--compound-split", "--tokenised-lowercase", "--target-language", "en"]
+    names = [name for name in signed_metrics() if not name.startswith("bleu_")]  # those have flags of their own
+    flags = ["--metrics", *names, "--bootstrap", "30", "--compound-split", "--tokenised-lowercase"]
+    flags += ["--target-language", "en"]
     result, printed, (given, lines) = scored(corpus, capsys, *flags)
-    expected = score_translations(given, lines, forms=list(METRIC_SPECS), bootstrap=30, language="en")
+    expected = score_translations(given, lines, metrics=list(signed_metrics()), bootstrap=30, language="en")
     assert {name: result[name] for name in expected} == expected
     assert result["bleu"] < 100 == pytest.approx(result["bleu_tokenised_lowercase"])
-    for name in METRIC_SPECS:
+    for name in signed_metrics():
         assert f"{expected[name]:.2f}   {expected[f'{name}_interval']['mean']:.2f} ± " in printed
         assert f"   {expected[f'{name}_signature']}\n" in printed
     assert "BLEU, compounds split      " in printed and "BLEU, tokenised lowercase  100.00   " in printed

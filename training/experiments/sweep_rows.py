@@ -22,13 +22,15 @@ from vaswani_tx.training.config.recipe import UniqueKeyLoader
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
 from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.errors import CheckpointError, RunError, SweepError
+from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metrics
 from vaswani_tx.training.models.architectures import ARCHITECTURES
 
 KEYS = ("title", "recipe", "output_dir", "set", "evaluation", "rows", "grid", "note")
-ROW_KEYS, PAPER_KEYS = ("set", "paper"), ("perplexity", "bleu", "parameters")
+ROW_KEYS, PAPER_KEYS = ("set", "paper"), (*metrics_for(TEXT), "parameters")
 EVALUATION_KEYS = (
     "model", "source", "target", "split", "source_field", "target_field", "dataset_config", "limit", "beam",
     "batch_tokens", "bleu_tokenizer", "device", "dtype", "compound_split", "tokenised_lowercase", "target_language",
+    "metrics",
 )  # fmt: skip
 MODELS = ("averaged", "best", "last")
 
@@ -50,7 +52,7 @@ class Row:
 
     @property
     def changed(self) -> str:
-        """What differs from the recipe, a preset's fields in place of its name."""
+        """Return what differs from the recipe, a preset's fields in place of its name."""
         shown: dict[str, Any] = {}
         presets = ARCHITECTURES[self.arguments.architecture].presets
         for key, value in self.changes.items():
@@ -71,11 +73,11 @@ class Sweep:
     rows: list[Row]
 
     def choose(self, names: list[str] | None) -> list[Row]:
-        """The rows of those names in the file's order, or all; raises SweepError for a name that no row has."""
+        """Return the rows of those names in the file's order, or all; SweepError for a name that no row has."""
         known = [row.name for row in self.rows]
         for name in names or ():
             if name not in known:
-                raise SweepError(f"--only: {self.path} has no row '{name}'{_mend(name, known)}")
+                raise SweepError(f"--only: {self.path} has no row '{name}'{_hint(name, known)}")
         return [row for row in self.rows if not names or row.name in names]
 
 
@@ -83,7 +85,7 @@ class Sweep:
 
 
 def read_sweep(path: str | Path, flags: list[str] | None = None, output_dir: str | None = None) -> Sweep:
-    """Reads and checks a sweep file; `flags` are the training command's for all rows.
+    """Read and check a sweep file; `flags` are the training command's for all rows.
 
     Raises:
         SweepError: an unknown key (with the nearest known one), a value of the wrong type, rows that cannot be trained;
@@ -132,18 +134,18 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return {str(key): entry for key, entry in value.items()}
 
 
-def _mend(name: str, known: Any) -> str:
+def _hint(name: str, known: Any) -> str:
     return nearest(name, known) or f": known are {', '.join(known)}."
 
 
 def _check_keys(values: dict[str, Any], known: Any, where: str) -> None:
     for name in values:
         if name not in known:
-            raise SweepError(f"{where}: unknown key '{name}'{_mend(name, known)}")
+            raise SweepError(f"{where}: unknown key '{name}'{_hint(name, known)}")
 
 
 def _changes(value: Any, where: str) -> dict[str, Any]:
-    """Keys of the recipe with their values; the fields under `model` each by its dotted name."""
+    """Return keys of the recipe with their values; the fields under `model` each by its dotted name."""
     known = [item.name for item in dataclasses.fields(TranslationSettings)]
     flat: dict[str, Any] = {}
     for key, entry in _mapping(value, where).items():
@@ -158,14 +160,14 @@ def _changes(value: Any, where: str) -> dict[str, Any]:
 
 
 def _as_words(changes: dict[str, Any]) -> list[str]:
-    """`--key=value` for each change, as the training command reads them."""
+    """Return `--key=value` for each change, as the training command reads them."""
     return [
         f"--{key.replace('_', '-') if '.' not in key else key}={flag_text(value)}" for key, value in changes.items()
     ]
 
 
 def flag_text(value: Any) -> str:
-    """`value` as a flag of the training command spells it."""
+    """Return `value` as a flag of the training command spells it."""
     if isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and yaml.safe_load(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -183,11 +185,17 @@ def _evaluation(value: Any, where: str) -> dict[str, Any]:
     for name in ("compound_split", "tokenised_lowercase"):
         if not isinstance(values.get(name, False), bool):
             raise SweepError(f"{where}: {name} must be true or false, got '{values[name]}'.")
+    names = values.get("metrics")
+    if names is not None and not (isinstance(names, list) and names):
+        raise SweepError(f"{where}: metrics must be a list of names, such as [bleu, chrf], got '{names}'.")
+    for name in names or ():
+        if name not in signed_metrics():
+            raise SweepError(f"{where}: unknown metric '{name}'{_hint(str(name), signed_metrics())}")
     return values
 
 
 def _expand(path: Path, values: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, float]]]:
-    """Name, changes and published numbers of each row, multiplied by the grid."""
+    """Return name, changes and published numbers of each row, multiplied by the grid."""
     base = []
     for name, value in _mapping(values.get("rows"), f"{path}, rows").items():
         where = f"{path}, row {name}"
@@ -235,7 +243,7 @@ def _make_row(
     root: Path,
     evaluation: dict[str, Any],
 ) -> Row:
-    """Builds the row's arguments, once more without the flags where they cannot be built, to tell whose fault it is."""
+    """Build the row's arguments; where they cannot be built, once more without the flags, to tell whose fault it is."""
     own = [*head, *_as_words(changes)]
     words = [*own, *flags, f"--output-dir={flag_text(str(root / name))}"]
     where = f"{path}, row {name}"
@@ -269,7 +277,7 @@ def _value(arguments: TranslationSettings, key: str) -> Any:
 
 
 def _check_folder(path: Path, row: Row) -> None:
-    """Refuses a folder of another run now, not when its turn comes after days."""
+    """Raise SweepError for a folder of another run now, not when its turn comes after days."""
     arguments = row.arguments
     if is_finished(row):
         done = json.loads(row.folder.finished.read_text(encoding="utf-8"))
@@ -281,21 +289,21 @@ def _check_folder(path: Path, row: Row) -> None:
 
 
 def make_config(arguments: TranslationSettings) -> PreTrainedConfig:
-    """The configuration of the model that a recipe would train, with the vocabulary that it asks for."""
+    """Return the configuration of the model that a recipe would train, with the vocabulary that it asks for."""
     fields = {"vocab_size": arguments.tokenizer_vocab_size} if arguments.tokenizer_vocab_size else {}
     kind = ARCHITECTURES[arguments.architecture]
     return kind.config_class.from_preset(arguments.preset, **(fields | arguments.model))
 
 
 def count_parameters(config: PreTrainedConfig) -> int:
-    """The exact number of weights, tied ones once; no memory is taken."""
+    """Count the weights exactly, tied ones once; no memory is taken."""
     with torch.device("meta"):
         model = AutoModelForSeq2SeqLM.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def is_finished(row: Row) -> bool:
-    """Whether the run has reached the limit that the row asks for."""
+    """Return whether the run has reached the limit that the row asks for."""
     if not row.folder.finished.exists():
         return False
     done = json.loads(row.folder.finished.read_text(encoding="utf-8"))

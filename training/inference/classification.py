@@ -12,14 +12,14 @@ from vaswani_tx.training.inference.translation import length_batches
 
 def predict(
     model: torch.nn.Module,
-    kind: TaskSpec,
+    spec: TaskSpec,
     rows: Rows,
     *,
     batch_tokens: int = 8192,
     with_loss: bool = False,
     distributed: bool = False,
 ) -> tuple[list[dict[str, Any]], float | None]:
-    """A prediction for each example, and with `with_loss` the loss a label (not smoothed).
+    """Return a prediction for each example, and with `with_loss` the loss a label (not smoothed).
 
     Args:
         batch_tokens: tokens of a batch with its padding.
@@ -41,14 +41,14 @@ def predict(
                 # A divisor of 1 leaves the sum, which adds up over batches of any size.
                 outputs = model(**batch, num_items_in_batch=1.0) if with_loss else model(**batch)
                 total += float(outputs.loss) if with_loss else 0.0
-                found += zip(indices, kind.read(outputs, rows, indices), strict=True)
+                found += zip(indices, spec.read(outputs, rows, indices), strict=True)
     finally:
         model.train(training)
     if processes > 1:
         found, total = gather_object(found), sum(gather_object([total]))
     by_example: list[list[Any]] = [[] for _ in rows.examples]
-    # Rows stand in the order of their examples, and those of one example in the order of its text.
+    # Rows are in the order of their examples, and those of one example in the order of its text.
     for index, values in sorted(found, key=lambda entry: entry[0]):
         by_example[rows.example_of[index]].append(values)
-    predictions = [kind.join(example, part) for example, part in zip(rows.examples, by_example, strict=True)]
+    predictions = [spec.join(example, part) for example, part in zip(rows.examples, by_example, strict=True)]
     return predictions, total / int(rows.targets.sum()) if with_loss else None

@@ -1,6 +1,6 @@
 """Scores of language models on text: loss, perplexity and bits per byte, or the loss and accuracy of masked tokens.
 
-A line's end counts as one byte, which `</s>` predicts: the bytes of a text file as it stands on the disk. Any model of
+A line's end counts as one byte, which `</s>` predicts: the bytes of a text file as it is on the disk. Any model of
 transformers can be scored, whatever tokenizer it has.
 
 B sequences of a batch, L tokens of the longest one, V vocabulary.
@@ -29,13 +29,13 @@ LARGEST = 700.0  # nats whose exponential is still a number
 
 
 def read_documents(corpus: TextCorpus) -> list[str]:
-    """All documents of a validation set, in order."""
+    """Return all documents of a validation set, in order."""
     return [text for chunk in corpus.chunks(FilterCounts()) for text in chunk.source]
 
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Without dropout and gradients."""
+    """Run the block without dropout and gradients."""
     training = model.training
     model.eval()
     try:
@@ -49,7 +49,7 @@ def causal_scores(
     model: Any, tokenizer: Any, texts: Sequence[str], *, length: int, context: int = 0, batch_tokens: int = 4096,
     distributed: bool = False, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of a causal language model on documents.
+    """Score a causal language model on documents.
 
     Args:
         length: longest sequence; a longer document is cut into blocks of so many tokens.
@@ -96,7 +96,7 @@ def masked_scores(
     model: Any, tokenizer: Any, texts: Sequence[str], masker: Masker, *, length: int, batch_tokens: int = 4096,
     distributed: bool = False, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of a masked language model on documents, the same words of which are masked each time.
+    """Score a masked language model on documents, the same words of which are masked each time.
 
     Returns: `loss` in nats for each token to predict, `perplexity`, `accuracy` (from 0 to 1), `tokens`.
     """
@@ -122,7 +122,7 @@ def masked_scores(
 def pseudo_log_likelihoods(
     model: Any, tokenizer: Any, texts: Sequence[str], *, length: int, batch_tokens: int = 4096, progress: bool = False
 ) -> tuple[list[float], int]:
-    """The sum over a text's tokens of the log-probability of each, it alone masked (Salazar et al. 2020).
+    """Sum over a text's tokens the log-probability of each, it alone masked (Salazar et al. 2020).
 
     Returns: nats for each text, and how many tokens were predicted in all.
     """
@@ -152,7 +152,7 @@ def pseudo_log_likelihoods(
 def completions(
     model: Any, tokenizer: Any, texts: Sequence[str], most: int, seed: int, new_tokens: int
 ) -> list[dict[str, str]]:
-    """Texts of which the model goes on with the first half of the words, by sampling."""
+    """Let the model continue the first half of the words of some texts, by sampling."""
     devices = [model.device] if model.device.type == "cuda" else []
     samples = []
     with evaluating(model), torch.random.fork_rng(devices):
@@ -174,7 +174,7 @@ def completions(
 def fillings(
     model: Any, tokenizer: Any, texts: Sequence[str], masker: Masker, most: int, length: int
 ) -> list[dict[str, str]]:
-    """Texts with masked words, and what the model fills in."""
+    """Mask words of some texts and let the model fill them in."""
     rows = _rows(tokenizer, _spread([text for text in texts if len(text.split()) > 3], most), length)
     samples = []
     with evaluating(model):
@@ -217,7 +217,7 @@ def _without_logits(model: Any) -> dict[str, bool]:
 
 
 def _shared(plan: list[list[int]], distributed: bool, progress: bool) -> Iterator[list[int]]:
-    """This process's batches."""
+    """Iterate over this process's batches."""
     state = PartialState() if distributed else None
     mine = plan[state.process_index :: state.num_processes] if state else plan
     return iter(tqdm(mine, unit="batch", disable=not progress or bool(state and state.process_index), leave=False))

@@ -1,6 +1,6 @@
-"""Translate many sentences with any encoder-decoder: what evaluation and the training loop's validation share.
+"""Translate many sentences with any encoder-decoder; evaluation and validation during training share it.
 
-`translate` takes sentences in any order and of any length and gives the hypotheses in the same order. Batches hold
+`translate` takes sentences in any order and of any length and returns the hypotheses in the same order. Batches hold
 sentences of similar length under a budget of source tokens. With `distributed=True` every process of the group takes
 its share of the batches and receives all hypotheses.
 
@@ -25,7 +25,7 @@ from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.models.loading import check_folder, load_pretrained
 
 LABEL_PADDING = -100
-# What `generate` falls back to where a model says nothing: far too short for a translation.
+# What `generate` falls back to where a model sets no limit: far too short for a translation.
 UNSET_MAX_LENGTH = (None, 20)
 EXTRA_TOKENS = 50
 
@@ -47,7 +47,7 @@ def load_model_and_tokenizer(
 
     Args:
         model: folder of a model, such as a run's `best/`, or a name on the Hub.
-        tokenizer: where the tokenizer lies; the model's own folder if None.
+        tokenizer: folder of the tokenizer; the model's own if None.
         device: where the model goes.
         options: handed to `from_pretrained` (`dtype`, `attn_implementation`, ...).
 
@@ -62,7 +62,7 @@ def load_model_and_tokenizer(
         loaded, report = _explained(model, "model", load_pretrained, AutoModelForSeq2SeqLM, model, **options)
     else:
         loaded, report = _explained(model, "model", AutoModelForSeq2SeqLM.from_pretrained, model, **options)
-    # from_pretrained only warns of these and goes on with random numbers in their place.
+    # from_pretrained only warns of these and leaves random numbers in their place.
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"the weights of {model!r} lack {len(missing)} tensors of {type(loaded).__name__}, first {missing[0]!r}: "
@@ -110,14 +110,14 @@ def translate_corpus(
     Args:
         model: any encoder-decoder with `generate`, not wrapped for distributed training.
         tokenizer: its tokenizer.
-        sentences: texts of any length and order; an empty one gives whatever the model says to nothing.
+        sentences: texts of any length and order; an empty one is translated, too, from its end token alone.
         batch_tokens: source tokens of a batch with its padding, before beams; a longer sentence goes alone.
         max_source_length: cut sources to this many tokens; None: never.
         progress: show a bar with sentences done.
         distributed: share the work with the processes of torch.distributed, all of which must call this.
         generate_kwargs: override the model's generation configuration (`num_beams`, `max_new_tokens`, ...).
 
-    The model is put into evaluation mode for the call; random states and gradients are left alone.
+    The model is put into evaluation mode for the call; random states and gradients stay as they are.
     """
     start = time.perf_counter()
     encoded = _encode(tokenizer, sentences, max_source_length)
@@ -154,7 +154,7 @@ def perplexity(
     progress: bool = False,
     distributed: bool = False,
 ) -> dict[str, float | int]:
-    """Perplexity of the references given the sources for each target token, end of sentence included, unsmoothed.
+    """Measure the perplexity of the references given the sources, by target token with the end, unsmoothed.
 
     Returns `perplexity`, `nll` (natural logarithm, mean over tokens) and `reference_tokens`. It depends on the
     vocabulary: compare it only between models with the same one.
@@ -220,7 +220,7 @@ def _pad(rows: list[list[int]], value: int, device: torch.device) -> dict[str, t
 
 
 def _bounded(model: Any, source_width: int, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add a length limit in the paper's manner for models that have none of their own."""
+    """Add the paper's length limit for models that have none of their own."""
     settings = model.generation_config
     limits = [getattr(settings, name, None) for name in ("max_new_tokens", "max_extra_tokens")]
     given = {"max_length", "max_new_tokens", "max_extra_tokens", "generation_config"} & generate_kwargs.keys()
@@ -230,7 +230,7 @@ def _bounded(model: Any, source_width: int, generate_kwargs: dict[str, Any]) -> 
 
 
 def _count_tokens(sequences: torch.Tensor, model: Any, tokenizer: Any) -> int:
-    """Generated tokens with the end of sentence, without the start token and the padding after the end."""
+    """Count generated tokens with the end of sentence, without the start token and the padding after the end."""
     made = sequences[:, 1:]
     ended = (made == tokenizer.eos_token_id).cumsum(dim=1)
     after_end = (ended - (made == tokenizer.eos_token_id).long()) > 0
@@ -260,7 +260,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name can only be meant as a folder: the Hub knows `name` and `owner/name`."""
+    """Return whether a name can only be meant as a folder: the Hub knows `name` and `owner/name`."""
     parts = name.split("/")
     if name.startswith((".", "/", "~")) or "\\" in name or len(parts) > 2:
         return True
@@ -278,17 +278,17 @@ def _load_tokenizer(name: str) -> Any:
 
 
 def _explained(name: str, what: str, load: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a loader; whatever damaged files make it raise becomes one CheckpointError that says what to do."""
+    """Call a loader; turn whatever damaged files make it raise into one CheckpointError with a fix."""
     try:
         return load(*args, **kwargs)
     except CheckpointError:
         raise
     except Exception as error:
         if Path(name).is_dir():
-            mend = "a file is missing or damaged: copy the folder again or take another checkpoint"
+            fix = "a file is missing or damaged: copy the folder again or take another checkpoint"
         else:
-            mend = "there is no such folder, and no model of that name could be had from the Hub"
+            fix = "there is no such folder, and no model of that name could be loaded from the Hub: check the name"
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"the {what} {name!r} cannot be loaded; {mend} ({type(error).__name__}: {reason})"
+            f"the {what} {name!r} cannot be loaded; {fix} ({type(error).__name__}: {reason})"
         ) from error

@@ -1,13 +1,16 @@
-"""Metrics of our own for `evaluate`: `evaluate.load("sacrebleu")` fetches a script and so fails without a network.
+"""The project's metrics: `registry` holds one entry each, `scoring` scores test sets, and some load with `evaluate`.
 
-`bleu.py`, `chrf.py`, `ter.py` and `exact_match.py` are one metric module each, loadable by its path with
-`evaluate.load`; `load_metric` finds it by name. `vaswani_tx.training.metrics.scoring` scores whole test sets without `evaluate`.
+`bleu.py`, `chrf.py`, `ter.py` and `exact_match.py` are modules for `evaluate`, for the `compute_metrics` of a Trainer;
+`load_metric` finds them by name. `evaluate.load("sacrebleu")` would fetch a script and so fails without a network.
+They compute nothing themselves: sacreBLEU does, and `text_metrics`, as for `scoring`.
 """
 
 from pathlib import Path
 from typing import Any
 
-METRICS = ("bleu", "chrf", "ter", "exact_match")
+from vaswani_tx.training.metrics.registry import TEXT, metrics_for
+
+METRICS = tuple(name for name in metrics_for(TEXT) if (Path(__file__).parent / f"{name}.py").is_file())
 
 
 def load_metric(name: str) -> Any:
@@ -17,7 +20,7 @@ def load_metric(name: str) -> Any:
     """
     if name not in METRICS:
         raise ValueError(f"there is no metric {name!r} in training/metrics; choose one of {', '.join(METRICS)}")
-    # Its import takes seconds, which those who want only vaswani_tx.training.metrics.moses need not wait for.
+    # Its import takes seconds, which those who want only the registry need not wait for.
     import evaluate
 
     path = Path(__file__).parent / f"{name}.py"

@@ -7,19 +7,21 @@ means that there is none; it is right where the references say so.
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from vaswani_tx.training.metrics.registry import QUESTION_ANSWERING, score_predictions
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str) -> str:
-    """What of an answer is compared."""
+    """Return what of an answer is compared."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def answer_f1(predicted: str, true: str) -> float:
-    """F1 of the words of two answers, in any order."""
+    """Return F1 of the words of two answers, in any order."""
     one, other = normalise_answer(predicted).split(), normalise_answer(true).split()
     if not one or not other:
         return float(one == other)
@@ -28,16 +30,31 @@ def answer_f1(predicted: str, true: str) -> float:
 
 
 def answer_scores(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`exact_match` and `f1`, averaged over the questions.
+    """Return every metric of answers, averaged over the questions.
 
     Args:
         references: the answers that are right for each question; none, or an empty one: it has no answer.
     """
-    groups = [list(group) or [""] for group in references]
-    pairs = list(zip(predicted, groups, strict=True))
-    same = [
-        max(normalise_answer(answer) == normalise_answer(reference) for reference in group) for answer, group in pairs
-    ]
-    shared = [max(answer_f1(answer, reference) for reference in group) for answer, group in pairs]
-    count = max(len(pairs), 1)
-    return {"exact_match": sum(same) / count, "f1": sum(shared) / count}
+    return score_predictions(QUESTION_ANSWERING, predicted, references)
+
+
+def answer_exact_match(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return the share of answers that equal one of their references."""
+    return _mean_of_best(_same, predicted, references)
+
+
+def answer_mean_f1(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return the mean F1 of the words of answers."""
+    return _mean_of_best(answer_f1, predicted, references)
+
+
+def _same(predicted: str, true: str) -> bool:
+    return normalise_answer(predicted) == normalise_answer(true)
+
+
+def _mean_of_best(
+    score: Callable[[str, str], float], predicted: Sequence[str], references: Sequence[Sequence[str]]
+) -> float:
+    pairs = zip(predicted, (list(group) or [""] for group in references), strict=True)
+    best = [max(score(answer, reference) for reference in group) for answer, group in pairs]
+    return sum(best) / max(len(best), 1)

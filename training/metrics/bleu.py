@@ -4,10 +4,9 @@
         print(m.compute(predictions=['Hallo Welt .'], references=[['Hallo Welt .']]))"
 """
 
-import evaluate
 from sacrebleu.metrics import BLEU
 
-from .texts import info, streams
+from .texts import SacreBleuModule, info
 
 _DESCRIPTION = """BLEU (Papineni et al., 2002) over a corpus, as sacreBLEU computes it (Post, 2018): the texts are plain
 and detokenised, and the signature says everything that another needs to get the same number."""
@@ -31,31 +30,12 @@ _CITATION = """@inproceedings{post-2018-call,
 }"""
 
 
-class Bleu(evaluate.Metric):
+class Bleu(SacreBleuModule):
     """Corpus BLEU with the sacreBLEU signature."""
+
+    metric = BLEU
+    returned = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
+    renamed = {"use_effective_order": "effective_order"}
 
     def _info(self):
         return info(_DESCRIPTION, _ARGUMENTS, _CITATION)
-
-    def _compute(
-        self,
-        predictions,
-        references,
-        lowercase=False,
-        tokenize=None,
-        smooth_method="exp",
-        smooth_value=None,
-        use_effective_order=False,
-        force=False,
-    ):
-        bleu = BLEU(
-            lowercase=lowercase,
-            force=force,
-            tokenize=tokenize,
-            smooth_method=smooth_method,
-            smooth_value=smooth_value,
-            effective_order=use_effective_order,
-        )
-        result = bleu.corpus_score(predictions, streams(references))
-        names = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
-        return {name: getattr(result, name) for name in names} | {"signature": str(bleu.get_signature())}

@@ -4,10 +4,9 @@
         print(m.compute(predictions=['Hallo Welt .'], references=[['Hallo Welt .']]))"
 """
 
-import evaluate
 from sacrebleu.metrics import CHRF
 
-from .texts import info, streams
+from .texts import SacreBleuModule, info
 
 _DESCRIPTION = """chrF (Popović, 2015), the F-score of character n-grams over a corpus, as sacreBLEU computes
 it; chrF2 by default."""
@@ -31,24 +30,11 @@ _CITATION = """@inproceedings{popovic-2015-chrf,
 }"""
 
 
-class Chrf(evaluate.Metric):
+class Chrf(SacreBleuModule):
     """Corpus chrF with the sacreBLEU signature."""
+
+    metric = CHRF
+    returned = ("score", "char_order", "word_order", "beta")
 
     def _info(self):
         return info(_DESCRIPTION, _ARGUMENTS, _CITATION)
-
-    def _compute(
-        self,
-        predictions,
-        references,
-        char_order=CHRF.CHAR_ORDER,
-        word_order=CHRF.WORD_ORDER,
-        beta=CHRF.BETA,
-        lowercase=False,
-        whitespace=False,
-        eps_smoothing=False,
-    ):
-        chrf = CHRF(char_order, word_order, beta, lowercase, whitespace, eps_smoothing)
-        result = chrf.corpus_score(predictions, streams(references))
-        names = ("score", "char_order", "word_order", "beta")
-        return {name: getattr(result, name) for name in names} | {"signature": str(chrf.get_signature())}

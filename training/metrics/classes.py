@@ -1,40 +1,76 @@
-"""Scores of classifiers from plain lists and arrays, for `vaswani_tx.training.train_classifier`: all shares run from 0 to 1.
+"""Scores of classifiers from plain lists and arrays; all shares run from 0 to 1.
 
 Classes by scikit-learn, correlations by scipy. N examples, C classes.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from vaswani_tx.training.metrics.registry import CLASSIFICATION, MULTI_LABEL, REGRESSION, score_predictions
+
 
 def single_label_scores(predicted: Sequence[int], true: Sequence[int], classes: int) -> dict[str, float]:
-    """Accuracy, F1 averaged over the classes (`f1`, macro) and over the examples, and Matthews' correlation.
+    """Return every metric of a classification into one class each."""
+    return score_predictions(CLASSIFICATION, predicted, true, classes)
 
-    A class that is neither predicted nor there does not count in `f1`; one that is missed altogether counts as 0.
+
+def multi_label_scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Return every metric of a classification into any number of classes: 0 or 1, [N, C]."""
+    return score_predictions(MULTI_LABEL, predicted, true)
+
+
+def regression_scores(predicted: Sequence[float], true: Sequence[float]) -> dict[str, float]:
+    """Return every metric of numbers."""
+    return score_predictions(REGRESSION, predicted, true)
+
+
+# One class of C for each example
+
+
+def accuracy(predicted: Sequence[int], true: Sequence[int], classes: int) -> float:
+    """Return the share of examples that are right."""
+    return float(np.mean(np.asarray(predicted) == np.asarray(true)))
+
+
+def macro_f1(predicted: Sequence[int], true: Sequence[int], classes: int) -> float:
+    """Return F1 averaged over the classes.
+
+    A class that is neither predicted nor there does not count; one that is missed altogether counts as 0.
     """
-    from sklearn.metrics import f1_score, matthews_corrcoef
+    return _class_f1(predicted, true, classes, "macro")
+
+
+def weighted_f1(predicted: Sequence[int], true: Sequence[int], classes: int) -> float:
+    """Return F1 averaged over the examples."""
+    return _class_f1(predicted, true, classes, "weighted")
+
+
+def matthews(predicted: Sequence[int], true: Sequence[int], classes: int) -> float:
+    """Return Matthews' correlation, from -1 to 1."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(true, predicted))
+
+
+def _class_f1(predicted: Sequence[int], true: Sequence[int], classes: int, average: str) -> float:
+    from sklearn.metrics import f1_score
 
     present = sorted({*predicted, *true} & set(range(classes)))
-    options = {"labels": present, "zero_division": 0.0}
-    return {
-        "accuracy": float(np.mean(np.asarray(predicted) == np.asarray(true))),
-        "f1": float(f1_score(true, predicted, average="macro", **options)),
-        "weighted_f1": float(f1_score(true, predicted, average="weighted", **options)),
-        "matthews": float(matthews_corrcoef(true, predicted)),
-    }
+    return float(f1_score(true, predicted, average=average, labels=present, zero_division=0.0))
 
 
 def confusion(predicted: Sequence[int], true: Sequence[int], classes: int) -> list[list[int]]:
-    """How often each class (a row) was taken for each other one (a column)."""
+    """Count how often each class (a row) was taken for each other one (a column)."""
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(true, predicted, labels=range(classes)).tolist()
 
 
 def each_class(predicted: Sequence[int], true: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and number of examples of every class, by its name."""
+    """Return precision, recall, F1 and number of examples of every class, by its name."""
     from sklearn.metrics import precision_recall_fscore_support
 
     columns = precision_recall_fscore_support(true, predicted, labels=range(len(names)), zero_division=0.0)
@@ -45,31 +81,62 @@ def each_class(predicted: Sequence[int], true: Sequence[int], names: Sequence[st
     }
 
 
-def multi_label_scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """F1 over all decisions (`f1`, micro) and averaged over the labels, and the share of examples wholly right.
+# Any number of C labels for each example: 0 or 1, [N, C]
 
-    Args:
-        predicted, true: 0 or 1, [N, C].
-    """
+
+def label_micro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return F1 over all decisions."""
+    return _label_f1(predicted, true, "micro")
+
+
+def label_macro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return F1 averaged over the labels."""
+    return _label_f1(predicted, true, "macro")
+
+
+def all_labels_match(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return the share of examples all of whose labels are right."""
+    return float((np.asarray(predicted) == np.asarray(true)).all(axis=1).mean())
+
+
+def _label_f1(predicted: np.ndarray, true: np.ndarray, average: str) -> float:
     from sklearn.metrics import f1_score
 
-    return {
-        "f1": float(f1_score(true, predicted, average="micro", zero_division=0.0)),
-        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
-        "exact_match": float((np.asarray(predicted) == np.asarray(true)).all(axis=1).mean()),
-    }
+    return float(f1_score(true, predicted, average=average, zero_division=0.0))
 
 
-def regression_scores(predicted: Sequence[float], true: Sequence[float]) -> dict[str, float]:
-    """Mean squared error, and the correlations of Pearson and Spearman (0 where one side does not vary)."""
-    from scipy.stats import pearsonr, spearmanr
+# Numbers
 
-    predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
-    scores = {"mean_squared_error": float(np.mean((predicted - true) ** 2)), "pearson": 0.0, "spearman": 0.0}
-    if len(true) > 1 and np.ptp(predicted) > 0 and np.ptp(true) > 0:
-        with warnings.catch_warnings():
-            # Numbers that hardly vary are warned of; their correlation is still what is asked for.
-            warnings.simplefilter("ignore")
-            found = {"pearson": pearsonr(predicted, true)[0], "spearman": spearmanr(predicted, true)[0]}
-        scores |= {name: float(value) for name, value in found.items() if np.isfinite(value)}
-    return scores
+
+def mean_squared_error(predicted: Sequence[float], true: Sequence[float]) -> float:
+    """Return the mean of the squared differences."""
+    return float(np.mean((_numbers(predicted) - _numbers(true)) ** 2))
+
+
+def pearson(predicted: Sequence[float], true: Sequence[float]) -> float:
+    """Return Pearson's correlation, 0 where one side does not vary."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, predicted, true)
+
+
+def spearman(predicted: Sequence[float], true: Sequence[float]) -> float:
+    """Return Spearman's correlation of ranks, 0 where one side does not vary."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, predicted, true)
+
+
+def _numbers(values: Sequence[float]) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _correlation(function: Callable[..., Any], predicted: Sequence[float], true: Sequence[float]) -> float:
+    predicted, true = _numbers(predicted), _numbers(true)
+    if len(true) < 2 or np.ptp(predicted) == 0 or np.ptp(true) == 0:
+        return 0.0
+    with warnings.catch_warnings():
+        # Numbers that hardly vary are warned of; their correlation is still what is asked for.
+        warnings.simplefilter("ignore")
+        value = float(function(predicted, true)[0])
+    return value if np.isfinite(value) else 0.0

@@ -6,6 +6,8 @@
 
 import evaluate
 
+from vaswani_tx.training.metrics.text_metrics import count_matches
+
 from .texts import info
 
 _DESCRIPTION = """The share of sentences whose hypothesis equals one of the references, spaces at the ends aside."""
@@ -25,10 +27,6 @@ class ExactMatch(evaluate.Metric):
         return info(_DESCRIPTION, _ARGUMENTS)
 
     def _compute(self, predictions, references, ignore_case=False):
-        def normal(sentence):
-            return sentence.strip().casefold() if ignore_case else sentence.strip()
-
         groups = [[group] if isinstance(group, str) else group for group in references]
-        pairs = zip(predictions, groups, strict=True)
-        count = sum(normal(prediction) in map(normal, group) for prediction, group in pairs)
+        count = count_matches(predictions, groups, ignore_case)
         return {"exact_match": count / len(predictions), "count": count}

@@ -31,14 +31,14 @@ def split_compounds(text: str) -> str:
 
 
 def compound_split(sentences: Sequence[str], language: str = "de") -> list[str]:
-    """Plain sentences to the tokens, parted by spaces, of the paper's tokenised BLEU; ValueError for the language."""
+    """Turn plain sentences into the paper's tokens, separated by spaces; ValueError for an unknown language."""
     tokenizer = _tokenizer(language)
     unicode = MosesPunctNormalizer(language, perl_parity=True).replace_unicode_punct
     return [split_compounds(_tokens(tokenizer, unicode(text))) for text in sentences]
 
 
 def tokenised_lowercase(sentences: Sequence[str], language: str = "de") -> list[str]:
-    """Plain sentences to the tokens, parted by spaces, of Multi30k's lowercased BLEU; ValueError for the language."""
+    """Turn plain sentences into Multi30k's tokens, separated by spaces; ValueError for an unknown language."""
     tokenizer = _tokenizer(language)
     normalise = MosesPunctNormalizer(language, perl_parity=True).normalize
     return [_tokens(tokenizer, normalise(text.lower())) for text in sentences]

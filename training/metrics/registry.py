@@ -11,7 +11,7 @@ A function is named as `file:function`, a file of this folder, and is called as 
 - `CLASSIFICATION`: `function(predicted, true, classes)`, two lists of class numbers and how many classes there are;
 - `MULTI_LABEL`: `function(predicted, true)`, two arrays [N, C] of 0 and 1;
 - `REGRESSION`: `function(predicted, true)`, two lists of numbers;
-- `TAGGING`: `function(predicted, true, names)`, two lists of sentences' tags and all tags; None where it has no meaning;
+- `TAGGING`: `function(predicted, true, names)`, the sentences' tags twice, and all tags; None where it has no meaning;
 - `QUESTION_ANSWERING`: `function(predicted, references)`, answers and the lists of right ones.
 
 Metrics without a function come from the model's own forward pass: the loss and what follows from it.
@@ -44,7 +44,7 @@ class MetricSpec:
         number: format of a value.
         precise: format in tables of final results, where it differs.
         published: format of published numbers beside ours in a sweep's table; empty: as they are given.
-        scale: `percent` (0 to 100), `share` (0 to 1, correlations from -1) or `open`; decides which curves share a plot.
+        scale: `percent` (0 to 100), `share` (0 to 1, correlations from -1) or `open`: which curves share a plot.
         unit: of an open scale, for its plot.
         log: plotted on a logarithmic scale.
         signed: scores carry a signature, and bootstrap intervals and paired tests can be made.
@@ -142,8 +142,10 @@ MAIN_METRICS = {
     TEXT: "bleu", CAUSAL_LM: "loss", MASKED_LM: "loss", CLASSIFICATION: "accuracy", MULTI_LABEL: "f1",
     REGRESSION: "spearman", TAGGING: "f1", QUESTION_ANSWERING: "f1", IMAGES: "accuracy",
 }  # fmt: skip
-# The metrics by name; where families share a name, they share title, direction and format, too.
-BY_NAME: Mapping[str, MetricSpec] = {spec.name: spec for spec in reversed(METRICS)}
+# The metrics by name, in their order; where families share a name, they share title, direction and format, too.
+BY_NAME: Mapping[str, MetricSpec] = {
+    name: next(spec for spec in METRICS if spec.name == name) for name in dict.fromkeys(spec.name for spec in METRICS)
+}
 
 
 def metrics_for(family: str) -> dict[str, MetricSpec]:
@@ -160,8 +162,7 @@ def signed_metrics() -> dict[str, MetricSpec]:
 
 def found_metrics(scores: Mapping[str, Any]) -> list[MetricSpec]:
     """Return the metrics for which there is a number among scores, in the order of the registry."""
-    order = dict.fromkeys(spec.name for spec in METRICS)
-    return [BY_NAME[name] for name in order if _is_number(scores.get(name))]
+    return [spec for name, spec in BY_NAME.items() if _is_number(scores.get(name))]
 
 
 def card_titles() -> dict[str, str]:

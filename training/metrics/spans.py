@@ -1,6 +1,6 @@
-"""F1 of tagged spans (named entities, phrases), a span being right where its type and both ends are.
+"""Scores of tags, and of tagged spans (named entities, phrases), a span being right where its type and both ends are.
 
-Spans are read from tags as conlleval and seqeval do by default: `B-` begins one, `I-` goes on with one of its type and
+Spans are read from tags as conlleval and seqeval do by default: `B-` begins one, `I-` continues one of its type and
 otherwise begins one, `E-` (or `L-`) ends one, `S-` (or `U-`) is one, anything else belongs to none.
 """
 
@@ -8,17 +8,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from vaswani_tx.training.metrics.classes import macro_f1
+from vaswani_tx.training.metrics.registry import TAGGING, score_predictions
+
 _TAG = re.compile(r"([BIESLU])-(.+)")
 
 
 def are_spans(tags: Iterable[str]) -> bool:
-    """Whether these tag names are those of spans: `O` and at least one `B-` or `I-`, and nothing else."""
+    """Return whether these tag names are those of spans: `O` and at least one `B-` or `I-`, and nothing else."""
     others = set(tags) - {"O"}
     return all(map(_TAG.fullmatch, others)) and any(tag[0] in "BI" for tag in others)
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The spans of one sentence: type, first word, last word."""
+    """Return the spans of one sentence: type, first word, last word."""
     found: list[tuple[str, int, int]] = []
     kind, first = None, 0
     for position, tag in enumerate([*tags, "O"]):
@@ -36,14 +39,14 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def span_scores(predicted: Iterable[Sequence[str]], true: Iterable[Sequence[str]]) -> dict[str, float]:
-    """Precision, recall and F1 of the spans of all sentences together; 0 where there is none."""
+    """Return precision, recall and F1 of the spans of all sentences together; 0 where there is none."""
     counts = count_spans(predicted, true)
     totals = [sum(column) for column in zip(*counts.values(), strict=True)] if counts else [0, 0, 0]
     return precision_recall_f1(*totals)
 
 
 def count_spans(predicted: Iterable[Sequence[str]], true: Iterable[Sequence[str]]) -> dict[str, tuple[int, int, int]]:
-    """For each type of span how many are right, predicted, and there."""
+    """Count for each type of span how many are right, predicted, and there."""
     right, said, there = Counter(), Counter(), Counter()
     for guess, truth in zip(predicted, true, strict=True):
         if len(guess) != len(truth):
@@ -55,6 +58,63 @@ def count_spans(predicted: Iterable[Sequence[str]], true: Iterable[Sequence[str]
 
 
 def precision_recall_f1(right: int, said: int, there: int) -> dict[str, float]:
-    """The three shares from three counts."""
+    """Return the three shares from three counts."""
     precision, recall = right / max(said, 1), right / max(there, 1)
     return {"precision": precision, "recall": recall, "f1": 2 * right / max(said + there, 1)}
+
+
+# Of whole test sets: two lists of sentences' tags, and the names of all tags
+
+
+def tag_scores(
+    predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, float]:
+    """Return every metric of tags; precision, recall and F1 are those of spans where the names are those of spans."""
+    return score_predictions(TAGGING, predicted, true, names)
+
+
+def tag_accuracy(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]) -> float:
+    """Return the share of words whose tag is right."""
+    pairs = _pairs(predicted, true)
+    return sum(said == right for said, right in pairs) / max(len(pairs), 1)
+
+
+def tag_precision(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]) -> float:
+    """Return the share of predicted spans, or tags beside `O`, that are right."""
+    return _shares(predicted, true, names)["precision"]
+
+
+def tag_recall(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]) -> float:
+    """Return the share of the true spans, or tags beside `O`, that are found."""
+    return _shares(predicted, true, names)["recall"]
+
+
+def tag_f1(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]) -> float:
+    """Return F1 of spans, or of tags beside `O`."""
+    return _shares(predicted, true, names)["f1"]
+
+
+def tag_macro_f1(
+    predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]
+) -> float | None:
+    """Return F1 averaged over the tags; None where the tags are those of spans."""
+    if are_spans(names):
+        return None
+    numbers = {name: number for number, name in enumerate(names)}
+    said, right = ([numbers[tag] for tags in side for tag in tags] for side in (predicted, true))
+    return macro_f1(said, right, len(names))
+
+
+def _pairs(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    sentences = zip(predicted, true, strict=True)
+    return [pair for guess, truth in sentences for pair in zip(guess, truth, strict=True)]
+
+
+def _shares(
+    predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, float]:
+    if are_spans(names):
+        return span_scores(predicted, true)
+    pairs = _pairs(predicted, true)
+    right = sum(said == tag != "O" for said, tag in pairs)
+    return precision_recall_f1(right, *(sum(pair[side] != "O" for pair in pairs) for side in (0, 1)))

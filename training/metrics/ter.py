@@ -4,10 +4,9 @@
         print(m.compute(predictions=['Hallo Welt .'], references=[['Hallo Welt .']]))"
 """
 
-import evaluate
 from sacrebleu.metrics import TER
 
-from .texts import info, streams
+from .texts import SacreBleuModule, info
 
 _DESCRIPTION = """Translation edit rate (Snover et al., 2006): the edits (words inserted, deleted, replaced, and runs of
 words moved) that turn the hypotheses into their references, in percent of the references' words, as sacreBLEU computes
@@ -15,7 +14,7 @@ it. Lower is better; 0 is equality, and it may exceed 100."""
 
 _ARGUMENTS = """    normalized (bool): tokenise punctuation as Tercom does. Default False.
     no_punct (bool): leave punctuation out. Default False.
-    asian_support (bool): part East Asian characters from each other; with `normalized`. Default False.
+    asian_support (bool): separate East Asian characters from each other; with `normalized`. Default False.
     case_sensitive (bool): tell upper case from lower. Default False, as Tercom does.
 
 Returns:
@@ -30,16 +29,11 @@ _CITATION = """@inproceedings{snover-etal-2006-study,
 }"""
 
 
-class Ter(evaluate.Metric):
+class Ter(SacreBleuModule):
     """Corpus TER with the sacreBLEU signature."""
+
+    metric = TER
+    returned = ("score", "num_edits", "ref_length")
 
     def _info(self):
         return info(_DESCRIPTION, _ARGUMENTS, _CITATION)
-
-    def _compute(
-        self, predictions, references, normalized=False, no_punct=False, asian_support=False, case_sensitive=False
-    ):
-        ter = TER(normalized, no_punct, asian_support, case_sensitive)
-        result = ter.corpus_score(predictions, streams(references))
-        names = ("score", "num_edits", "ref_length")
-        return {name: getattr(result, name) for name in names} | {"signature": str(ter.get_signature())}

@@ -1,4 +1,7 @@
-"""What the metric modules of this folder share; `evaluate` copies this file along with the one that imports it."""
+"""What this folder's modules for `evaluate` share; `evaluate` copies this file along with one that imports it."""
+
+from abc import ABC, abstractmethod
+from typing import Any
 
 import datasets
 import evaluate
@@ -11,7 +14,7 @@ Args:
 
 
 def info(description: str, arguments: str, citation: str = "") -> evaluate.MetricInfo:
-    """What `evaluate` asks of a metric that compares plain sentences with one or several references each."""
+    """Return what `evaluate` asks of a metric that compares plain sentences with one or several references each."""
     text = datasets.Value("string")
     return evaluate.MetricInfo(
         description=description,
@@ -35,3 +38,21 @@ def streams(references: list) -> list[list[str]]:
                 "give every sentence the same number of references"
             )
     return [list(stream) for stream in zip(*references, strict=True)]
+
+
+class SacreBleuModule(evaluate.Metric, ABC):
+    """A metric of sacreBLEU: its options, and what of its result is returned beside the signature."""
+
+    metric: Any
+    returned: tuple[str, ...]
+    renamed: dict[str, str] = {}  # options that `evaluate` calls otherwise
+
+    @abstractmethod
+    def _info(self):
+        """Return what `evaluate` asks of a metric; abstract, for `evaluate` takes a file's first class that is not."""
+
+    def _compute(self, predictions, references, **options):
+        options = {self.renamed.get(name, name): value for name, value in options.items()}
+        metric = self.metric(**options)
+        result = metric.corpus_score(predictions, streams(references))
+        return {name: getattr(result, name) for name in self.returned} | {"signature": str(metric.get_signature())}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import matplotlib
 
 from vaswani_tx.training.errors import MetricsError
+from vaswani_tx.training.metrics.registry import BY_NAME, MetricSpec, found_metrics
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -51,18 +52,16 @@ class Panel:
     noisy: bool = False
 
 
+def _best(spec: MetricSpec) -> Literal["max", "min"]:
+    return "max" if spec.higher_is_better else "min"
+
+
+# The panels of every run; between the first and the others come those of the metrics of its validations.
 PANELS = (
     Panel("loss", "Loss", "nats per target token", (
         Series("train", "loss", "training"),
-        Series("validation", "loss", "validation, labels not smoothed", "--", "o", "min"),
+        Series("validation", "loss", "validation, labels not smoothed", "--", "o", _best(BY_NAME["loss"])),
     )),
-    Panel("perplexity", "Perplexity of the validation set", "per token, logarithmic", (
-        Series("validation", "perplexity", "validation", "-", "o", "min"),
-    ), log=True),
-    Panel("scores", "BLEU and chrF of the validation set", "score", (
-        Series("validation", "bleu", "BLEU", "-", "o", "max"),
-        Series("validation", "chrf", "chrF", "--", "s", "max"),
-    ), from_zero=True),
     Panel("learning_rate", "Learning rate", "", (Series("train", "learning_rate", "learning rate"),), from_zero=True),
     Panel("throughput", "Throughput", "target tokens per second", (
         Series("train", "tokens_per_second", "throughput"),
@@ -71,6 +70,7 @@ PANELS = (
         Series("train", "padding", "padding"),
     ), factor=100.0, from_zero=True, noisy=True),
 )  # fmt: skip
+LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "v"))
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,19 @@ class Curves:
         self.clock = ([0.0, *(step for step, _ in pairs)], [0.0, *(seconds for _, seconds in pairs)])
 
     def points(self, series: Series, axis: str) -> tuple[np.ndarray, np.ndarray]:
-        """Places and values of one series; records without a finite number are left out. `time` is in seconds."""
+        """Return places and values of one series without records that lack a finite number; `time` is in seconds."""
         found = [(r["step"], r[series.key]) for r in self.events.get(series.event, []) if is_number(r.get(series.key))]
         steps, values = np.array(found, dtype=float).reshape(-1, 2).T
         return (steps if axis == "updates" else np.interp(steps, *self.clock)), values
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a record can be drawn."""
+    """Return whether a value of a record can be drawn."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl` in their order; a torn last line, as of a run that is writing, is left out.
+    """Return the records of a `metrics.jsonl` in order; a torn last line, as of a run that is writing, is left out.
 
     Raises:
         MetricsError: a broken line before the last, or one that is no record, by its number.
@@ -133,15 +133,15 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             if number > whole:
                 break
             raise MetricsError(
-                f"{path} line {number} is not a record ({error}): restore the file, or delete that line to go on "
-                "without it."
+                f"{path} line {number} is not a record ({error}): restore the file, or delete that line to "
+                "read it without."
             ) from error
         records.append(record)
     return records
 
 
 def read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records of a run's `metrics.jsonl` by their event ("train", "validation", ...), in their order.
+    """Return the records of a run's `metrics.jsonl` by their event ("train", "validation", ...), in their order.
 
     Where the updates go back, as after a restart by hand, the later records replace those of the updates they repeat.
     Raises MetricsError, as `read_records` does.
@@ -160,12 +160,12 @@ def read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def draw_training_curve(metrics: Path, target: Path, title: str) -> None:
-    """Draws the curves of the run that wrote `metrics` as one PNG; raises MetricsError if it has no record yet."""
+    """Draw the curves of the run that wrote `metrics` as one PNG; raise MetricsError if it has no record yet."""
     draw_curves([Curves(title, read_metrics(metrics))], target, title)
 
 
 def draw_curves(runs: Sequence[Curves], target: Path | io.BytesIO, title: str, axis: str = "updates") -> None:
-    """Draws every panel that has values as one PNG; raises MetricsError where no run has any yet."""
+    """Draw every panel that has values as one PNG; raise MetricsError where no run has any yet."""
     panels = panels_of(runs)
     if not panels:
         names = ", ".join(repr(run.name) for run in runs)
@@ -189,7 +189,7 @@ def draw_curves(runs: Sequence[Curves], target: Path | io.BytesIO, title: str, a
 
 
 def draw_svg(panel: Panel, runs: Sequence[Curves], axis: str, theme: Theme) -> str:
-    """One panel as an SVG document, its text as text; transparent, so that the page's ground shows."""
+    """Return one panel as an SVG document, its text as text; transparent, so that the page's ground shows."""
     with matplotlib.rc_context(_style(theme) | {"svg.fonttype": "none", "svg.hashsalt": "vaswani_tx"}):
         figure, place = plt.subplots(figsize=(5.4, 3.3), layout="constrained")
         draw_panel(place, panel, runs, axis, theme)
@@ -201,16 +201,46 @@ def draw_svg(panel: Panel, runs: Sequence[Curves], axis: str, theme: Theme) -> s
 
 
 def panels_of(runs: Sequence[Curves]) -> list[Panel]:
-    """The panels for which at least one run has a value."""
+    """Return the panels for which at least one run has a value."""
+    first, *others = PANELS
     return [
         panel
-        for panel in PANELS
+        for panel in [first, *_metric_panels(runs), *others]
         if any(len(run.points(series, "updates")[0]) for run in runs for series in panel.series)
     ]
 
 
+def _metric_panels(runs: Sequence[Curves]) -> list[Panel]:
+    """Return a panel for each metric with a scale of its own, then one for each scale that metrics share."""
+    known: dict[str, Any] = {}
+    for run in runs:
+        for record in run.events.get("validation", []):
+            known |= {name: value for name, value in record.items() if is_number(value)}
+    specs = [spec for spec in found_metrics(known) if spec.name != "loss"]
+    groups = [[spec] for spec in specs if spec.scale == "open"]
+    groups += [[spec for spec in specs if spec.scale == scale] for scale in ("percent", "share")]
+    return [_metric_panel(group) for group in groups if group]
+
+
+def _metric_panel(specs: Sequence[MetricSpec]) -> Panel:
+    """Return the panel of some metrics of one scale, or of one whose scale is its own."""
+    first, several = specs[0], specs[0].scale != "open"
+    titles = [spec.title for spec in specs]
+    title = " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
+    series = tuple(
+        Series("validation", spec.name, spec.title if several else "validation", *LINES[i % len(LINES)], _best(spec))
+        for i, spec in enumerate(specs)
+    )
+    name = {"percent": "scores", "share": "shares"}.get(first.scale, first.name)
+    unit = {"percent": "score", "share": "share"}.get(first.scale, first.unit)
+    unit += ", logarithmic" if first.log else ""
+    title = f"{title[:1].upper()}{title[1:]} of the validation set"
+    # Not shares: correlations may be below 0.
+    return Panel(name, title, unit, series, log=first.log, from_zero=first.scale == "percent")
+
+
 def draw_panel(place: Axes, panel: Panel, runs: Sequence[Curves], axis: str, theme: Theme) -> None:
-    """Draws one panel: a colour for each run and a kind of line for each series, or, of one run, a colour for each."""
+    """Draw one panel: a colour for each run and a kind of line for each series, or, of one run, a colour for each."""
     scale, unit = _time_unit(runs) if axis == "time" else (1.0, "updates")
     shown = []
     for number, run in enumerate(runs):
@@ -240,7 +270,7 @@ def draw_attention(weights: np.ndarray, source: Sequence[str], target: Sequence[
         source: S tokens.
         target: T tokens, each the one that was being predicted.
         path: the PNG to write.
-        title: stands above the panels.
+        title: above the panels.
     """
     heads = len(weights)
     columns = min(heads, 2)
@@ -313,7 +343,7 @@ def _add_legend(place: Axes, shown: Sequence[Series], several: bool, theme: Them
     if not several:
         place.legend(loc="best")
         return
-    # The colours stand for the runs, so the kinds of line are explained in the colour of the writing.
+    # The colours mean the runs, so the kinds of line are explained in the colour of the writing.
     handles = [Line2D([], [], color=theme.ink, ls=series.line, marker=series.marker) for series in shown]
     place.legend(handles, [series.label for series in shown], loc="best")
 
@@ -332,7 +362,7 @@ def _scale_axes(place: Axes, panel: Panel, axis: str) -> None:
 
 
 def _short(value: float, _: Any = None) -> str:
-    """A number of an axis: 0.0005, 2.5, 4,000, 120k, 3M."""
+    """Return a number of an axis as text: 0.0005, 2.5, 4,000, 120k, 3M."""
     size = abs(value)
     if size >= 1e5:
         return f"{value / 1e6:g}M" if size >= 1e6 else f"{value / 1e3:g}k"

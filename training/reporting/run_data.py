@@ -1,4 +1,4 @@
-"""What a report says of one run, read from its folder: nothing is computed anew, no weights are loaded."""
+"""What a report says of one run, read from its folder: nothing is computed again, no weights are loaded."""
 
 import dataclasses
 import datetime
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.engine.checkpoints import STATE, list_checkpoints
 from vaswani_tx.training.errors import ReportError
+from vaswani_tx.training.metrics.registry import MetricSpec, found_metrics
 from vaswani_tx.training.reporting.plots import Curves, is_number, read_metrics
 
 # A run that has been silent for so many times its usual pause between two records has stopped.
@@ -41,7 +42,7 @@ class Run:
     last_written: float | None
 
     def last(self, event: str) -> dict[str, Any] | None:
-        """The newest record of a kind."""
+        """Return the newest record of a kind."""
         return next(reversed(self.curves.events.get(event, [])), None)
 
     @property
@@ -79,8 +80,20 @@ class Run:
         chosen = [record for record in self.validations if record.get("best") is True]
         return chosen[-1] if chosen else None
 
+    @property
+    def metrics(self) -> list[MetricSpec]:
+        """The metrics that its validations have beside loss and perplexity, in the order of the registry."""
+        known: dict[str, Any] = {}
+        for record in [*self.validations, self.last("best") or {}, self.last("averaged") or {}]:
+            known |= {name: value for name, value in record.items() if is_number(value)}
+        return [spec for spec in found_metrics(known) if spec.name not in ("loss", "perplexity")]
+
+    def main_metric(self, record: dict[str, Any]) -> MetricSpec | None:
+        """Return the first metric of the run that a record has, None where it has the loss alone."""
+        return next((spec for spec in self.metrics if is_number(record.get(spec.name))), None)
+
     def scores(self) -> list[dict[str, Any]]:
-        """The lines of the table of results: best validation, then the two models that were scored at the end."""
+        """Return the rows of the table of results: best validation, then the models that were scored at the end."""
         rows = []
         if self.best:
             rows.append({"model": f"best validation, update {self.best['step']:,}", **self.best})
@@ -88,7 +101,7 @@ class Run:
         return rows + [{"model": name, **self.last(event)} for event, name in names.items() if self.last(event)]
 
     def state(self) -> tuple[str, str]:
-        """One of "finished", "failed", "running", "stopped", and the sentence for people."""
+        """Return one of "finished", "failed", "running", "stopped", and a sentence that says so."""
         if self.finished:
             reason = str(self.finished.get("reason"))
             limit = f"{reason} {self.finished[reason]}" if reason in self.finished else reason
@@ -109,7 +122,7 @@ class Run:
         return "stopped", f"stopped before its end at update {self.step:,}: last record of {when}"
 
     def made_with(self) -> list[str]:
-        """Hardware, arithmetic, versions and revision of the newest part, in a few words each."""
+        """Return hardware, arithmetic, versions and revision of the newest part, in a few words each."""
         part = self.parts[-1] if self.parts else {}
         machine, versions, git = part.get("hardware") or {}, part.get("versions") or {}, part.get("git") or {}
         gpus = [str(gpu.get("name")) for gpu in machine.get("gpus") or []]
@@ -122,7 +135,7 @@ class Run:
         return words
 
     def recipe_rows(self) -> list[dict[str, Any]]:
-        """Every key of the recipe: name, value, the default, whether they differ, and what the key means."""
+        """Return every key of the recipe: name, value, the default, whether they differ, and what the key means."""
         fields = {item.name: item for item in dataclasses.fields(TranslationSettings)}
         rows = []
         for name, value in self.recipe.items():
@@ -137,7 +150,7 @@ class Run:
 
 
 def read_run(path: str | Path, name: str | None = None) -> Run:
-    """The run in the folder `path`; it may be unfinished, being written, or without validation.
+    """Read the run in the folder `path`; it may be unfinished, being written, or without validation.
 
     Raises:
         ReportError: no folder, no run in it, or a damaged file of it.
@@ -169,14 +182,14 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
 
 
 def differing_keys(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """The keys of the recipes that are not the same in all runs, places left out, and each run's value."""
+    """Return the keys of the recipes that are not the same in all runs, folders left out, and each run's value."""
     names = dict.fromkeys(name for run in runs for name in run.recipe)
     rows = [(name, [as_text(run.recipe[name]) if name in run.recipe else "-" for run in runs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1 and name != "output_dir"]
 
 
 def as_text(value: Any) -> str:
-    """A value of a recipe as one would write it in a flag."""
+    """Return a value of a recipe as one would write it in a flag."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -189,7 +202,7 @@ def _default(item: dataclasses.Field) -> Any:
 
 
 def _run_below(path: Path) -> str:
-    """A hint for who names the folder above a run."""
+    """Return a hint for who names the folder above a run."""
     found = sorted(place.parent.name for place in path.glob("*/recipe.yaml"))
     return f" Did you mean one of its folders: {', '.join(found[:5])}?" if found else ""
 
@@ -220,7 +233,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _read_samples(path: Path) -> list[dict[str, Any]]:
-    """Translations of the run, one object with source, reference and hypothesis a line."""
+    """Read the samples of the run, one object with source, reference and hypothesis a line."""
     if not path.is_file():
         return []
     samples = []
@@ -231,14 +244,14 @@ def _read_samples(path: Path) -> list[dict[str, Any]]:
                 samples.append({key: str(entry[key]) for key in ("source", "reference", "hypothesis")})
             except (ValueError, KeyError, TypeError) as error:
                 raise ReportError(
-                    f"{path} line {number} is not an object with source, reference and hypothesis ({error!r}): mend "
+                    f"{path} line {number} is not an object with source, reference and hypothesis ({error!r}): fix "
                     "or delete it."
                 ) from error
     return samples
 
 
 def _checkpoint(place: Path, validated: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """Name, step, size in bytes, time and, where this step was validated, scores of a model folder."""
+    """Return name, step, size in bytes, time and, where this step was validated, scores of a model folder."""
     if not (place / "config.json").is_file():
         return None
     note = _read_json(place / "validation.json") or {}
@@ -247,7 +260,7 @@ def _checkpoint(place: Path, validated: dict[int, dict[str, Any]]) -> dict[str, 
     try:
         files = [file.stat() for file in place.rglob("*") if file.is_file()]
     except FileNotFoundError:
-        return None  # a run that goes on has just deleted this one
+        return None  # the run, still training, has just deleted this one
     return {
         "name": place.name,
         "step": step if is_number(step) else None,
@@ -260,7 +273,7 @@ def _checkpoint(place: Path, validated: dict[int, dict[str, Any]]) -> dict[str, 
 
 
 def _parameters(place: Path) -> int | None:
-    """Numbers in the weight files of a model folder, by their headers; a tied matrix is stored, and counted, once."""
+    """Count the numbers in the weight files of a model folder, by their headers; a tied matrix is stored once."""
     total = 0
     for path in sorted(place.glob("*.safetensors")):
         try:

@@ -15,6 +15,9 @@ def run(options: argparse.Namespace) -> None:
         raise CliError(f"there is no model folder '{options.model}': what is pushed comes from a folder.")
     check_folder(options.model)
     card = _read_card(options.card) if options.card else None
+    # Imported when the verb runs: the library itself does without the training package.
+    from vaswani_tx.training.metrics.registry import card_titles
+
     try:
         push = push_to_hub(
             options.model,
@@ -23,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
             code=not options.no_code,
             card=card,
             run=options.run,
+            titles=card_titles(),
             private=options.private or None,
             revision=options.revision,
             commit_message=options.message,

@@ -38,13 +38,6 @@ from vaswani_tx.hub.card_sources import (
 )
 
 PAPER = "https://arxiv.org/abs/1706.03762"
-TITLES = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "ter": "TER (lower is better)",
-    "bleu_compound_split": "BLEU, tokenised, compounds split (the paper's form)",
-    "bleu_tokenised_lowercase": "BLEU, tokenised, lowercased (Multi30k's form)",
-}
 # Sentences for the page's input box, by source language.
 WIDGET = {
     "de": "Ein Mann repariert sein Fahrrad vor dem Haus.",
@@ -62,6 +55,7 @@ def make_card(
     load_from: str | None = None,
     code: bool = False,
     about: About | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> str:
     """Write the text of README.md for a model folder.
 
@@ -73,11 +67,13 @@ def make_card(
         load_from: what the example passes to `from_pretrained`; default: the name.
         code: the folder carries its code, so the example needs `trust_remote_code=True` and no package.
         about: languages, licences, names.
+        titles: what readers call the scores, by their names in files, such as `card_titles()` of
+            `vaswani_tx.training.metrics.registry`; None, or a name that is missing: the name itself.
 
     Raises:
         CardError: a file is missing or damaged, belongs to another model, or `about` has a wrong value.
     """
-    about = about or About()
+    about, titles = about or About(), titles or {}
     about.check()
     folder = Path(folder)
     config = read_object(folder / "config.json", needed=True)
@@ -88,7 +84,7 @@ def make_card(
         "How to use": _usage(load_from or name, code, about, config),
         "Data": _data(story, about),
         "Recipe": _recipe(story),
-        "Results": _results(story, scores, folder.name),
+        "Results": _results(story, scores, folder.name, titles),
         "Training": _training(story),
         "Limits": _limits(story, scores, config, about),
         "Citation": _citation(),
@@ -96,10 +92,10 @@ def make_card(
     }
     body = [f"# {_text(name)}", _what(folder, config, about)]
     body += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return f"---\n{_metadata(name, scores, about)}\n---\n\n" + "\n\n".join(body) + "\n"
+    return f"---\n{_metadata(name, scores, about, titles)}\n---\n\n" + "\n\n".join(body) + "\n"
 
 
-def _metadata(name: str, scores: list[dict[str, Any]], about: About) -> str:
+def _metadata(name: str, scores: list[dict[str, Any]], about: About, titles: Mapping[str, str]) -> str:
     """The YAML between the dashes, by huggingface_hub's own writer."""
     values: dict[str, Any] = {"language": list(about.languages), "datasets": [about.dataset_id or ""]}
     if about.license is not None:
@@ -110,7 +106,7 @@ def _metadata(name: str, scores: list[dict[str, Any]], about: About) -> str:
     if widget is None:
         widget = [WIDGET[code] for code in about.languages[:1] if code in WIDGET]
     values["widget"] = [{"text": _plain(text)} for text in widget]
-    results = [result for score in scores for result in _eval_results(score, about)]
+    results = [result for score in scores for result in _eval_results(score, about, titles)]
     if results:
         values |= {"eval_results": results, "model_name": _plain(name)}
         values["metrics"] = sorted({result.metric_type for result in results})
@@ -120,7 +116,7 @@ def _metadata(name: str, scores: list[dict[str, Any]], about: About) -> str:
     return card.to_yaml(line_break="\n").strip()
 
 
-def _eval_results(score: dict[str, Any], about: About) -> Iterator[EvalResult]:
+def _eval_results(score: dict[str, Any], about: About, titles: Mapping[str, str]) -> Iterator[EvalResult]:
     test = test_set(score)
     stem = PurePosixPath(test[0]).name.partition(".")[0] if test else ""
     called = about.dataset_name or (test[0] if test else "test set")
@@ -132,8 +128,8 @@ def _eval_results(score: dict[str, Any], about: About) -> Iterator[EvalResult]:
             dataset_type=about.dataset_id or _slug(called),
             dataset_name=_plain(called),
             dataset_split=_plain(stem) or None,
-            metric_type=key.partition("_")[0],
-            metric_name=TITLES.get(key, key) + (f", {search}" if search else ""),
+            metric_type=re.match("[a-z]*", key)[0] or key,  # as the Hub calls it: bleu, rouge
+            metric_name=titles.get(key, key) + (f", {search}" if search else ""),
             metric_value=round(value, 2),
             metric_args={"signature": _plain(signature)},
         )
@@ -215,22 +211,22 @@ def _recipe(story: Run) -> str:
     )
 
 
-def _results(story: Run, scores: list[dict[str, Any]], kind: str) -> str:
+def _results(story: Run, scores: list[dict[str, Any]], kind: str, titles: Mapping[str, str]) -> str:
     rows = []
     for score in scores:
         test = " → ".join(map(_code, test_set(score))) or "test set"
         where = f"{test}, {score['sentences']:,} sentences" if is_number(score.get("sentences")) else test
-        rows += [(where, *row) for row in _score_rows(score)]
+        rows += [(where, *row) for row in _score_rows(score, titles)]
         if is_number(score.get("perplexity")):
             rows.append((where, "perplexity a token", f"{score['perplexity']:.3f}", "", ""))
     for record in story.events.get(kind, [])[-1:]:
         where = f"validation, {record['sentences']:,} sentences" if is_number(record.get("sentences")) else "validation"
-        rows += [(where, *row) for row in _score_rows(record)]
-    table = _table(("set", "score", "value", "decoding", "sacreBLEU signature"), rows)
+        rows += [(where, *row) for row in _score_rows(record, titles)]
+    table = _table(("set", "score", "value", "decoding", "signature"), rows)
     return "\n\n".join(filter(None, (table, "\n".join(f"- {line}" for line in map(_speed, scores) if line))))
 
 
-def _score_rows(score: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def _score_rows(score: dict[str, Any], titles: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
     beams = score.get("beam")
     decoding = _decoding(_generation(score)) or (f"beam {beams}" if is_number(beams) else "")
     for key, value, signature in scores_of(score):
@@ -239,7 +235,7 @@ def _score_rows(score: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         if isinstance(interval, dict) and all(is_number(interval.get(k)) for k in ("mean", "half_width", "level")):
             level = f"{100 * interval['level']:.0f} %"
             text += f" ({level} interval {interval['mean']:.2f} ± {interval['half_width']:.2f})"
-        yield TITLES.get(key, _text(key)), text, decoding, _code(signature)
+        yield _text(titles.get(key, key)), text, decoding, _code(signature)
 
 
 def _speed(score: dict[str, Any]) -> str:

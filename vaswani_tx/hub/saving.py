@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,7 @@ def save_with_code(
     *,
     card: str | None = None,
     run: str | os.PathLike | None = None,
+    titles: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a model folder that loads with `trust_remote_code=True` where this package is not installed.
@@ -81,6 +82,7 @@ def save_with_code(
         card: text of README.md. None: written from `run`; else the README.md of the model's folder; else from the run
             that the folder belongs to (`RUN/best`, `RUN/averaged`); else a short one.
         run: folder of the training run that made the model.
+        titles: what a written card calls the scores, as in `make_card`.
         overwrite: replace the model that stands in `folder`. Files there that are no part of a model are kept.
 
     Raises:
@@ -97,7 +99,7 @@ def save_with_code(
         scratch = new / ".scratch"
         contents = _gather(model, tokenizer, scratch, code=True)
         if card is not None or run is not None or CARD not in contents:
-            contents[CARD] = _card(model, scratch, card, run, target.name, code=True)
+            contents[CARD] = _card(model, scratch, card, run, target.name, True, titles)
         for name, content in contents.items():
             _put(content, new / name, scratch)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -112,6 +114,7 @@ def push_to_hub(
     code: bool = True,
     card: str | None = None,
     run: str | os.PathLike | None = None,
+    titles: Mapping[str, str] | None = None,
     private: bool | None = None,
     revision: str | None = None,
     commit_message: str = "Upload model",
@@ -124,7 +127,7 @@ def push_to_hub(
     files of other names are deleted in the same commit.
 
     Args:
-        model, tokenizer, card, run: as in `save_with_code`.
+        model, tokenizer, card, run, titles: as in `save_with_code`.
         repo_id: "owner/name"; "name" alone is the token's owner's.
         code: also send the code that `trust_remote_code=True` runs.
         private: True: only the owner sees a new repository; an existing public one is refused. None: the Hub's default.
@@ -142,7 +145,7 @@ def push_to_hub(
         contents = _gather(model, tokenizer, Path(scratch), code=code)
         own_card = card is not None or run is not None
         if own_card or CARD not in contents:
-            contents[CARD] = _card(model, Path(scratch), card, run, repo_id, code=code)
+            contents[CARD] = _card(model, Path(scratch), card, run, repo_id, code, titles)
         if dry_run:
             return Push(repo_id, _sizes(contents))
         with _explained(repo_id, revision):
@@ -270,12 +273,14 @@ def _with_references(name: str, content: bytes | Path, family: Family | None) ->
     return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _card(model: Any, scratch: Path, card: str | None, run: Any, name: str, code: bool) -> bytes:
+def _card(
+    model: Any, scratch: Path, card: str | None, run: Any, name: str, code: bool, titles: Mapping[str, str] | None
+) -> bytes:
     if card is None:
         folder = Path(model) if isinstance(model, str | os.PathLike) else scratch / "model"
         if run is None and folder.parent != scratch:
             run = find_run(folder)
-        card = make_card(folder, run=run, name=name.rpartition("/")[2], load_from=name, code=code)
+        card = make_card(folder, run=run, name=name.rpartition("/")[2], load_from=name, code=code, titles=titles)
     return card.encode()
 
 

@@ -99,6 +99,8 @@ def own_cache(monkeypatch, tmp_path):
         ({"recipe": "none.yaml"}, "row plain: No recipe at"),
         ({"evaluation": {"modle": "best"}}, "evaluation: unknown key 'modle': did you mean 'model'?"),
         ({"evaluation": {"model": "worst"}}, "evaluation: model must be one of averaged, best, last, got 'worst'"),
+        ({"evaluation": {"metrics": "bleu"}}, "evaluation: metrics must be a list of names, such as [bleu, chrf]"),
+        ({"evaluation": {"metrics": ["rouge3"]}}, "evaluation: unknown metric 'rouge3': did you mean 'rouge"),
         ({"evaluation": {"beam": 0}}, "evaluation: beam must be a whole number greater than 0"),
         ({"grid": {"seeds": [1]}}, "mine.yaml, grid: unknown key 'seeds': did you mean 'seed'?"),
         ({"grid": {"seed": 1}}, "mine.yaml, grid: seed must be a list of values"),
@@ -106,7 +108,7 @@ def own_cache(monkeypatch, tmp_path):
         ({"set": SETTINGS | {"max_steps": None}}, "row plain: The run has no end"),
     ],
 )
-def test_a_wrong_file_is_named_with_row_and_mend(tmp_path, capsys, values, message):
+def test_a_wrong_file_is_named_with_row_and_fix(tmp_path, capsys, values, message):
     path = write(tmp_path, **values)
     assert sweep.main([str(path), "--output-dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
@@ -219,7 +221,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     path, out = write(tmp_path, reversal, rows=rows, note="Ours | theirs."), tmp_path / "out"
     assert sweep.main([str(path), "--output-dir", str(out)]) == 1
     error = capsys.readouterr().err
-    assert "row lost failed with status 1; going on with the next row." in error
+    assert "row lost failed with status 1; continuing with the next row." in error
     assert error.endswith("not done: lost failed with status 1\n")
     train, evaluate = "train_translation", "evaluate_translation"
     assert [module for module, _ in in_process] == [train, evaluate, train, train, evaluate]
@@ -248,7 +250,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_the_same_command_goes_on(reversal, tmp_path, in_process, capsys):
+def test_the_same_command_resumes(reversal, tmp_path, in_process, capsys):
     path, out = write(tmp_path, reversal), tmp_path / "out"
     words = [str(path), "--output-dir", str(out)]
     assert sweep.main([*words, "--only", "wide"]) == 0
@@ -260,7 +262,7 @@ def test_the_same_command_goes_on(reversal, tmp_path, in_process, capsys):
     in_process.clear()
     assert sweep.main(words) == 0
     assert in_process == []
-    # Another way of scoring scores again, and only that; a higher limit goes on.
+    # Another way of scoring scores again, and only that; a higher limit resumes.
     best = write(tmp_path, reversal, evaluation={"model": "best"})
     assert sweep.main([str(best), *words[1:]]) == 0
     assert [module for module, _ in in_process] == ["evaluate_translation"] * 2
@@ -292,6 +294,25 @@ def test_dry_run_prints_the_commands_and_writes_nothing(tmp_path, capsys):
     )
     assert printed.rstrip().endswith(f"--output-dir={out / 'wide'}")
     assert not out.exists()
+
+
+def test_the_table_has_the_metrics_that_the_sweep_names(tmp_path):
+    row = {"row": "plain", "changed": "-", "parameters": 1000, "updates": 2, "minutes": 1.0, "perplexity": 3.21049,
+           "state": "finished", "scored": "averaged", "sentences": 5, "paper": {"rouge1": 40.1},
+           "bleu": 20.0, "bleu_signature": "b", "chrf": 40.0, "rouge1": 33.333, "rouge1_signature": "r"}  # fmt: skip
+    named = {"evaluation": {"metrics": ["rouge1", "bleu"]}, "rows": {"plain": {"paper": {"rouge1": 40.1}}}}
+    for values, head, cells in (
+        (named, "PPL | BLEU | ROUGE-1 | minutes | paper's ROUGE-1 |", "3.210 | 20.00 | 33.33 | 1.0 | 40.1 |"),
+        ({}, "PPL | BLEU | minutes | paper's ROUGE-1 |", "3.210 | 20.00 | 1.0 | 40.1 |"),
+    ):
+        made = sweep.read_sweep(write(tmp_path, **values), [], str(tmp_path / "out"))
+        lines = sweep.table_text(made, [row]).splitlines()
+        assert head in lines[2] and cells in lines[4]
+        assert ("- ROUGE-1: `r`" in lines) == bool(values)
+    made = sweep.read_sweep(write(tmp_path, **named), [], str(tmp_path / "out"))
+    words = sweep.evaluation_words(made.rows[0])
+    assert words[words.index("--metrics") :][:3] == ["--metrics", "rouge1", "bleu"]
+    assert evaluate_translation.parse(words).metrics == ["rouge1", "bleu"]
 
 
 # Signals
@@ -361,7 +382,7 @@ def test_a_stopped_sweep_saves_and_goes_on(reversal, tmp_path, capfd, request):
     thread.join()
     error = capfd.readouterr().err
     assert "stopped by SIGTERM; saved as" in error
-    assert "sweep stopped by SIGTERM in row plain; the same command goes on from there." in error
+    assert "sweep stopped by SIGTERM in row plain; the same command resumes there." in error
     (saved,) = steps(out / "plain")
     states = [row["state"] for row in json.loads((out / "table.json").read_text())["rows"]]
     assert states == ["begun", "not begun"]

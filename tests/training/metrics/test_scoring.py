@@ -1,4 +1,4 @@
-"""Scores of test sets: sacreBLEU's own numbers, the older tokenised forms against a plain twin, intervals, files."""
+"""Scores of test sets: sacreBLEU's own numbers, the older BLEU against a plain reference, intervals, files."""
 
 import json
 import math
@@ -12,10 +12,10 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.metrics import load_metric
 from vaswani_tx.training.metrics.moses import compound_split, tokenised_lowercase
+from vaswani_tx.training.metrics.registry import signed_metrics
 from vaswani_tx.training.metrics.scoring import (
-    METRIC_SPECS,
     aligned,
-    make_metric_spec,
+    make_text_metric,
     read_lines,
     score_rows,
     score_translations,
@@ -27,7 +27,7 @@ SECOND = ["Der Hund läuft heim.", "Die Frau liest ein Buch", "Das ist schön!",
 
 
 def plain_bleu(hypotheses, *streams):
-    """BLEU of tokens parted by spaces as Papineni et al. (2002) define it, without smoothing; the twin."""
+    """BLEU of tokens parted by spaces as Papineni et al. (2002) define it, without smoothing; the reference."""
     matches, totals, length, reference_length = [0] * 4, [0] * 4, 0, 0
     for hypothesis, *references in zip(hypotheses, *streams, strict=True):
         words = hypothesis.split(" ") if hypothesis else []
@@ -48,7 +48,7 @@ def plain_bleu(hypotheses, *streams):
 
 
 def test_every_score_with_its_signature():
-    scores = score_translations(HYPOTHESES, REFERENCES, forms=list(METRIC_SPECS))
+    scores = score_translations(HYPOTHESES, REFERENCES, metrics=list(signed_metrics()))
     assert scores["bleu"] == BLEU().corpus_score(HYPOTHESES, [REFERENCES]).score
     assert scores["chrf"] == CHRF().corpus_score(HYPOTHESES, [REFERENCES]).score
     assert scores["ter"] == TER().corpus_score(HYPOTHESES, [REFERENCES]).score
@@ -75,7 +75,7 @@ def test_lowercase_and_tokeniser_reach_the_scores():
 
 
 def test_scores_equal_the_metric_modules():
-    scores = score_translations(HYPOTHESES, REFERENCES, forms=["bleu", "chrf", "ter"], lowercase=True)
+    scores = score_translations(HYPOTHESES, REFERENCES, metrics=["bleu", "chrf", "ter"], lowercase=True)
     inputs = {"predictions": HYPOTHESES, "references": REFERENCES}
     assert load_metric("bleu").compute(**inputs, lowercase=True)["score"] == scores["bleu"]
     assert load_metric("chrf").compute(**inputs, lowercase=True)["score"] == scores["chrf"]
@@ -84,10 +84,10 @@ def test_scores_equal_the_metric_modules():
 
 
 def test_several_references():
-    scores = score_translations(HYPOTHESES, REFERENCES, SECOND, forms=list(METRIC_SPECS), lowercase=True)
+    scores = score_translations(HYPOTHESES, REFERENCES, SECOND, metrics=list(signed_metrics()), lowercase=True)
     assert scores["bleu"] == BLEU(lowercase=True).corpus_score(HYPOTHESES, [REFERENCES, SECOND]).score
     assert scores["ter"] == TER().corpus_score(HYPOTHESES, [REFERENCES, SECOND]).score
-    assert all(scores[f"{name}_signature"].startswith("nrefs:2|") for name in METRIC_SPECS)
+    assert all(scores[f"{name}_signature"].startswith("nrefs:2|") for name in signed_metrics())
     both = compound_split(HYPOTHESES), compound_split(REFERENCES), compound_split(SECOND)
     assert scores["bleu_compound_split"] == pytest.approx(plain_bleu(*both), rel=1e-12)
     assert score_translations(["b"], ["a"], ["b"])["exact_match"] == 1.0
@@ -95,9 +95,9 @@ def test_several_references():
 
 @pytest.mark.parametrize("language", ["de", "en"])
 @pytest.mark.parametrize("prepare", [compound_split, tokenised_lowercase])
-def test_older_forms_equal_the_plain_twin(prepare, language):
+def test_older_bleu_equals_the_plain_reference(prepare, language):
     name = f"bleu_{prepare.__name__}"
-    scores = score_translations(HYPOTHESES, REFERENCES, forms=[name], language=language)
+    scores = score_translations(HYPOTHESES, REFERENCES, metrics=[name], language=language)
     expected = plain_bleu(prepare(HYPOTHESES, language), prepare(REFERENCES, language))
     assert 0 < expected < 100
     assert scores[name] == pytest.approx(expected, rel=1e-12)
@@ -105,8 +105,8 @@ def test_older_forms_equal_the_plain_twin(prepare, language):
     assert score_translations(HYPOTHESES, REFERENCES)["bleu"] != pytest.approx(expected, abs=0.5)
 
 
-def test_older_forms_by_hand():
-    score = partial(score_translations, forms=["bleu_compound_split", "bleu_tokenised_lowercase"])
+def test_older_bleu_by_hand():
+    score = partial(score_translations, metrics=["bleu_compound_split", "bleu_tokenised_lowercase"])
     # Ein Rich ##AT##-##AT## Text ##AT##-##AT## Buch: of the 6, 5, 4 and 3 n-grams all but the last match.
     found = score(["Ein Rich-Text-Buch"], ["Ein Rich-Text-Heft"])
     assert found["bleu_compound_split"] == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** (1 / 4))
@@ -121,7 +121,7 @@ def test_older_forms_by_hand():
 
 
 def test_without_a_matching_four_gram_the_older_forms_are_zero_and_bleu_is_smoothed():
-    scores = score_translations(["a b c x y z"], ["a b c d e f"], forms=list(METRIC_SPECS), bootstrap=3)
+    scores = score_translations(["a b c x y z"], ["a b c d e f"], metrics=list(signed_metrics()), bootstrap=3)
     assert scores["bleu_compound_split"] == scores["bleu_tokenised_lowercase"] == 0.0
     assert scores["bleu_compound_split_interval"]["mean"] == 0.0
     assert scores["bleu"] > 5
@@ -130,7 +130,7 @@ def test_without_a_matching_four_gram_the_older_forms_are_zero_and_bleu_is_smoot
 @pytest.mark.parametrize(("name", "scorer"), [("bleu", BLEU()), ("chrf", CHRF()), ("ter", TER())])
 def test_interval_is_sacrebleus(name, scorer, monkeypatch):
     hypotheses, references = HYPOTHESES[:3] * 4, REFERENCES[:3] * 4
-    scores = score_translations(hypotheses, references, forms=[name], bootstrap=80)
+    scores = score_translations(hypotheses, references, metrics=[name], bootstrap=80)
     expected = scorer.corpus_score(hypotheses, [references], n_bootstrap=80)
     interval = scores[f"{name}_interval"]
     assert scores[name] == expected.score
@@ -138,16 +138,16 @@ def test_interval_is_sacrebleus(name, scorer, monkeypatch):
     assert interval["half_width"] == pytest.approx(expected._ci, rel=1e-6) and expected._ci > 0
     assert {key: interval[key] for key in ("level", "samples", "seed")} == {"level": 0.95, "samples": 80, "seed": 12345}
     assert "nrefs:1|bs:80|seed:12345|" in scores[f"{name}_signature"]
-    assert score_translations(hypotheses, references, forms=[name], bootstrap=80) == scores, "the seed is fixed"
+    assert score_translations(hypotheses, references, metrics=[name], bootstrap=80) == scores, "the seed is fixed"
     monkeypatch.setenv("SACREBLEU_SEED", "7")
-    other = score_translations(hypotheses, references, forms=[name], bootstrap=80)
+    other = score_translations(hypotheses, references, metrics=[name], bootstrap=80)
     assert other[f"{name}_interval"]["seed"] == 7 and "|seed:7|" in other[f"{name}_signature"]
     assert other[f"{name}_interval"]["mean"] != interval["mean"]
 
 
 def test_interval_where_some_resamples_have_no_match():
     """sacreBLEU's own n_bootstrap mixes two kinds of floats here, and its mean fails."""
-    scores = score_translations(["a b", "x"], ["a b", ""], forms=["ter", "chrf"], bootstrap=50)
+    scores = score_translations(["a b", "x"], ["a b", ""], metrics=["ter", "chrf"], bootstrap=50)
     assert 0 < scores["chrf_interval"]["mean"] < 100
     assert 0 < scores["ter_interval"]["mean"] <= 100
 
@@ -167,7 +167,7 @@ def test_scoring_twice_keeps_nothing_of_the_first():
 
 
 def test_rows_name_every_score_and_stand_below_each_other():
-    scores = score_translations(HYPOTHESES, REFERENCES, forms=["bleu", "bleu_compound_split"], bootstrap=10)
+    scores = score_translations(HYPOTHESES, REFERENCES, metrics=["bleu", "bleu_compound_split"], bootstrap=10)
     bleu, split, exact = aligned(score_rows(scores))
     interval = scores["bleu_interval"]
     value = f"{scores['bleu']:.2f}   {interval['mean']:.2f} ± {interval['half_width']:.2f}"
@@ -184,11 +184,11 @@ def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="no references"):
         score_translations(["a"])
     with pytest.raises(ValueError, match=r"no score 'blue': choose one of bleu, chrf, ter, bleu_compound_split"):
-        score_translations(HYPOTHESES, REFERENCES, forms=["blue"])
+        score_translations(HYPOTHESES, REFERENCES, metrics=["blue"])
     with pytest.raises(ValueError, match=r"no tokeniser '13b': choose one of none, zh, 13a"):
-        make_metric_spec("bleu", tokenize="13b")
+        make_text_metric("bleu", tokenize="13b")
     with pytest.raises(ValueError, match=r"no rules for 'xx'"):
-        score_translations(HYPOTHESES, REFERENCES, forms=["bleu_compound_split"], language="xx")
+        score_translations(HYPOTHESES, REFERENCES, metrics=["bleu_compound_split"], language="xx")
 
 
 def test_lines_of_a_file(tmp_path):

@@ -105,6 +105,20 @@ def test_a_run_without_validation_has_no_panels_of_it():
     assert names == ["loss", "learning_rate", "throughput", "padding"]
 
 
+def test_panels_follow_from_the_metrics_of_the_validations():
+    scores = {"bits_per_byte": 1.5, "rouge1": 30.0, "ter": 50.0, "accuracy": 0.5, "f1": 0.25, "bleu": None, "chrf": "x"}
+    panels = panels_of([Curves("run", {"train": [train(1)], "validation": [validation(1, **scores)]})])
+    assert [panel.name for panel in panels] == [
+        "loss", "perplexity", "bits_per_byte", "scores", "shares", "learning_rate", "throughput", "padding"
+    ]  # fmt: skip
+    _, perplexity, bits, percent, shares, *_ = panels
+    assert (perplexity.title, perplexity.unit) == ("Perplexity of the validation set", "per token, logarithmic")
+    assert perplexity.log and not bits.log and bits.title == "Bits per byte of the validation set"
+    assert percent.title == "TER and ROUGE-1 of the validation set" and percent.from_zero
+    assert [(line.key, line.best) for line in percent.series] == [("ter", "min"), ("rouge1", "max")]
+    assert [line.label for line in shares.series] == ["accuracy", "F1"] and not shares.from_zero
+
+
 # Drawing
 
 

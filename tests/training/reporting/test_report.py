@@ -108,14 +108,14 @@ def test_a_finished_run_from_head_to_recipe(tmp_path):
     assert page.count("svg") == 12 and page.count("h1") == 1
 
 
-def test_only_what_differs_from_the_defaults_stands_first(tmp_path):
+def test_only_what_differs_from_the_defaults_comes_first(tmp_path):
     run = read_run(make_run(tmp_path / "run", recipe="warmup_steps: 4000\nlr_factor: 2.0\nno_such_key: 1\n"))
     assert [row["name"] for row in run.recipe_rows() if row["differs"]] == [
         "output_dir", "seed", "max_steps", "lr_factor", "no_such_key"
     ]  # fmt: skip
 
 
-def test_several_runs_stand_side_by_side(tmp_path):
+def test_several_runs_are_shown_side_by_side(tmp_path):
     first = make_run(tmp_path / "a" / "run", recipe="warmup_steps: 10\n")
     second = make_run(tmp_path / "b" / "run", [train(2)], finished=False, recipe="warmup_steps: 20\n")
     page = page_of(first, second, title="two runs")
@@ -176,7 +176,7 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path):
     [policy] = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
-    assert "#0000" not in text.replace("#000000", ""), "a stand-in colour was left in a picture"
+    assert "#0000" not in text.replace("#000000", ""), "a placeholder colour was left in a picture"
 
 
 # Runs of all kinds
@@ -199,6 +199,23 @@ def test_validations_of_the_loss_alone(tmp_path):
     record = {"event": "validation", "step": 4, "loss": 2.5, "perplexity": 12.2, "best": True}
     page = page_of(make_run(tmp_path / "run", [train(4), record]))
     assert "2.500 best validation loss, update 4" in page.text
+
+
+def test_metrics_of_other_tasks_have_their_columns(tmp_path):
+    signed = {"rouge1": 31.256, "rouge1_signature": "nrefs:1|stem:porter"}
+    record = {"event": "validation", "step": 4, "loss": 2.5, "best": True, "accuracy": 0.75, "f1": 0.5}
+    averaged = {"event": "averaged", "step": 4, "loss": 2.5, "accuracy": 0.875}
+    classifier = make_run(tmp_path / "classifier", [train(4), record, averaged])
+    page = page_of(classifier)
+    assert "0.7500 best validation accuracy, update 4" in page.text
+    assert "0.8750 accuracy of averaged/ at the end" in page.text and ", beam" not in page.text
+    assert "model accuracy F1 loss" in page.text and "BLEU" not in page.text
+    assert "best validation, update 4 0.7500 0.5000 2.5000" in page.text
+    summaries = make_run(tmp_path / "summaries", [train(4), {"event": "validation", "step": 4, "best": True, **signed}])
+    page = page_of(summaries)
+    assert "31.26 best validation ROUGE-1, update 4" in page.text and "ROUGE-1: nrefs:1|stem:porter" in page.text
+    page = page_of(classifier, summaries)
+    assert "best ROUGE-1 accuracy there F1 there loss there at update averaged ROUGE-1" in page.text
 
 
 def test_a_torn_last_line_and_a_half_written_checkpoint_do_no_harm(tmp_path):
@@ -259,7 +276,7 @@ def test_a_picture_without_a_record_is_refused_and_leaves_nothing(tmp_path, caps
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_numbers_for_people():
+def test_numbers_as_text():
     assert [report.count(value) for value in (None, 12, 12345, 2_598_912, 3e9)] == [
         "–", "12", "12,345", "2.6 million", "3 billion"
     ]  # fmt: skip
