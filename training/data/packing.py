@@ -18,8 +18,9 @@ from vaswani_tx.training.data.batching import BatchPlan
 from vaswani_tx.training.data.corpora import WeightedPlan
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.masking import MaskedTask, Masker
+from vaswani_tx.training.data.rows import BlockMaker, Rows, collate_rows, make_rows
 from vaswani_tx.training.data.streaming import Buffer, StreamPlan
-from vaswani_tx.training.data.text import BlockMaker, Rows, TextCorpus, collate_rows, make_rows, text_corpora_of
+from vaswani_tx.training.data.text import TextCorpus, text_corpora_of
 from vaswani_tx.training.engine.checkpoint_manager import Task
 from vaswani_tx.training.errors import DataError
 

@@ -4,7 +4,6 @@ A command gives a dataclass of keys (a `RunSettings`), and a function that makes
 """
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.engine.schedules import PaperAdam, make_schedule
 from vaswani_tx.training.engine.trackers import check_tracker, start_tracker
 from vaswani_tx.training.errors import CheckpointError, Interrupted, SettingsError, TrainingError
-from vaswani_tx.training.files import atomic_folder
+from vaswani_tx.training.files import atomic_folder, resolve_path  # noqa: F401 - commands take it from here
 from vaswani_tx.training.tasks.translation_validation import describe
 
 logger = logging.getLogger(__name__)
@@ -279,11 +278,6 @@ def on_main(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
-
-
-def resolve_path(data_dir: str | None, name: str | None) -> str | None:
-    """A data file's path: relative names start from `data_dir` where that is set."""
-    return os.path.join(data_dir, name) if data_dir and name else name
 
 
 def print_status(text: str) -> None:

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.masking import Masker
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.text import BlockMaker, TextCorpus, collate_rows, frame, make_rows
+from vaswani_tx.training.data.rows import BlockMaker, collate_rows, frame, make_rows
+from vaswani_tx.training.data.text import TextCorpus
 from vaswani_tx.training.inference.translation import length_batches
 
 LARGEST = 700.0  # nats whose exponential is still a number

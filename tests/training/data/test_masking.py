@@ -10,7 +10,7 @@ from vaswani_tx.training.config.language_modeling import MaskedSettings
 from vaswani_tx.training.data.masking import IGNORED_LABEL, INNER, SPECIAL, START, Masker
 from vaswani_tx.training.data.packing import prepare_language_data
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.text import BlockMaker
+from vaswani_tx.training.data.rows import BlockMaker
 from vaswani_tx.training.errors import MaskingError, SettingsError
 
 pytest_plugins = ["tests.helpers.language_runs"]

@@ -20,7 +20,8 @@ from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedS
 from vaswani_tx.training.data.masking import SPECIAL, START, Masker
 from vaswani_tx.training.data.packing import TextStream, prepare_language_data
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.text import BlockMaker, TextCorpus, collate_rows, make_rows, pack, text_corpora_of
+from vaswani_tx.training.data.rows import BlockMaker, collate_rows, make_rows, pack
+from vaswani_tx.training.data.text import TextCorpus, text_corpora_of
 from vaswani_tx.training.errors import DataError
 
 pytest_plugins = ["tests.helpers.language_runs"]
