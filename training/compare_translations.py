@@ -30,6 +30,7 @@ from typing import Any
 
 from sacrebleu.metrics import CHRF
 
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.metrics.scoring import (
@@ -38,7 +39,6 @@ from vaswani_tx.training.metrics.scoring import (
     METRIC_SPECS,
     check_seed,
     make_metric_spec,
-    read_lines,
 )
 
 SAMPLES = {"bootstrap": 1000, "randomization": 10000}

@@ -39,6 +39,7 @@ import transformers
 
 import vaswani_tx
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
@@ -47,7 +48,6 @@ from vaswani_tx.training.metrics.scoring import (
     aligned,
     check_seed,
     make_metric_spec,
-    read_lines,
     score_rows,
     score_translations,
 )

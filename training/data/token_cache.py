@@ -23,6 +23,7 @@ from filelock import FileLock
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter
 from vaswani_tx.training.data.parallel import PairTokenizer, Part, TokenizedPairs, join_parts
+from vaswani_tx.training.data.sources import file_names
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_folder
 
@@ -94,11 +95,6 @@ def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter) -> s
     """The name of the folder for these data; reads all files once. Raises DataError where one is missing."""
     content = [FORMAT, [corpus.fingerprint() for corpus in corpora], _tokenizer_state(tokenizer), rules.to_dict()]
     return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def file_names(corpora: Sequence[Corpus]) -> list[str]:
-    """The files of all corpora, each once; a pair's place refers to them by number."""
-    return list(dict.fromkeys(name for corpus in corpora for name in corpus.files))
 
 
 def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> TokenizedPairs | None:

@@ -13,14 +13,11 @@ The last two are BLEU without smoothing (`multi-bleu.perl`): 0 where no 4-gram o
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest
-
-from vaswani_tx.training.errors import DataError
 
 METRIC_SPECS = {
     "bleu": "BLEU",
@@ -186,25 +183,6 @@ def check_seed() -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"SACREBLEU_SEED is {text!r}: set it to a whole number above 0, or leave it out for 12345")
     return int(text)
-
-
-def read_lines(path: str | Path) -> list[str]:
-    """The lines of a UTF-8 text file, blank ones too, parted at \\n alone; DataError names a file that is none."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'this is a folder' if path.is_dir() else 'there is no such file'}.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: this is not UTF-8. Convert the file, with `iconv -t UTF-8` for example."
-        ) from None
-    # Not str.splitlines: it also parts at U+2028, U+0085, form feeds and the like, which stand inside sentences.
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
 
 
 def _exact_match(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lowercase: bool) -> float:

@@ -11,7 +11,8 @@ import transformers
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.tokenization_vaswani import MASK_TOKEN
 from vaswani_tx.training.config.language_modeling import LanguageModelSettings
-from vaswani_tx.training.data.text import TextCorpus, placed, training_texts
+from vaswani_tx.training.data.sources import placed
+from vaswani_tx.training.data.text import TextCorpus, training_texts
 from vaswani_tx.training.engine.run import (
     RunContext,
     configure_model,
@@ -49,7 +50,7 @@ def load_validation(arguments: LanguageModelSettings) -> list[str]:
     """The validation documents; none where the recipe names no such text."""
     if not arguments.validation_text:
         return []
-    text = placed(arguments.data_dir, arguments.validation_text)
+    text = placed(arguments.data_dir, arguments.validation_text, text_files=True)
     settings = {"split": arguments.validation_split, "config": arguments.dataset_config, "field": arguments.text_field}
     return read_documents(TextCorpus(text, documents=arguments.documents, empty=arguments.empty_lines, **settings))
 
