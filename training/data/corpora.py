@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.data.batching import BatchPlan, PaddingWaste
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.hub import is_dataset_name, open_hub
@@ -26,6 +25,10 @@ from vaswani_tx.training.data.parallel import TokenizedPairs
 from vaswani_tx.training.data.readers import Chunk, Paths, as_list, has_fields
 from vaswani_tx.training.data.sources import CorpusSource, corpus_entries, placed
 from vaswani_tx.training.errors import DataError
+
+if TYPE_CHECKING:
+    # The settings of a command come with its models, which reading text does without.
+    from vaswani_tx.training.config.translation import TranslationSettings
 
 HASH_BLOCK = 1 << 22
 # With the whole of WMT English-German (4.5 million pairs) a joint vocabulary of 37,000 changes little after this many.
@@ -100,7 +103,7 @@ def _content_hash(path: str) -> str:
     return digest.hexdigest()
 
 
-def corpora_of(arguments: TranslationSettings) -> list[Corpus]:
+def corpora_of(arguments: "TranslationSettings") -> list[Corpus]:
     """Return the training corpora of a recipe: the entries of `corpora`, or the one of `train_source`.
 
     What an entry leaves out is taken from the recipe's own keys (train_split, dataset_config, source_field and
@@ -122,7 +125,7 @@ def corpora_of(arguments: TranslationSettings) -> list[Corpus]:
 
 
 def training_texts(
-    arguments: TranslationSettings, limit: int | None = None, streaming: bool | None = None
+    arguments: "TranslationSettings", limit: int | None = None, streaming: bool | None = None
 ) -> Iterator[list[str]]:
     """Yield lists of sentences of both sides of all corpora, for a tokenizer to be trained on.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields  # noqa: F401 - commands take both from here
 from vaswani_tx.training.data.hub import hub_records, is_dataset_name, open_hub
 from vaswani_tx.training.data.lines import check_file
 from vaswani_tx.training.data.readers import (
@@ -24,8 +25,6 @@ from vaswani_tx.training.data.readers import (
     text_formats,
 )
 from vaswani_tx.training.errors import DataError
-
-TEXT_TASKS = ("classification", "multi_label", "regression")
 
 
 class Row(NamedTuple):
@@ -65,21 +64,6 @@ class QuestionExample:
     answers: list[tuple[str, int]] | None
 
 
-@dataclass(frozen=True)
-class Fields:
-    """What the fields of the data are called."""
-
-    text: str = "text"
-    pair: str | None = None
-    label: str = "label"
-    separator: str = ","
-    tokens: str = "tokens"
-    tags: str = "tags"
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-
-
 Example = TextExample | WordsExample | QuestionExample
 
 
@@ -95,7 +79,7 @@ def read_examples(
     """Return all examples of a file or data set; without `labelled`, their labels may be missing.
 
     Raises:
-        DataError: file, line and field of what is missing or of the wrong kind, or nothing at all to read.
+        DataError: file, line and field of what is missing or of the wrong type, or nothing at all to read.
     """
     make = {"tagging": _words, "question_answering": _question}.get(task, _text)
     words = (fields.tokens, fields.tags) if task == "tagging" else None

@@ -57,7 +57,7 @@ class Records(NamedTuple):
     rows: list[Row | None]
     unit: str = "line"
     noun: str = "field"
-    places: list[str] | None = None  # of records that a number alone does not find
+    places: list[str] | None = None  # where a number is not enough, as in nested JSON
 
     def where(self, index: int) -> str:
         """Return the place of a record for a message: `train.tsv, line 7`."""
@@ -238,7 +238,7 @@ def _delimited(path: str, lines: Iterator[tuple[int, list[str]]], wanted: Wanted
 
     def take(number: int, cells: list[str]) -> None:
         row = None
-        if any(cell and not cell.isspace() for cell in cells):
+        if "".join(cells).strip():
             if len(cells) != len(header):
                 shown = "" if numbered else f" ({', '.join(header)[:60]})"
                 raise DataError(

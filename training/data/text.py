@@ -5,10 +5,10 @@ recipe -> text_corpora_of -> TextCorpus.chunks -> documents
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vaswani_tx.training.config.language_modeling import LanguageModelSettings
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.hub import hub_records, is_dataset_name, open_hub
 from vaswani_tx.training.data.lines import check_file, line_chunks
@@ -25,6 +25,10 @@ from vaswani_tx.training.data.readers import (
 )
 from vaswani_tx.training.data.sources import CorpusSource, corpus_entries, placed
 from vaswani_tx.training.errors import DataError
+
+if TYPE_CHECKING:
+    # The settings of a command come with its models, which reading text does without.
+    from vaswani_tx.training.config.language_modeling import LanguageModelSettings
 
 # With so many documents of each corpus a vocabulary of some ten thousand entries changes little.
 TOKENIZER_DOCUMENTS = 2_000_000
@@ -133,7 +137,7 @@ def _paragraphs(path: str) -> Iterator[Documents]:
         yield np.asarray([first]), ["\n".join(open_lines)]
 
 
-def text_corpora_of(arguments: LanguageModelSettings) -> list[TextCorpus]:
+def text_corpora_of(arguments: "LanguageModelSettings") -> list[TextCorpus]:
     """Return the training corpora of a recipe: the entries of `corpora`, or the one of `train_text`."""
     entries = arguments.corpora or [{"text": arguments.train_text}]
     defaults = {"weight": 1.0, "split": arguments.train_split, "config": arguments.dataset_config}
@@ -145,7 +149,7 @@ def text_corpora_of(arguments: LanguageModelSettings) -> list[TextCorpus]:
     return corpora
 
 
-def training_texts(arguments: LanguageModelSettings) -> Iterator[list[str]]:
+def training_texts(arguments: "LanguageModelSettings") -> Iterator[list[str]]:
     """Yield lists of documents of all corpora, for a tokenizer to be trained on."""
     for corpus in text_corpora_of(arguments):
         left = TOKENIZER_DOCUMENTS

@@ -171,7 +171,7 @@ def test_filters_work_in_pieces_and_are_counted(tmp_path, caplog):
     assert {name: value for name, value in total.items() if value} == {
         "read": 10, "empty": 1, "duplicates": 3, "too_long": 1, "kept": 5,
     }  # fmt: skip
-    assert "Piece 1 of the stream: Dropped 2 of 4 pairs (1 that stood there before; 1 over the limits" in caplog.text
+    assert "Piece 1 of the stream: Dropped 2 of 4 pairs (1 that occurred before; 1 over the limits" in caplog.text
     assert caplog.text.count("f.en line 8") == 1
 
 

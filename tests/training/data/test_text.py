@@ -207,7 +207,7 @@ def test_other_formats_and_a_folder_of_them(tmp_path):
         ("x.parquet", b"PAR1", r"x\.parquet: cannot be read as Parquet"),
     ],
 )
-def test_errors_name_file_line_and_mend(tmp_path, name, content, message):
+def test_errors_name_file_line_and_fix(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         documents(text(tmp_path, content, name))
 
