@@ -17,6 +17,7 @@ from vaswani_tx.training.data.lines import check_file
 from vaswani_tx.training.data.readers import (
     Records,
     Wanted,
+    check_encodable,
     has_fields,
     missing,
     nearest,
@@ -169,6 +170,7 @@ def _words(row: Row, task: str, fields: Fields, labelled: bool) -> WordsExample:
     for number, word in enumerate(words, start=1):
         if not isinstance(word, str) or not word.strip():
             raise DataError(f"{row.where}: word {number} of field {fields.tokens!r} is {_short(word)}, not a word.")
+    check_encodable(" ".join(words), row.where)
     tags = row.fields.get(fields.tags)
     if tags is None and not labelled:
         return WordsExample(row.where, words, None)
@@ -228,6 +230,7 @@ def _string(row: Row, name: str, key: str) -> str:
     value = _field(row, name, key)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{row.where}: field {name!r} must hold text, got {_short(value)}.")
+    check_encodable(value, row.where)
     return value
 
 

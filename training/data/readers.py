@@ -88,20 +88,21 @@ def text_columns(records: Iterable[Records], wanted: Wanted) -> Iterator[tuple[n
                         f"{chunk.where(index)}: {chunk.noun} {name!r} holds {found} instead of a string; fix the "
                         "value, or name another one."
                     )
-            _check_surrogates(texts, chunk)
+            try:
+                "".join(texts).encode()
+            except UnicodeEncodeError:
+                for index, text in enumerate(texts):
+                    check_encodable(text, chunk.where(index))
             columns.append(texts)
         yield np.asarray(chunk.numbers, dtype=np.int64), columns
 
 
-def _check_surrogates(texts: list[str], chunk: Records) -> None:
+def check_encodable(text: str, where: str) -> None:
     """Raise DataError for half of a surrogate pair: JSON can spell it, and no encoding of text takes it."""
     try:
-        "".join(texts).encode()
+        text.encode()
     except UnicodeEncodeError:
-        half = next(i for i, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text))
-        raise DataError(
-            f"{chunk.where(half)}: half of a surrogate pair, which is not text; fix the \\u escape."
-        ) from None
+        raise DataError(f"{where}: half of a surrogate pair, which is not text; fix the \\u escape.") from None
 
 
 def missing(noun: str, name: Any, known: Iterable[Any], keys: str) -> str:

@@ -110,6 +110,8 @@ QA = '{"context": "the cat", "question": "who?", "answers": '
         ("a.jsonl", '{"text": "a", "label": true}\n', "classification", "line 1: field 'label' must hold the name"),
         ("a.jsonl", '{"text": "a", "label": {"b": 1}}\n', "multi_label", "must hold a list of labels"),
         ("a.conll", "a\tX\nb\n", "tagging", "line 2: a word, a tab and its tag"),
+        ("a.jsonl", '{"text": "a\\ud800", "label": "x"}', "classification", "line 1: half of a surrogate pair"),
+        ("a.jsonl", '{"tokens": ["a", "\\ud800"], "tags": ["X", "Y"]}', "tagging", "line 1: half of a surrogate pair"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["X"]}', "tagging", "line 1: 2 words but 1 tags"),
         ("a.jsonl", '{"tokens": ["a", " "], "tags": ["X", "Y"]}', "tagging", "word 2 of field 'tokens'"),
         ("a.jsonl", QA + '{"text": ["cat"], "answer_start": [3]}}', "question_answering", "It begins at 4"),
