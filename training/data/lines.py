@@ -122,7 +122,7 @@ def line_chunks(path: str, remedy: str = "remove the line") -> Iterator[list[str
     """Yield the lines of a file in lists.
 
     Args:
-        remedy: what the message on a line that is not UTF-8 proposes besides conversion.
+        remedy: what the message on a line that is not UTF-8 proposes besides conversion; "": nothing.
 
     Raises:
         DataError: a line that is not UTF-8, or a compressed file that is damaged.
@@ -154,7 +154,7 @@ def _decode(block: bytes, path: str, first: int, remedy: str) -> list[str]:
             guess += f", whose name must end with {kind}"
         raise DataError(
             f"{path}, line {line}: byte {column} of the line (0x{block[error.start]:02x}) is not valid UTF-8{guess}. "
-            f"Convert the file, with `iconv -t UTF-8` for example, or {remedy}."
+            f"Convert the file, with `iconv -t UTF-8` for example{remedy and f', or {remedy}'}."
         ) from None
     lines = (text[1:] if first == 1 and text.startswith("\ufeff") else text).split("\n")
     if not lines[-1]:
@@ -162,15 +162,16 @@ def _decode(block: bytes, path: str, first: int, remedy: str) -> list[str]:
     return [line[:-1] if line.endswith("\r") else line for line in lines] if "\r" in text else lines
 
 
-def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: str | Path, remedy: str = "remove the line") -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers from 1; DataError where there is no such file, or no UTF-8."""
     path, first = os.fspath(path), 1
     check_file(path)
-    for lines in line_chunks(path):
+    for lines in line_chunks(path, remedy):
         yield from enumerate(lines, start=first)
         first += len(lines)
 
 
 def read_lines(path: str | Path) -> list[str]:
     """Return all lines of a text file, blank ones too; DataError where there is no such file, or no UTF-8."""
-    return [line for _, line in numbered_lines(path)]
+    # Other files may count on the numbers of these lines: none is to be removed.
+    return [line for _, line in numbered_lines(path, remedy="")]
