@@ -44,7 +44,7 @@ from vaswani_tx.training.data.labelled import (
     check_labels,
     read_examples,
 )
-from vaswani_tx.training.data.labelled_files import numbered_lines
+from vaswani_tx.training.data.lines import format_of, numbered_lines
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.classification import predict
@@ -122,7 +122,7 @@ def _task_of(config: dict[str, Any], folder: Path) -> str:
 def read_input(options: argparse.Namespace, task: str) -> list[Example]:
     """Return the examples to predict; raise DataError naming file, line and field."""
     path = options.input
-    by_line = options.lines or path == "-" or (task in TEXT_TASKS and path.endswith(".txt"))
+    by_line = options.lines or path == "-" or (task in TEXT_TASKS and format_of(path) == ".txt")
     if not by_line:
         fields = {name: getattr(options, name) for name in Fields.__dataclass_fields__}
         return read_examples(

@@ -29,10 +29,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.metrics.registry import BY_NAME, signed_metrics
-from vaswani_tx.training.metrics.scoring import DEFAULT_METRICS, make_text_metric, read_lines
+from vaswani_tx.training.metrics.scoring import DEFAULT_METRICS, make_text_metric
 from vaswani_tx.training.metrics.text_metrics import METHODS, check_seed
 
 SAMPLES = {"bootstrap": 1000, "randomization": 10000}

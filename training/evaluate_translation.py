@@ -41,6 +41,7 @@ import transformers
 
 import vaswani_tx
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
@@ -50,7 +51,6 @@ from vaswani_tx.training.metrics.scoring import (
     DEFAULT_METRICS,
     aligned,
     make_text_metric,
-    read_lines,
     score_rows,
     score_translations,
 )

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
-from vaswani_tx.training.data.parallel import is_dataset_name, load_parallel
-from vaswani_tx.training.data.readers import iterate_parallel
+from vaswani_tx.training.data.hub import is_dataset_name
+from vaswani_tx.training.data.lines import read_lines
+from vaswani_tx.training.data.pairs import iterate_parallel
+from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.data.whole_words import train_with_whole_words
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_folder
-from vaswani_tx.training.metrics.scoring import read_lines
 
 SAMPLE_PAIRS = 10_000
 

@@ -155,7 +155,7 @@ def test_unusable_files_are_named(corpus, capsys):
     assert "short.de has 59 lines" in error("a.de", "b.de", "--source", "short.de")
     assert "short.de has 59 lines" in error("a.de", "b.de", "--target", "short.de")
     (corpus / "latin.de").write_bytes(b"gut\n" * 30 + b"sch\xf6n\n" * 30)
-    assert "latin.de, line 31: this is not UTF-8" in error("a.de", "latin.de")
+    assert "latin.de, line 31: byte 4 of the line (0xf6) is not valid UTF-8" in error("a.de", "latin.de")
     assert "nowhere.de: there is no such file" in error("a.de", "nowhere.de")
     assert "a.de is named twice" in error("a.de", "b.de", "a.de")
     assert "'.' is a folder" in error("a.de", "b.de", "--json", ".")

@@ -143,7 +143,7 @@ def test_file_of_hypotheses_that_cannot_be_scored_is_named(corpus, capsys):
     long, latin = str(corpus / "long.de"), str(corpus / "latin.de")
     assert "long.de has 7 lines but the references have 6: give" in error_of("--hypotheses", long)
     assert "have 6, --limit is 2: give" in error_of("--hypotheses", long, "--limit", "2")
-    assert "latin.de, line 1: this is not UTF-8" in error_of("--hypotheses", latin)
+    assert "latin.de, line 1: byte 4 of the line (0xf6) is not valid UTF-8" in error_of("--hypotheses", latin)
     assert "long.de has 7 lines but " in error_of("--target", str(corpus / "test.de"), long)
     assert "no rules for 'xx'" in error_of("--compound-split", "--target-language", "xx")
     assert "no tokeniser '14a'" in error_of("--bleu-tokenizer", "14a")

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vaswani_tx import PRESETS, VaswaniEncoderConfig
+from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
-from vaswani_tx.training.data.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.task_specs import TASK_SPECS, task_spec
 

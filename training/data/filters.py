@@ -1,8 +1,8 @@
-"""Which training pairs are left out, and the count of each reason.
+"""Filters of training pairs, with a count of each reason for leaving one out.
 
     text -> copies, duplicates -> tokens -> too short, length ratio, too long -> kept
 
-A pair is counted under the first reason that meets it, so that all counts add up to the pairs read. Test and validation
+A pair is counted under the first reason that applies, so that all counts add up to the pairs read. Test and validation
 data are never filtered.
 """
 
@@ -22,12 +22,12 @@ NO_LIMIT = np.iinfo(np.int64).max
 _REASONS = {
     "empty": "with an empty side",
     "copies": "with equal sides",
-    "duplicates": "that stood there before",
+    "duplicates": "that occurred before",
     "too_short": "under {min_length} tokens",
     "ratio": "with one side over {max_length_ratio} times as long as the other",
     "too_long": "over the limits of {max_source_length} source and {max_target_length} target tokens",
 }
-_MENDS = {
+_FIXES = {
     "empty": "Check that the right files and fields were given.",
     "copies": "Check that source and target are different files or fields, or set drop_copies to false.",
     "duplicates": "Set drop_duplicates to false.",
@@ -53,7 +53,7 @@ class FilterCounts:
     empty_places: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, int]:
-        """The numbers, for a JSON file."""
+        """Return the numbers, for a JSON file."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, int)}
 
     @property
@@ -61,13 +61,13 @@ class FilterCounts:
         return sum(getattr(self, reason) for reason in _REASONS)
 
     def add(self, other: "FilterCounts") -> None:
-        """Adds another's numbers to these."""
+        """Add another's numbers to these."""
         for name, value in other.to_dict().items():
             setattr(self, name, getattr(self, name) + value)
         self.empty_places = self.empty_places or list(other.empty_places)
 
     def move_to(self, other: "FilterCounts") -> None:
-        """Adds these numbers to another's and begins again at zero."""
+        """Add these numbers to another's and begin again at zero."""
         other.add(self)
         for name in self.to_dict():
             setattr(self, name, 0)
@@ -82,7 +82,7 @@ class PairFilter:
     the text. None is no limit.
 
     Raises:
-        DataError: a value that makes no sense.
+        DataError: a value that is not allowed.
     """
 
     max_source_length: int | None = None
@@ -105,11 +105,11 @@ class PairFilter:
 
     @classmethod
     def from_arguments(cls, arguments: Any) -> "PairFilter":
-        """The rules of a recipe."""
+        """Return the rules of a recipe."""
         return cls(**{name: getattr(arguments, name) for name in cls.__dataclass_fields__})
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, for a JSON file or a hash."""
+        """Return the settings, for a JSON file or a hash."""
         return asdict(self)
 
     @property
@@ -120,7 +120,7 @@ class PairFilter:
     def by_text(
         self, source: Sequence[str], target: Sequence[str], seen: "SeenPairs | None", counts: FilterCounts
     ) -> np.ndarray:
-        """Which of these pairs their text lets pass, [N] of bool."""
+        """Return which of these pairs pass the rules on text, [N] of bool."""
         keep = np.ones(len(source), dtype=bool)
         if self.drop_copies:
             keep = np.fromiter((a != b for a, b in zip(source, target, strict=True)), dtype=bool, count=len(source))
@@ -135,9 +135,9 @@ class PairFilter:
     def by_length(
         self, source: np.ndarray, target: np.ndarray, special: tuple[int, int], counts: FilterCounts
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which of these pairs their lengths [N] let pass, and which are over a limit and kept: both [N] of bool.
+        """Return which of these pairs pass by their lengths [N], and which are over a limit and kept: both [N] of bool.
 
-        `special` says how many tokens of each side, such as `</s>`, are no text.
+        `special`: how many tokens of each side, such as `</s>`, are not text.
         """
         own = (source - special[0], target - special[1])
         keep = np.minimum(*own) >= self.min_length
@@ -155,7 +155,7 @@ class PairFilter:
         return keep, over
 
     def describe(self, counts: FilterCounts) -> str:
-        """One line for people: what was left out for which reason, and what is left."""
+        """Return one line on what was left out for which reason, and what is left."""
         reasons = [f"{value:,} {self._reason(name)}" for name in _REASONS if (value := getattr(counts, name))]
         line = f"Dropped {counts.dropped:,} of {counts.read:,} pairs ({'; '.join(reasons)})."
         if not counts.dropped:
@@ -167,18 +167,18 @@ class PairFilter:
         return f"{line} {counts.kept:,} are left."
 
     def report(self, counts: FilterCounts, what: str = "", quiet: bool = False) -> None:
-        """Logs `describe`, as a warning where something was lost; `quiet` is for processes beside the main one."""
+        """Log `describe`, as a warning where pairs were dropped; `quiet` is for all processes but the main one."""
         level = logging.WARNING if counts.dropped or counts.truncated else logging.INFO
         logger.log(logging.DEBUG if quiet else level, "%s%s", what, self.describe(counts))
 
     def nothing_left(self, counts: FilterCounts, where: str = "the training data") -> DataError:
-        """The error for data of which no pair is left; it names the filter that took most."""
+        """Return the error for data of which no pair is left; it names the filter that took most."""
         if not counts.read:
             return DataError(f"{where} holds no pairs: nothing is left to train on.")
         most = max(_REASONS, key=lambda reason: getattr(counts, reason))
         return DataError(
             f"All {counts.read:,} pairs of {where} were dropped, nothing is left to train on. Most, "
-            f"{getattr(counts, most):,}, were pairs {self._reason(most)}. {_MENDS[most]}"
+            f"{getattr(counts, most):,}, were pairs {self._reason(most)}. {_FIXES[most]}"
         )
 
     def _reason(self, name: str) -> str:
@@ -200,7 +200,7 @@ class SeenPairs:
         return self._count
 
     def add(self, source: Sequence[str], target: Sequence[str]) -> np.ndarray:
-        """Puts pairs in, and says which of them had not been in before, [N] of bool; the first of equal ones is new."""
+        """Add pairs and return which of them are new, [N] of bool; of equal ones the first is new."""
         digests = b"".join(map(_digest, source, target))
         keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
         keys = np.stack([keys[:, 0], keys[:, 1] | np.uint64(1)], axis=1)  # never a row of zeros
@@ -213,7 +213,7 @@ class SeenPairs:
         return new
 
     def _insert(self, keys: np.ndarray) -> np.ndarray:
-        """Puts different keys in and says which were new: all at once, each trying on where its place is taken."""
+        """Add different keys and return which are new: all at once, each probing on where its slot is taken."""
         mask = np.uint64(len(self._table) - 1)
         new = np.zeros(len(keys), dtype=bool)
         left = np.arange(len(keys))
@@ -222,11 +222,11 @@ class SeenPairs:
             free = ~self._table[places].any(axis=1)
             known = (self._table[places] == keys[left]).all(axis=1)
             self._table[places[free]] = keys[left[free]]
-            # Of several keys at one free place the last one stands there now; the others go on.
+            # Of several keys at one free slot the last one has it now; the others probe on.
             won = free & (self._table[places] == keys[left]).all(axis=1)
             new[left[won]] = True
-            going_on = ~known & ~won
-            left, places = left[going_on], (places[going_on] + np.uint64(1)) & mask
+            probing = ~known & ~won
+            left, places = left[probing], (places[probing] + np.uint64(1)) & mask
         return new
 
     def _grow(self) -> None:

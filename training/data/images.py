@@ -40,21 +40,21 @@ class Images:
         return len(self.rows)
 
     def pictures(self, indices: Sequence[int] | np.ndarray) -> list[Any]:
-        """The images of these places in the split, as an image processor takes them; raises ImageDataError."""
+        """Return the images of these places in the split, as an image processor takes them; raise ImageDataError."""
         rows = self.rows[np.asarray(indices)]
         if isinstance(self.source, np.ndarray):
             return list(self.source[rows][:, None])  # [B, height, width] -> B times [1, height, width]
         try:
             found = self.source[rows.tolist()][self.column]
         except Exception as error:  # each decoder has exceptions of its own
-            raise ImageDataError(f"{self.origin}: an image cannot be read ({error}): mend or remove it.") from error
+            raise ImageDataError(f"{self.origin}: an image cannot be read ({error}): fix or remove it.") from error
         for row, picture in zip(rows, found, strict=True):
             if picture is None:
                 raise ImageDataError(f"{self.origin}: row {row} has no image in '{self.column}': remove the row.")
         return found
 
     def where(self, index: int) -> str:
-        """A place in the split for messages."""
+        """Return a place in the split for messages."""
         return f"{self.origin}, row {self.rows[index]}"
 
 
@@ -68,7 +68,7 @@ class ImageData:
     names: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """How many images each split holds of each class."""
+        """Return how many images each split holds of each class."""
         counts = {}
         for name in ("train", "validation", "test"):
             part = getattr(self, name)
@@ -79,7 +79,7 @@ class ImageData:
 
 
 def load_images(arguments: Any) -> ImageData:
-    """The splits that the keys name: those that the data set has, the others cut out of its training split by seed.
+    """Return the splits that the keys name: those of the data set, the others cut out of its training split by seed.
 
     Args:
         arguments: `dataset`, `dataset_config`, `image_column`, `label_column`, `train_split`, `validation_split`,
@@ -108,7 +108,7 @@ def load_images(arguments: Any) -> ImageData:
 
 
 def cut(images: Images, shares: Sequence[float], seed: int) -> list[Images]:
-    """Parts of a split, one for each share and one for what remains, each class in every part by its share."""
+    """Return parts of a split, one for each share and one for what remains, each class in every part by its share."""
     parts: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
     for label in np.unique(images.labels):
         members = np.flatnonzero(images.labels == label)
@@ -151,7 +151,7 @@ def _open(name: str, configuration: str | None) -> dict[str, datasets.Dataset]:
 
 
 def _labelled(splits: dict[str, datasets.Dataset], arguments: Any) -> tuple[dict[str, Images], list[str]]:
-    """Every split with its labels as numbers, and the names that these stand for."""
+    """Return every split with its labels as numbers, and the names of the classes."""
     train = splits.get(arguments.train_split) or next(iter(splits.values()))
     image = _column(train, arguments.image_column, IMAGE_NAMES, "image_column", lambda kind: _is_image(kind))
     label = _column(train, arguments.label_column, LABEL_NAMES, "label_column", lambda kind: _is_class(kind))
@@ -178,7 +178,7 @@ def _labelled(splits: dict[str, datasets.Dataset], arguments: Any) -> tuple[dict
 
 
 def _numbers(split, column: str, numbers: dict | None, count: int, origin: str) -> np.ndarray | None:
-    """The labels of a split as numbers; None for one whose labels are all withheld, as test sets of contests are."""
+    """Return the labels of a split as numbers; None where all of them are withheld, as in test sets of contests."""
     values = _values(split, column)
     if all(value is None or value == -1 for value in values):
         return None
@@ -206,13 +206,13 @@ def _column(split: datasets.Dataset, given: str | None, usual: tuple[str, ...], 
     named = [name for name in usual if name in (candidates or columns)]
     if named or len(candidates) == 1:
         return named[0] if named else candidates[0]
-    raise ImageDataError(f"Which of the columns {', '.join(columns)} to take does not show: set {key}.")
+    raise ImageDataError(f"Which of the columns {', '.join(columns)} to take is not clear: set {key}.")
 
 
 def _split(splits: dict[str, Images], given: str | None, usual: tuple[str, ...], dataset: str, key: str):
     if given is not None and given not in splits:
         raise ImageDataError(
-            f"dataset '{dataset}' has no labelled split '{given}' but {', '.join(splits)}: mend {key}, or leave it out "
+            f"dataset '{dataset}' has no labelled split '{given}' but {', '.join(splits)}: fix {key}, or leave it out "
             "to have one cut from the training split."
         )
     return splits.get(given) if given else next((splits[name] for name in usual if name in splits), None)

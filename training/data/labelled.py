@@ -1,20 +1,38 @@
 """Labelled examples of the three kinds of task, checked, and the names of their labels.
 
-Row -> `read_examples` -> TextExample | WordsExample | QuestionExample; `label_names` -> what the classes are called
+a file of any format | a data set of the Hub -> `read_rows` -> Row
+    -> `read_examples` -> TextExample | WordsExample | QuestionExample; `label_names` -> what the classes are called
 """
 
-import difflib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from vaswani_tx.training.data.labelled_files import Row, read_rows
+from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields  # noqa: F401 - commands take both from here
+from vaswani_tx.training.data.hub import hub_records, is_dataset_name, open_hub
+from vaswani_tx.training.data.lines import check_file
+from vaswani_tx.training.data.readers import (
+    Records,
+    Wanted,
+    check_encodable,
+    has_fields,
+    missing,
+    nearest,
+    read_conll,
+    read_records,
+    text_formats,
+)
 from vaswani_tx.training.errors import DataError
 
-TEXT_TASKS = ("classification", "multi_label", "regression")
+
+class Row(NamedTuple):
+    """One row: its place for messages (`train.tsv, line 7`) and its fields."""
+
+    where: str
+    fields: dict[str, Any]
 
 
 @dataclass
@@ -47,21 +65,6 @@ class QuestionExample:
     answers: list[tuple[str, int]] | None
 
 
-@dataclass(frozen=True)
-class Fields:
-    """What the fields of the data are called."""
-
-    text: str = "text"
-    pair: str | None = None
-    label: str = "label"
-    separator: str = ","
-    tokens: str = "tokens"
-    tags: str = "tags"
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-
-
 Example = TextExample | WordsExample | QuestionExample
 
 
@@ -74,17 +77,71 @@ def read_examples(
     name: str | None = None,
     labelled: bool = True,
 ) -> list[Example]:
-    """All examples of a file or data set; without `labelled`, their labels may be missing.
+    """Return all examples of a file or data set; without `labelled`, their labels may be missing.
 
     Raises:
-        DataError: file, line and field of what is missing or of the wrong kind, or nothing at all to read.
+        DataError: file, line and field of what is missing or of the wrong type, or nothing at all to read.
     """
     make = {"tagging": _words, "question_answering": _question}.get(task, _text)
     words = (fields.tokens, fields.tags) if task == "tagging" else None
     examples = [make(row, task, fields, labelled) for row in read_rows(path, split, name, words)]
     if not examples:
-        raise DataError(f"{path}: there is no example in it.")
+        raise DataError(f"{path}: there is no example in it; give a file with examples.")
     return examples
+
+
+def read_rows(
+    path: str, split: str = "train", name: str | None = None, words: tuple[str, str] | None = None
+) -> Iterator[Row]:
+    """Yield the rows of a file, or of a data set of the Hub or in a folder; blank lines are left out.
+
+    Args:
+        split, name: split and configuration of a data set of the Hub.
+        words: what the columns of a CoNLL file are called, first and last one; None: such files are refused.
+
+    Raises:
+        DataError: no such file, an unknown format, or a line that cannot be read; file and line are named.
+    """
+    if is_dataset_name(path):
+        yield from _hub_rows(path, split, name)
+        return
+    check_file(path)
+    if not has_fields(path) and words is None:
+        raise DataError(f"{path}: this task cannot read such a file; give one of {', '.join(text_formats())}.")
+    for chunk in read_records(path) if has_fields(path) else read_conll(path, Wanted(words)):
+        yield from _rows(chunk)
+
+
+def _rows(chunk: Records) -> Iterator[Row]:
+    for index, fields in enumerate(chunk.rows):
+        if fields is not None:
+            yield Row(chunk.where(index), fields)
+
+
+def _hub_rows(path: str, split: str, name: str | None) -> Iterator[Row]:
+    """Yield a data set's rows; the numbers of classes become their names."""
+    dataset = open_hub(path, split, name)
+    names = {column: found for column, kind in dataset.features.items() if (found := _class_names(kind))}
+    for chunk in hub_records(dataset, f"{path} ({split})"):
+        for where, fields in _rows(chunk):
+            yield Row(where, {key: _named(value, names.get(key), where, key) for key, value in fields.items()})
+
+
+def _class_names(kind: Any) -> list[str] | None:
+    inner = getattr(kind, "feature", kind)
+    return getattr(inner, "names", None)
+
+
+def _named(value: Any, names: list[str] | None, where: str, field: str) -> Any:
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_named(entry, names, where, field) for entry in value]
+    if value < 0:
+        raise DataError(
+            f"{where}: field {field!r} is {value}: this split has no labels. Name another split or label_field."
+        )
+    return names[value]
 
 
 def _text(row: Row, task: str, fields: Fields, labelled: bool) -> TextExample:
@@ -113,6 +170,7 @@ def _words(row: Row, task: str, fields: Fields, labelled: bool) -> WordsExample:
     for number, word in enumerate(words, start=1):
         if not isinstance(word, str) or not word.strip():
             raise DataError(f"{row.where}: word {number} of field {fields.tokens!r} is {_short(word)}, not a word.")
+    check_encodable(" ".join(words), row.where)
     tags = row.fields.get(fields.tags)
     if tags is None and not labelled:
         return WordsExample(row.where, words, None)
@@ -154,20 +212,17 @@ def _answer(row: Row, field: str, answer: Any, context: str) -> tuple[str, int]:
         raise DataError(f"{row.where}: an answer needs 'text' and the number 'answer_start', got {_short(answer)}.")
     if start < 0 or context[start : start + len(text)] != text:
         place = context.find(text)
-        mend = f" It begins at {place}." if place >= 0 else " It does not stand there at all."
+        fix = f" It begins at {place}." if place >= 0 else " It does not occur in the context."
         raise DataError(
             f"{row.where}: field {field!r} says that {text[:40]!r} begins at character {start} of the context, where "
-            f"{context[max(start, 0) : max(start, 0) + len(text)][:40]!r} stands.{mend}"
+            f"the text is {context[max(start, 0) : max(start, 0) + len(text)][:40]!r}.{fix}"
         )
     return text, start
 
 
 def _field(row: Row, name: str, key: str) -> Any:
     if name not in row.fields:
-        near = difflib.get_close_matches(name, row.fields, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        there = ", ".join(map(repr, row.fields))
-        raise DataError(f"{row.where}: no field {name!r}; there is {there or 'none'}.{hint} Set {key}.")
+        raise DataError(f"{row.where}: {missing('field', name, row.fields, key)}")
     return row.fields[name]
 
 
@@ -175,6 +230,7 @@ def _string(row: Row, name: str, key: str) -> str:
     value = _field(row, name, key)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{row.where}: field {name!r} must hold text, got {_short(value)}.")
+    check_encodable(value, row.where)
     return value
 
 
@@ -210,7 +266,7 @@ def _short(value: Any) -> str:
 
 
 def labels_of(example: Example) -> Sequence[str]:
-    """The names of the labels that an example has."""
+    """Return the names of the labels that an example has."""
     if isinstance(example, WordsExample):
         return example.tags or ()
     if isinstance(example, TextExample) and example.label is not None:
@@ -219,7 +275,7 @@ def labels_of(example: Example) -> Sequence[str]:
 
 
 def label_names(examples: Iterable[Example], given: Sequence[str] | None = None) -> list[str]:
-    """All labels of the training examples in order: numbers by value, then names; or the given ones, checked.
+    """Return all labels of the training examples in order: numbers by value, then names; or the given ones, checked.
 
     Raises:
         DataError: a label that is not among the given ones, or fewer than two of them.
@@ -227,11 +283,12 @@ def label_names(examples: Iterable[Example], given: Sequence[str] | None = None)
     counts = Counter(label for example in examples for label in labels_of(example))
     if given:
         if len(set(given)) < len(given):
-            raise DataError(f"labels: {Counter(given).most_common(1)[0][0]!r} stands there twice.")
+            raise DataError(f"labels: {Counter(given).most_common(1)[0][0]!r} is named twice; name it once.")
         check_labels(examples, given, "`labels`")
         return list(given)
     if len(counts) < 2:
-        raise DataError(f"The training data has the label {next(iter(counts), 'nothing')!r} only: nothing to learn.")
+        only = next(iter(counts), "nothing")
+        raise DataError(f"The training data has the label {only!r} only: nothing to learn. Give at least two labels.")
     return sorted(counts, key=_order)
 
 
@@ -244,15 +301,14 @@ def _order(name: str) -> tuple[bool, float, str]:
 
 
 def check_labels(examples: Iterable[Example], names: Sequence[str], origin: str = "the training data") -> None:
-    """Raises DataError at the first label that is none of `names`."""
+    """Raise DataError at the first label that is none of `names`."""
     known = set(names)
     for example in examples:
         for label in labels_of(example):
             if label not in known:
-                near = difflib.get_close_matches(label, names, n=1, cutoff=0.6)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
                 shown = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+                hint = nearest(label, names)
                 raise DataError(
                     f"{example.where}: label {label!r} is not one of {origin}'s {len(names)} labels ({shown}).{hint} "
-                    "Mend it, or name all labels in the key `labels`."
+                    "Fix it, or name all labels in the key `labels`."
                 )

@@ -1,8 +1,8 @@
-"""Makes labelled data from plain text, so that taggers and classifiers can be tried on whatever text there is.
+"""Make labelled data from plain text, so that taggers and classifiers can be tried on any text.
 
     python -m vaswani_tx.training.data.labelled_corpora punctuation --text train.en --output tags/train.conll --join 3
-    python -m vaswani_tx.training.data.labelled_corpora source --text subtitles=a.en news=b.en --words 6 --output source \\
-        --validation 500 --test 500
+    python -m vaswani_tx.training.data.labelled_corpora source --text subtitles=a.en news=b.en --words 6 \\
+        --output source --validation 500 --test 500
 
 `punctuation`: words without capitals and marks, each tagged with what it lost, `CAP`, `UPPER`, `COMMA`, `PERIOD`,
 `QUESTION`, `EXCLAMATION`, a capital and a mark together as `CAP+COMMA`, nothing as `O`. A tagger of these restores what
@@ -10,7 +10,7 @@ speech recognition or subtitles lack. `--join 3` puts up to three sentences of t
 ends have to be found.
 
 `source`: pieces of a few words, without capitals, marks and digits, labelled with the text that they come from. Equally
-many of each text; no piece stands in two of the files `train.tsv`, `validation.tsv` and `test.tsv`.
+many of each text; no piece is in two of the files `train.tsv`, `validation.tsv` and `test.tsv`.
 """
 
 import argparse
@@ -21,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vaswani_tx.training.data.labelled_files import numbered_lines
-from vaswani_tx.training.data.readers import check_file
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
 
@@ -31,7 +30,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 
 def punctuation(text: str) -> list[tuple[str, str]]:
-    """The words of a text in small letters, each with its tag."""
+    """Return the words of a text in lower case, each with its tag."""
     found = []
     for piece in text.split():
         matches = list(_WORD.finditer(piece))
@@ -41,7 +40,7 @@ def punctuation(text: str) -> list[tuple[str, str]]:
             mark = next((MARKS[letter] for letter in rest if letter in MARKS), None) if last else None
             found.append((word.lower().replace("’", "'"), "+".join(filter(None, (_case(word), mark))) or "O"))
         if not matches and found and (mark := next((MARKS[letter] for letter in piece if letter in MARKS), None)):
-            # In tokenised text a mark stands alone: it belongs to the word before.
+            # In tokenised text a mark is a word of its own: it belongs to the word before.
             word, tag = found[-1]
             if not tag.endswith(tuple(MARKS.values())):
                 found[-1] = (word, mark if tag == "O" else f"{tag}+{mark}")
@@ -56,7 +55,7 @@ def _case(word: str) -> str | None:
 
 
 def joined(lines: Sequence[str], most: int, seed: int) -> Iterator[str]:
-    """From one to `most` consecutive lines as one text, at random."""
+    """Yield from one to `most` consecutive lines as one text, at random."""
     random = np.random.default_rng(seed)
     start = 0
     while start < len(lines):
@@ -66,7 +65,7 @@ def joined(lines: Sequence[str], most: int, seed: int) -> Iterator[str]:
 
 
 def pieces(lines: Sequence[str], words: int, count: int, seed: int) -> list[str]:
-    """At most `count` different pieces of `words` words in small letters, one from each of so many lines."""
+    """Return at most `count` different pieces of `words` words in lower case, each from a line of its own."""
     random = np.random.default_rng(seed)
     found: dict[str, None] = {}
     for index in random.permutation(len(lines)):
@@ -79,20 +78,19 @@ def pieces(lines: Sequence[str], words: int, count: int, seed: int) -> list[str]
     return list(found)
 
 
-def read_lines(path: str, limit: int | None = None) -> list[str]:
-    """The lines of a text file that hold text."""
-    check_file(path)
-    lines = [line for _, line in numbered_lines(path) if line.strip()][:limit]
+def lines_with_text(path: str, limit: int | None = None) -> list[str]:
+    """Return the lines of a text file that hold text, at most so many."""
+    lines = [line for line in read_lines(path) if line.strip()][:limit]
     if not lines:
-        raise DataError(f"{path}: there is no text in it.")
+        raise DataError(f"{path}: there is no text in it; give a file with text.")
     return lines
 
 
 def make_punctuation(options: argparse.Namespace) -> None:
-    """Writes one CoNLL file."""
+    """Write one CoNLL file."""
     blocks, words = [], 0
     for path in options.text:
-        for text in joined(read_lines(path, options.limit), options.join, options.seed):
+        for text in joined(lines_with_text(path, options.limit), options.join, options.seed):
             if tagged := punctuation(text):
                 blocks.append("".join(f"{word}\t{tag}\n" for word, tag in tagged))
                 words += len(tagged)
@@ -101,26 +99,29 @@ def make_punctuation(options: argparse.Namespace) -> None:
 
 
 def make_source(options: argparse.Namespace) -> None:
-    """Writes three TSV files."""
+    """Write three TSV files."""
     texts = {}
     for entry in options.text:
         name, equals, path = entry.partition("=")
         if not equals or not name or name in texts:
             raise DataError(f"--text {entry!r}: give each text a name of its own, such as news=FILE.")
-        texts[name] = pieces(read_lines(path), options.words, options.most, options.seed)
+        texts[name] = pieces(lines_with_text(path), options.words, options.most, options.seed)
     if len(texts) < 2:
         raise DataError("--text: give at least two texts to tell apart.")
     seen: dict[str, str] = {}
     for name, found in texts.items():
         for piece in found:
-            # What stands in several texts tells nothing of where it comes from.
+            # A piece of several texts does not tell where it comes from.
             seen[piece] = "" if piece in seen else name
     kept = {name: [piece for piece in found if seen[piece] == name] for name, found in texts.items()}
     count = min(map(len, kept.values()))
     held = options.validation + options.test
     if count <= held:
         least = min(kept, key=lambda name: len(kept[name]))
-        raise DataError(f"{least}: {count} pieces of {options.words} words, too few to keep {held} from training.")
+        raise DataError(
+            f"{least}: {count} pieces of {options.words} words, too few to keep {held} from training; give more "
+            "text, or lower --validation and --test."
+        )
     bounds = {"test": (0, options.test), "validation": (options.test, held), "train": (held, count)}
     random = np.random.default_rng(options.seed)
     for part, (start, stop) in bounds.items():
@@ -132,7 +133,7 @@ def make_source(options: argparse.Namespace) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line as a namespace."""
+    """Return the command line as a namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m vaswani_tx.training.data.labelled_corpora", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -160,7 +161,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command and return its exit status."""
     options = parse(argv)
     try:
         {"punctuation": make_punctuation, "source": make_source}[options.kind](options)

@@ -1,6 +1,6 @@
 """Examples as token ids: rows from which batches are cut, and how a batch becomes tensors.
 
-A text is one row. A sentence of tagged words is as many rows as `max_length` asks for, parted between words, so that
+A text is one row. A sentence of tagged words is as many rows as `max_length` asks for, split between words, so that
 every word gets its tag. A question goes with each window of a long context, the windows overlapping by `stride`.
 
 Shapes: N rows, B batch, L length, C classes or numbers.
@@ -61,22 +61,22 @@ class Rows:
         return np.diff(self.offsets)
 
     def where(self, index: int) -> str:
-        """The place of a row's example for a message."""
+        """Return the place of a row's example for a message."""
         return self.examples[self.example_of[index]].where
 
     def piece(self, index: int) -> slice:
-        """Where a row stands in the flat arrays."""
+        """Return where a row is in the flat arrays."""
         return slice(self.offsets[index], self.offsets[index + 1])
 
     def inputs(self, indices: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` [B, L] of some rows, padded on the right."""
+        """Return `input_ids` and `attention_mask` [B, L] of some rows, padded on the right."""
         ids = self._padded(self.ids, indices, self.pad_token_id)
         lengths = self.lengths[np.asarray(indices)]
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def collate(self, indices: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
-        """The model's inputs and labels for some rows."""
+        """Return the model's inputs and labels for some rows."""
         batch = self.inputs(indices)
         if self.characters is not None:
             places = torch.from_numpy(self.labels[np.asarray(indices)])
@@ -97,7 +97,7 @@ class Rows:
 def text_rows(
     examples: Sequence[TextExample], tokenizer: Any, labels: np.ndarray, max_length: int, too_long: str = "truncate"
 ) -> Rows:
-    """A row for each text or pair of texts.
+    """Return a row for each text or pair of texts.
 
     Args:
         labels: [N] integers or [N, C] floats.
@@ -133,13 +133,13 @@ def text_rows(
 def word_rows(
     examples: Sequence[WordsExample], tokenizer: Any, classes: dict[str, int] | None, max_length: int
 ) -> Rows:
-    """Rows of whole words; the first piece of each word bears its tag, all other tokens -100.
+    """Return rows of whole words; the first token of each word has its tag, all other tokens -100.
 
     Args:
         classes: the number of each tag; None: all words are marked with 0, for tags to be predicted.
     """
     before, after = _special_tokens(tokenizer)
-    room = max_length - len(before) - len(after)
+    budget = max_length - len(before) - len(after)
     encoded = tokenizer(
         [example.words for example in examples], is_split_into_words=True, add_special_tokens=False,
         return_attention_mask=False, return_token_type_ids=False, verbose=False,
@@ -151,10 +151,10 @@ def word_rows(
             words[word].append(piece)
         # A tokenizer that cleans its text may leave nothing of a word, which has a tag all the same.
         words = [pieces or [tokenizer.unk_token_id] for pieces in words]
-        cut += any(len(pieces) > room for pieces in words)
+        cut += any(len(pieces) > budget for pieces in words)
         tags = [0] * len(words) if classes is None else [classes[tag] for tag in example.tags]
-        for start, stop in _parts([min(len(pieces), room) for pieces in words], room):
-            chosen = [pieces[:room] for pieces in words[start:stop]]
+        for start, stop in _parts([min(len(pieces), budget) for pieces in words], budget):
+            chosen = [pieces[:budget] for pieces in words[start:stop]]
             marks = [[tag, *[IGNORED_LABEL] * (len(pieces) - 1)] for tag, pieces in zip(tags[start:], chosen)]  # noqa: B905
             ids.append([*before, *chain.from_iterable(chosen), *after])
             edges = ([IGNORED_LABEL] * len(before), [IGNORED_LABEL] * len(after))
@@ -163,15 +163,15 @@ def word_rows(
     flat = np.fromiter(chain.from_iterable(labels), dtype=np.int64)
     targets = np.array([sum(label != IGNORED_LABEL for label in row) for row in labels], dtype=np.int64)
     if len(ids) > len(examples):
-        logger.info("%d sentences longer than max_length %d are parted", len(ids) - len(set(owners)), max_length)
+        logger.info("%d sentences longer than max_length %d are split", len(ids) - len(set(owners)), max_length)
     return _rows(ids, flat, targets, examples, owners, tokenizer, cut=cut, per_token=True)
 
 
-def _parts(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """The words of each row as (first, one after the last): as many as fit."""
+def _parts(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Return the words of each row as (first, one after the last): as many as fit."""
     found, start, total = [], 0, 0
     for position, length in enumerate(lengths):
-        if total + length > room:
+        if total + length > budget:
             found.append((start, position))
             start, total = position, 0
         total += length
@@ -179,7 +179,7 @@ def _parts(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What a tokenizer puts before and after a text."""
+    """Return what a tokenizer puts before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -187,19 +187,20 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def question_rows(examples: Sequence[QuestionExample], tokenizer: Any, max_length: int, stride: int) -> Rows:
-    """A row for each window of each context, the question before it; a window without the answer has it at its first
-    special token, as has every window of a question that has none.
+    """Return a row for each window of each context, the question before it.
+
+    A window without the answer has it at its first special token, as has every window of a question without one.
 
     Raises:
-        DataError: a question that leaves no room for a window.
+        DataError: a question that leaves no tokens for a window.
     """
     bare = tokenizer([example.question for example in examples], add_special_tokens=False, verbose=False)["input_ids"]
     special = tokenizer.num_special_tokens_to_add(pair=True)
     for example, question in zip(examples, bare, strict=True):
         if len(question) + special + stride >= max_length:
             raise DataError(
-                f"{example.where}: a question of {len(question)} tokens and a stride of {stride} leave no room in "
-                f"max_length {max_length}: raise it, or lower stride."
+                f"{example.where}: a question of {len(question)} tokens and a stride of {stride} leave no tokens of "
+                f"max_length {max_length} for the context: raise it, or lower stride."
             )
     encoded = tokenizer(
         [example.question for example in examples], [example.context for example in examples],
@@ -222,7 +223,7 @@ def question_rows(examples: Sequence[QuestionExample], tokenizer: Any, max_lengt
 
 
 def answer_tokens(places: np.ndarray, answers: Sequence[tuple[str, int]] | None, nowhere: int) -> tuple[int, int]:
-    """First and last token of the first answer, or twice `nowhere` where the window does not hold all of it.
+    """Return first and last token of the first answer, or twice `nowhere` where the window does not hold all of it.
 
     Args:
         places: first and one past the last character of each token in the context, -1 for others, [L, 2].

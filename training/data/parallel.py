@@ -18,16 +18,9 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter, SeenPairs
-from vaswani_tx.training.data.readers import (
-    READERS,
-    ROWS_PER_CHUNK,
-    Chunk,
-    Paths,
-    arrow_column,
-    iterate_parallel,
-    nested_columns,
-    without_empty,
-)
+from vaswani_tx.training.data.hub import is_dataset_name, open_hub
+from vaswani_tx.training.data.pairs import hub_pairs, iterate_parallel, without_empty
+from vaswani_tx.training.data.readers import Chunk, Paths, Wanted, nested_columns
 from vaswani_tx.training.errors import DataError
 
 TOKENIZE_CHUNK = 4096
@@ -46,10 +39,11 @@ def load_parallel(
     """Read pairs into a data set with the columns `source`, `target`, `line` (from 1) and `file` (a class label).
 
     Args:
-        source: text file(s); or `.jsonl`, `.tsv`, `.parquet` file(s) with both sides; or the name of a data set.
+        source: text file(s); or `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` file(s) with both sides; or the name of
+            a data set. Files may be compressed (`train.jsonl.gz`).
         target: text file(s) whose lines translate those of `source`; None for the other formats.
-        source_field, target_field: field or column; for TSV without a header the column's number from 0. An object
-            `translation`, as data sets of the Hub have it, is looked into.
+        source_field, target_field: field or column; for TSV and CSV without a header the column's number from 0. It
+            may be in an object `translation`, as in data sets of the Hub.
         split, name: split and configuration of a data set of the Hub.
         empty: what a pair with a blank side is, `"error"` or `"drop"` (counted and logged).
 
@@ -75,53 +69,18 @@ def load_parallel(
     return datasets.Dataset(pa.concat_tables(tables), info=info)
 
 
-def is_dataset_name(source: Paths) -> bool:
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    path = os.fspath(source)
-    looks_like_file = path.lower().endswith(tuple(READERS)) or path.startswith((".", "/", "~")) or path.count("/") > 1
-    return bool(path) and (os.path.isdir(path) or not (os.path.exists(path) or looks_like_file))
-
-
-def open_hub(path: str, split: str, name: str | None, streaming: bool = False) -> Any:
-    """A data set by name, or a local folder of one; raises DataError where it does not load."""
-    try:
-        return datasets.load_dataset(path, name, split=split, streaming=streaming)
-    except Exception as error:  # load_dataset raises a dozen kinds, all of which end here for the user
-        raise DataError(
-            f"{path!r} is no file here, and no data set that loads with name={name!r}, split={split!r}: {error}"
-        ) from error
-
-
-def hub_chunks(dataset: Any, origin: str, source_field: str | int, target_field: str | int) -> Iterator[Chunk]:
-    """The pairs of an opened data set, streamed or not, from its memory map or the network."""
-    first, places = 1, None
-    batches = dataset.with_format("arrow").iter(ROWS_PER_CHUNK)
-    while True:
-        try:
-            batch = next(batches, None)
-        except Exception as error:  # a stream's readers and the network raise whatever they like
-            raise DataError(f"{origin} cannot be read after row {first - 1}: {error}") from error
-        if batch is None:
-            return
-        places = places or nested_columns(batch.schema, (source_field, target_field), origin)
-        source, target = (arrow_column(batch, place, origin, first) for place in places)
-        yield Chunk(origin, np.arange(first, first + len(source)), source, target)
-        first += len(source)
-
-
 def _load_hub(
     path: str, source_field: Any, target_field: Any, split: str, name: str | None, empty: str
 ) -> datasets.Dataset:
-    """A data set by name (or a local folder of one): stays in its memory map, only two columns are looked at."""
+    """Load a data set by name, or a local folder of one, in its memory map: only two columns are read."""
     dataset = open_hub(path, split, name)
     origin = f"{path} ({split})"
-    places = nested_columns(dataset.data.schema, (source_field, target_field), origin)
+    places = nested_columns(dataset.data.schema, Wanted((source_field, target_field)), origin)
     if any(len(place) == 2 for place in places):
         dataset = dataset.flatten()
     dataset = dataset.select_columns([".".join(place) for place in places])
     dataset = dataset.rename_columns(dict(zip(dataset.column_names, ("source", "target"), strict=True)))
-    keep = [chunk.lines for chunk in without_empty(hub_chunks(dataset, origin, "source", "target"), empty)]
+    keep = [chunk.lines for chunk in without_empty(hub_pairs(dataset, origin, "source", "target"), empty)]
     lines = np.concatenate(keep) if keep else np.zeros(0, dtype=np.int64)
     if not len(lines):
         raise DataError(f"{origin} holds no pair with text on both sides.")
@@ -188,7 +147,7 @@ class TokenizedPairs:
         return self.target_flat[self.target_offsets[index] : self.target_offsets[index + 1]]
 
     def where(self, index: int) -> str:
-        """The place of a pair for a message: `train.en line 17`."""
+        """Return the place of a pair for a message: `train.en line 17`."""
         return f"{self.file_names[self.file_index[index]]} line {self.lines[index]}"
 
 
@@ -201,12 +160,12 @@ def tokenize_parallel(
     disable_progress: bool = False,
     **filters: Any,
 ) -> TokenizedPairs:
-    """Token ids of all pairs of `load_parallel`'s data set, with any tokenizer of transformers.
+    """Return the token ids of all pairs of `load_parallel`'s data set, with any tokenizer of transformers.
 
     Args:
         max_source_length, max_target_length: limits in tokens, `</s>` counted; None for no limit.
-        too_long: a pair beyond a limit is dropped (counted and logged), is an error, or is cut so that its last token,
-            `</s>`, stays (`"truncate"`).
+        too_long: a pair beyond a limit is dropped (counted and logged), is an error, or is cut and keeps its last
+            token, `</s>` (`"truncate"`).
         filters: further fields of `vaswani_tx.training.data.filters.PairFilter`.
 
     Raises:
@@ -234,7 +193,7 @@ def tokenize_parallel(
 
 
 class Part(NamedTuple):
-    """Some tokenised pairs: all ids of each side in one array, the lengths that part them, and where they stood."""
+    """Some tokenised pairs: all ids of each side in one array, the lengths that split them, and where they are from."""
 
     source_flat: np.ndarray  # int32
     source_lengths: np.ndarray  # int64 [n]
@@ -245,7 +204,7 @@ class Part(NamedTuple):
 
 
 class PairTokenizer:
-    """Filters and tokenises pieces of text one after another; `counts` adds up what was read, dropped and kept.
+    """A filter and tokeniser of pairs, chunk after chunk; `counts` adds up what was read, dropped and kept.
 
     Args:
         names: the files that pairs may come from; a part refers to them by number.
@@ -259,7 +218,7 @@ class PairTokenizer:
         self._special = (special, special)
 
     def parts(self, chunks: Iterable[Chunk], progress: bool = False) -> Iterator[Part]:
-        """The pairs of `chunks` in parts of at most TOKENIZE_CHUNK pairs; `progress` shows a bar on a terminal."""
+        """Yield the pairs of `chunks` in parts of at most TOKENIZE_CHUNK; `progress` shows a bar on a terminal."""
         bar = tqdm(desc="Tokenising", unit="pair", unit_scale=True, disable=None if progress else True)
         with bar:
             for chunk in chunks:
@@ -272,7 +231,7 @@ class PairTokenizer:
                     bar.update(len(lines))
 
     def __call__(self, source: list[str], target: list[str], lines: np.ndarray, files: np.ndarray) -> Part:
-        """One part; raises DataError for a pair too long under `too_long: error` (file, line, both lengths)."""
+        """Return one part; raise DataError for a pair too long under `too_long: error` (file, line, both lengths)."""
         rules, counts = self.rules, self.counts
         counts.read += len(source)
         keep = rules.by_text(source, target, self._seen, counts)
@@ -302,7 +261,7 @@ class PairTokenizer:
 
 
 def _flat_ids(encoding: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All ids in one array, and the length of each sentence."""
+    """Return all ids in one array, and the length of each sentence."""
     ids = encoding["input_ids"] if encoding else []
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths
@@ -323,7 +282,7 @@ def _truncate(flat: np.ndarray, lengths: np.ndarray, limit: int) -> tuple[np.nda
 def join_parts(
     parts: Sequence[Part], names: Sequence[str], counts: FilterCounts, bounds: tuple[int, ...] = ()
 ) -> TokenizedPairs:
-    """All parts in one; with no part, or none that holds a pair, a `TokenizedPairs` of length 0."""
+    """Join all parts; with no part, or none that holds a pair, a `TokenizedPairs` of length 0."""
     if not parts:
         parts = [
             Part(*(np.zeros(0, dtype=kind) for kind in (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32)))

@@ -1,341 +1,392 @@
-"""Readers of parallel text: files of four formats to checked chunks of pairs, at any size.
+"""Readers of files that hold named fields: one table from a format to what reads it, for every text task.
 
-text files | JSONL | TSV | Parquet -> `iterate_parallel` -> Chunk, Chunk, ...
+    a file, compressed or not -> READERS[format] -> Records -> text_columns -> columns of text, for pairs and documents
+                                                            -> rows, for labelled examples
+
+A reader is a function of a path and the wanted fields that yields `Records`. A new format is one entry of `READERS`;
+`vaswani_tx.training.data.hub` gives the same records of a data set of the Hub. Files of any other ending are text
+lines (`vaswani_tx.training.data.lines`).
 """
 
+import csv
 import difflib
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vaswani_tx.training.data.lines import byte_blocks, compression_of, format_of, line_chunks, numbered_lines
 from vaswani_tx.training.errors import DataError
 
-logger = logging.getLogger(__name__)
-
-BLOCK_BYTES = 1 << 22
 ROWS_PER_CHUNK = 1 << 16
-NAMED_IN_ERRORS = 5
+CHARACTERS_PER_CHUNK = 1 << 22
+LONGEST_CELL = (1 << 31) - 1
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
+Row = dict[Any, Any]
 
 
 class Chunk(NamedTuple):
-    """Some consecutive pairs of one file: `lines[i]` is where `source[i]` and `target[i]` stand in it, from 1."""
+    """Some consecutive pairs of one file: `lines[i]` is where `source[i]` and `target[i]` are in it, from 1."""
 
     file: str
     lines: np.ndarray
     source: list[str]
     target: list[str]
-    target_file: str | None = None  # where the targets stand if not in `file`
+    target_file: str | None = None  # where the targets are if not in `file`
 
 
-def iterate_parallel(
-    source: Paths,
-    target: Paths | None = None,
-    source_field: str | int = "source",
-    target_field: str | int = "target",
-    empty: str = "error",
-) -> Iterator[Chunk]:
-    """Chunks of pairs from files of any size, in order; the same arguments and errors as `load_parallel`."""
-    if empty not in ("error", "drop"):
-        raise DataError(f"empty={empty!r}: choose 'error' or 'drop'.")
-    return without_empty(read_files(source, target, source_field, target_field), empty)
+class Wanted(NamedTuple):
+    """The fields that a task reads of every record, and what its recipe calls the keys that name them."""
+
+    names: tuple[str | int, ...]
+    keys: str = "`source_field` and `target_field`"
+
+
+class Records(NamedTuple):
+    """Consecutive records of one file: the fields of each (None: a blank line), and its number, from 1.
+
+    Where the reader was told the wanted fields, each row has all of them, whatever they hold.
+    """
+
+    file: str
+    numbers: Sequence[int] | np.ndarray
+    rows: list[Row | None]
+    unit: str = "line"
+    noun: str = "field"
+    places: list[str] | None = None  # where a number is not enough, as in nested JSON
+
+    def where(self, index: int) -> str:
+        """Return the place of a record for a message: `train.tsv, line 7`."""
+        return f"{self.file}, {self.places[index] if self.places else f'{self.unit} {self.numbers[index]}'}"
 
 
 def as_list(paths: Paths | None) -> list[str]:
+    """Return one path or several as a list."""
     if paths is None:
         return []
     return [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
 
 
-def suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
+def text_columns(records: Iterable[Records], wanted: Wanted) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
+    """Yield the numbers of records and one list of texts for each wanted field; blank lines are empty texts.
+
+    Raises:
+        DataError: a value that is not text (file, line or row, field).
+    """
+    for chunk in records:
+        columns = []
+        for name in wanted.names:
+            texts = ["" if row is None else row[name] for row in chunk.rows]
+            for index, value in enumerate(texts):
+                if not isinstance(value, str):
+                    found = json.dumps(value, default=repr)[:60] if chunk.noun == "field" else repr(value)[:60]
+                    raise DataError(
+                        f"{chunk.where(index)}: {chunk.noun} {name!r} holds {found} instead of a string; fix the "
+                        "value, or name another one."
+                    )
+            try:
+                "".join(texts).encode()
+            except UnicodeEncodeError:
+                for index, text in enumerate(texts):
+                    check_encodable(text, chunk.where(index))
+            columns.append(texts)
+        yield np.asarray(chunk.numbers, dtype=np.int64), columns
 
 
-def read_files(
-    source: Paths, target: Paths | None = None, source_field: str | int = "source", target_field: str | int = "target"
-) -> Iterator[Chunk]:
-    """Chunks of pairs as they stand in the files, blank sides and all."""
-    sources, targets = as_list(source), as_list(target)
-    check_files(sources, targets)
-    if targets:
-        for pair in zip(sources, targets, strict=True):
-            yield from _read_aligned(*pair)
-    else:
-        for path in sources:
-            yield from READERS[suffix(path)](path, source_field, target_field)
-
-
-def check_files(sources: list[str], targets: list[str]) -> None:
-    """Raises DataError where files are missing, or where their kinds and numbers do not go together."""
-    if not sources:
-        raise DataError("No file was given as `source`.")
-    if targets and len(sources) != len(targets):
-        raise DataError(f"{len(sources)} source files but {len(targets)} target files: give as many of each.")
-    for path in sources + targets:
-        check_file(path)
-    for path in sources + targets:
-        if targets and suffix(path) in READERS:
-            raise DataError(f"{path}: such a file holds both sides. Give it as `source`, without `target`.")
-        if not targets and suffix(path) not in READERS:
-            raise DataError(
-                f"{path}: a text file holds one side only. Give the file with its translations as `target`, or one "
-                f"file with both sides ({', '.join(READERS)})."
-            )
-
-
-def check_file(path: str) -> None:
-    """Raises DataError, naming what stands beside it, where there is no such file."""
-    if os.path.isfile(path):
-        return
-    folder, base = os.path.split(path)
-    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(base, beside, n=1)
-    hint = f" Did you mean {os.path.join(folder, near[0])}?" if near else ""
-    raise DataError(f"{path}: there is no such file.{hint}")
-
-
-def line_chunks(path: str) -> Iterator[list[str]]:
-    """The lines of a UTF-8 file in lists: parted at \\n alone, without a \\r at the end or a byte order mark."""
-    # Not str.splitlines: it also parts at U+2028, U+0085, form feeds and the like, which stand inside sentences.
-    first, rest = 1, b""
-    with open(path, "rb") as stream:
-        while block := stream.read(BLOCK_BYTES):
-            cut = block.rfind(b"\n") + 1
-            if not cut:
-                rest += block
-                continue
-            lines = _decode(rest + block[:cut], path, first)
-            rest = block[cut:]
-            yield lines
-            first += len(lines)
-    if rest:
-        yield _decode(rest, path, first)
-
-
-def _decode(block: bytes, path: str, first: int) -> list[str]:
+def check_encodable(text: str, where: str) -> None:
+    """Raise DataError for half of a surrogate pair: JSON can spell it, and no encoding of text takes it."""
     try:
-        text = block.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = first + block.count(b"\n", 0, error.start)
-        column = error.start - block.rfind(b"\n", 0, error.start)
-        known = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip"} if first == 1 else {}
-        guess = next((f"; it looks like a {kind} file" for mark, kind in known.items() if block.startswith(mark)), "")
-        raise DataError(
-            f"{path}, line {line}: byte {column} of the line (0x{block[error.start]:02x}) is not valid UTF-8{guess}. "
-            "Convert the file, with `iconv -t UTF-8` for example, or remove the line on both sides."
-        ) from None
-    lines = (text[1:] if first == 1 and text.startswith("\ufeff") else text).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line[:-1] if line.endswith("\r") else line for line in lines] if "\r" in text else lines
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half of a surrogate pair, which is not text; fix the \\u escape.") from None
 
 
-def _read_aligned(source: str, target: str) -> Iterator[Chunk]:
-    left, right = line_chunks(source), line_chunks(target)
-    a: list[str] = []
-    b: list[str] = []
-    done = 0
-    while True:
-        a, b = a or next(left, []), b or next(right, [])
-        count = min(len(a), len(b))
-        if not count:
-            break
-        yield Chunk(source, np.arange(done + 1, done + count + 1), a[:count], b[:count], target)
-        a, b, done = a[count:], b[count:], done + count
-    if a or b:
-        counts = (done + len(a) + sum(map(len, left)), done + len(b) + sum(map(len, right)))
-        raise DataError(
-            f"{source} has {counts[0]} lines but {target} has {counts[1]}: line n of one must translate line n of the "
-            "other. Find where they part, and mend that place."
-        )
-    if not done:
-        raise DataError(f"{source} and {target} are empty files.")
+def missing(noun: str, name: Any, known: Iterable[Any], keys: str) -> str:
+    """Return the message on a field that is not there, with the nearest name that is."""
+    known = list(map(str, known))
+    there = ", ".join(map(repr, known)) or "none"
+    return f"no {noun} {name!r}; there is {there}.{nearest(name, known, 0.5)} Set {keys}."
 
 
-def _read_jsonl(path: str, source_field: Any, target_field: Any) -> Iterator[Chunk]:
+def nearest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ` Did you mean 'label'?` where one of the known names is nearly the same, else ""."""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+# JSON
+
+
+def _read_jsonl(path: str, wanted: Wanted | None) -> Iterator[Records]:
+    """Read an object a line."""
     first = 1
     for lines in line_chunks(path):
-        sources, targets = [], []
+        rows = []
         for number, line in enumerate(lines, start=first):
-            if not line or line.isspace():
-                row = {source_field: "", target_field: ""}
-            else:
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number}: not valid JSON ({error}). Mend the line.") from None
-            sources.append(_json_field(row, source_field, path, number))
-            targets.append(_json_field(row, target_field, path, number))
-        _check_surrogates(sources, path, first)
-        _check_surrogates(targets, path, first)
-        yield Chunk(path, np.arange(first, first + len(lines)), sources, targets)
+            row = None
+            if line and not line.isspace():
+                where = f"{path}, line {number}"
+                row = _chosen(_object(_parse(line, where), where), wanted, where)
+            rows.append(row)
+        yield Records(path, range(first, first + len(lines)), rows)
         first += len(lines)
 
 
-def _check_surrogates(values: list[str], path: str, first: int) -> None:
-    """JSON can spell half of a surrogate pair, which no encoding of text takes."""
+def _read_json(path: str, wanted: Wanted | None) -> Iterator[Records]:
+    """Read a list of objects, or SQuAD's nesting of articles, paragraphs and questions."""
+    content = _parse("\n".join(line for _, line in numbered_lines(path)), path)
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        content = content["data"]
+    if not isinstance(content, list):
+        raise DataError(f"{path}: a list of objects is needed, or SQuAD's 'data' with such a list.")
+    places, rows = [], []
+    for number, entry in enumerate(content, start=1):
+        entry = _object(entry, f"{path}, entry {number}")
+        nested = "paragraphs" in entry
+        found = _squad_rows(entry, path, f"entry {number}") if nested else [(f"entry {number}", entry)]
+        for place, row in found:
+            places.append(place)
+            rows.append(_chosen(row, wanted, f"{path}, {place}"))
+    yield Records(path, range(1, len(rows) + 1), rows, "entry", places=places)
+
+
+def _squad_rows(article: Row, path: str, place: str) -> Iterator[tuple[str, Row]]:
+    for count, paragraph in enumerate(article["paragraphs"], start=1):
+        where = f"{place}, paragraph {count}"
+        paragraph = _object(paragraph, f"{path}, {where}")
+        if not isinstance(paragraph.get("qas"), list):
+            raise DataError(f"{path}, {where}: no list 'qas' of questions.")
+        for question, entry in enumerate(paragraph["qas"], start=1):
+            at = f"{where}, question {question}"
+            yield at, {"context": paragraph.get("context")} | _object(entry, f"{path}, {at}")
+
+
+def _parse(text: str, where: str) -> Any:
     try:
-        "".join(values).encode()
-    except UnicodeEncodeError:
-        half = next(i for i, value in enumerate(values) if any("\ud800" <= letter <= "\udfff" for letter in value))
-        raise DataError(
-            f"{path}, line {first + half}: half of a surrogate pair, which is not text. Mend the \\u escape."
-        ) from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); fix it.") from None
 
 
-def _json_field(row: Any, name: Any, path: str, number: int) -> str:
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: an object with two fields must stand here.")
-    inner = row.get("translation")
-    value = row[name] if name in row else inner.get(name, row) if isinstance(inner, dict) else row
-    if value is row:
-        known = [*row, *(inner if isinstance(inner, dict) else [])]
-        raise DataError(f"{path}, line {number}: " + _missing("field", name, known))
-    if not isinstance(value, str):
-        raise DataError(f"{path}, line {number}: field {name!r} holds {json.dumps(value)[:60]} instead of a string.")
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: an object with named fields is needed, not {json.dumps(value)[:60]}.")
     return value
 
 
-def _missing(kind: str, name: Any, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    there = ", ".join(map(repr, known)) or "none"
-    return f"no {kind} {name!r}; there is {there}.{hint} Set `source_field` and `target_field`."
+def _chosen(row: Row, wanted: Wanted | None, where: str) -> Row:
+    """Return the wanted fields of a row, which may be in its object `translation`; all of them where none are named."""
+    if wanted is None:
+        return row
+    inner = row.get("translation")
+    inner = inner if isinstance(inner, dict) else {}
+    for name in wanted.names:
+        if name not in row and name not in inner:
+            raise DataError(f"{where}: {missing('field', name, [*row, *inner], wanted.keys)}")
+    return {name: row[name] if name in row else inner[name] for name in wanted.names}
 
 
-def _read_tsv(path: str, source_field: Any, target_field: Any) -> Iterator[Chunk]:
-    """Columns parted by tabs, no quoting; numbers as fields mean a file without a header."""
-    first, columns, width = 1, None, 0
-    for lines in line_chunks(path):
-        rows = [line.split("\t") for line in lines]
-        if columns is None:
-            header = rows[0]
-            width, numbered = len(header), str(source_field).isdigit() and str(target_field).isdigit()
-            columns = [_tsv_column(f, header, numbered, path) for f in (source_field, target_field)]
-            if not numbered:
-                rows, first = rows[1:], 2
-        sources, targets = [], []
-        for number, row in enumerate(rows, start=first):
-            if len(row) != width and any(cell and not cell.isspace() for cell in row):
+# Columns of text
+
+
+def _read_tsv(path: str, wanted: Wanted | None) -> Iterator[Records]:
+    """Read columns separated by tabs, without quoting."""
+    return _delimited(path, ((number, line.split("\t")) for number, line in numbered_lines(path)), wanted)
+
+
+def _read_csv(path: str, wanted: Wanted | None) -> Iterator[Records]:
+    """Read columns separated by commas, quoted as spreadsheets do; a quoted cell may hold several lines."""
+    return _delimited(path, _csv_cells(path), wanted)
+
+
+def _csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
+    def lines() -> Iterator[str]:
+        for number, line in numbered_lines(path):
+            if "\0" in line:
                 raise DataError(
-                    f"{path}, line {number}: {len(row)} columns, but line 1 has {width}. Every line needs as many tabs."
+                    f"{path}, line {number}: a null byte, which no CSV file holds; convert the file if it is UTF-16 "
+                    "(`iconv -f UTF-16 -t UTF-8`), or remove the byte."
                 )
-            blank = len(row) != width
-            sources.append("" if blank else row[columns[0]])
-            targets.append("" if blank else row[columns[1]])
-        yield Chunk(path, np.arange(first, first + len(rows)), sources, targets)
+            yield line + "\n"
+
+    # The module's own limit, 131,072 characters a cell, is one for the whole process.
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(lines(), strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {number}: not valid CSV ({error}); fix its quotes.") from None
+        if cells is None:
+            return
+        yield number, cells
+
+
+def _delimited(path: str, lines: Iterator[tuple[int, list[str]]], wanted: Wanted | None) -> Iterator[Records]:
+    """Make records of cells; the first line names the columns, save where all wanted ones are numbers, from 0."""
+    first = next((line for line in lines if line[1]), None)
+    if first is None:
+        return
+    top, header = first
+    numbered = wanted is not None and all(str(name).isdigit() for name in wanted.names)
+    names, places = _columns(f"{path}, line {top}", header, wanted, numbered)
+    numbers, rows, size = [], [], 0
+
+    def take(number: int, cells: list[str]) -> None:
+        row = None
+        if "".join(cells).strip():
+            if len(cells) != len(header):
+                shown = "" if numbered else f" ({', '.join(header)[:60]})"
+                raise DataError(
+                    f"{path}, line {number}: {len(cells)} columns, but line {top} has {len(header)}{shown}; give every "
+                    "line as many."
+                )
+            row = {name: cells[place] for name, place in zip(names, places, strict=True)}
+        numbers.append(number)
+        rows.append(row)
+
+    if numbered:
+        take(*first)
+    for number, cells in lines:
+        take(number, cells)
+        size += sum(map(len, cells))
+        if len(rows) >= ROWS_PER_CHUNK or size >= CHARACTERS_PER_CHUNK:
+            yield Records(path, numbers, rows, noun="column")
+            numbers, rows, size = [], [], 0
+    if rows:
+        yield Records(path, numbers, rows, noun="column")
+
+
+def _columns(where: str, header: list[str], wanted: Wanted | None, numbered: bool) -> tuple[list[Any], list[int]]:
+    """Return the names of the columns that are read and where they are."""
+    if numbered:
+        for name in wanted.names:
+            if int(name) >= len(header):
+                raise DataError(
+                    f"{where}: no column {name} (counted from 0), the line has {len(header)}. Set {wanted.keys}."
+                )
+        return list(wanted.names), [int(name) for name in wanted.names]
+    found = [cell.strip() for cell in header]
+    names = found if wanted is None else list(wanted.names)
+    for name in names:
+        if name not in found:
+            hint = " For a file without a header give the columns' numbers, counted from 0."
+            raise DataError(f"{where}: {missing('column', name, found, wanted.keys)}{hint}")
+        if found.count(name) > 1 or not name:
+            raise DataError(
+                f"{where}: the names of the columns are needed here, each once, got {', '.join(header)[:60]!r}."
+            )
+    return names, [found.index(name) for name in names]
+
+
+def read_conll(path: str, wanted: Wanted | None) -> Iterator[Records]:
+    """Read sentences separated by blank lines, a word a line: its first column is the word, the last one its tag.
+
+    Args:
+        wanted: what the two lists of a sentence are called; None: `tokens` and `tags`.
+    """
+    tokens, tags = wanted.names if wanted else ("tokens", "tags")
+    numbers: list[int] = []
+    rows: list[Row | None] = []
+    words: list[str] = []
+    for number, line in numbered_lines(path):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            words = []
+            continue
+        cells = line.split("\t") if "\t" in line else line.split()
+        if cells[0] == "#" and "\t" not in line:
+            continue  # a comment
+        if len(cells) < 2 or not cells[0].strip() or not cells[-1].strip():
+            raise DataError(
+                f"{path}, line {number}: a word, a tab and its tag are needed here, got {line[:60]!r}. A blank line "
+                "ends a sentence."
+            )
+        if not words:
+            if len(rows) >= ROWS_PER_CHUNK:
+                yield Records(path, numbers, rows)
+                numbers, rows = [], []
+            numbers.append(number)
+            rows.append({tokens: words, tags: []})
+        words.append(cells[0].strip())
+        rows[-1][tags].append(cells[-1].strip())
+    if rows:
+        yield Records(path, numbers, rows)
+
+
+# Columns of Arrow
+
+
+def _read_parquet(path: str, wanted: Wanted | None) -> Iterator[Records]:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(b"".join(byte_blocks(path))) if compression_of(path) else path)
+        places = [] if wanted is None else nested_columns(file.schema_arrow, wanted, path)
+        names = sorted({place[0] for place in places}) or None
+        yield from arrow_records(file.iter_batches(ROWS_PER_CHUNK, columns=names), wanted, path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read as Parquet, it may be truncated ({error}); copy or make the file again."
+        ) from None
+
+
+def arrow_records(batches: Iterable[Any], wanted: Wanted | None, origin: str) -> Iterator[Records]:
+    """Yield the rows of Arrow's tables or batches of them."""
+    first = 1
+    for batch in batches:
+        rows = []
+        if wanted is None:
+            rows = batch.to_pylist()
+        else:
+            columns = [_values(batch, place) for place in nested_columns(batch.schema, wanted, origin)]
+            rows = [dict(zip(wanted.names, values, strict=True)) for values in zip(*columns, strict=True)]
+        yield Records(origin, range(first, first + len(rows)), rows, "row", "column")
         first += len(rows)
 
 
-def _tsv_column(name: Any, header: list[str], numbered: bool, path: str) -> int:
-    if not numbered:
-        if name not in header:
-            hint = " For a file without a header give the columns' numbers, 0 and 1."
-            raise DataError(f"{path}, line 1: " + _missing("column", name, header) + hint)
-        return header.index(name)
-    if int(name) >= len(header):
-        raise DataError(f"{path}, line 1: no column {name} (counted from 0), the line has {len(header)}.")
-    return int(name)
-
-
-def _read_parquet(path: str, source_field: Any, target_field: Any) -> Iterator[Chunk]:
-    first = 1
-    try:
-        file = pq.ParquetFile(path)
-        places = nested_columns(file.schema_arrow, (source_field, target_field), path)
-        for batch in file.iter_batches(ROWS_PER_CHUNK, columns=sorted({place[0] for place in places})):
-            source, target = (arrow_column(batch, place, path, first) for place in places)
-            yield Chunk(path, np.arange(first, first + len(source)), source, target)
-            first += len(source)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet, it may be truncated ({error}).") from None
-
-
-def nested_columns(schema: pa.Schema, names: Sequence[Any], path: str) -> list[tuple[str, ...]]:
-    """Where each name stands: ("de",) or ("translation", "de")."""
+def nested_columns(schema: pa.Schema, wanted: Wanted, origin: str) -> list[tuple[str, ...]]:
+    """Return where each wanted name is: ("de",) or ("translation", "de"); DataError where it is in neither."""
     inner: list[str] = []
     if "translation" in schema.names and pa.types.is_struct(kind := schema.field("translation").type):
         inner = [kind.field(i).name for i in range(kind.num_fields)]
-    for name in names:
+    for name in wanted.names:
         if name not in schema.names and name not in inner:
-            raise DataError(f"{path}: " + _missing("column", name, schema.names + inner))
-    return [(name,) if name in schema.names else ("translation", name) for name in names]
+            raise DataError(f"{origin}: {missing('column', name, schema.names + inner, wanted.keys)}")
+    return [(name,) if name in schema.names else ("translation", name) for name in wanted.names]
 
 
-def arrow_column(batch: Any, place: tuple[str, ...], path: str, first: int) -> list[str]:
+def _values(batch: Any, place: tuple[str, ...]) -> list[Any]:
     values = batch[place[0]].to_pylist()
-    if len(place) == 2:
-        values = [value and value[place[1]] for value in values]
-    for number, value in enumerate(values, start=first):
-        if not isinstance(value, str):
-            raise DataError(f"{path}, row {number}: column {'.'.join(place)!r} holds {value!r} instead of a string.")
-    return values
+    return [value and value[place[1]] for value in values] if len(place) == 2 else values
 
 
-READERS: dict[str, Callable[..., Iterator[Chunk]]] = {
+# The table
+
+READERS: dict[str, Callable[[str, Wanted | None], Iterator[Records]]] = {
     ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,
+    ".conll": read_conll,
+    ".bio": read_conll,
+    ".iob": read_conll,
 }
 
 
-def without_empty(chunks: Iterator[Chunk], empty: str, counts: Any = None, at_once: bool = False) -> Iterator[Chunk]:
-    """Drop pairs with a blank side, or raise once all of them are counted.
-
-    Args:
-        counts: an object with `read`, `empty` and `empty_places` that takes the numbers and places of what is dropped,
-            to be reported by the caller; otherwise they are logged at the end.
-        at_once: raise at the first chunk with such a pair, as a stream without an end must.
-    """
-    count, total, named = 0, 0, []
-    for chunk in chunks:
-        blank = [
-            i
-            for i, (a, b) in enumerate(zip(chunk.source, chunk.target, strict=True))
-            if not a or not b or a.isspace() or b.isspace()
-        ]
-        count, total = count + len(blank), total + len(chunk.lines)
-        for i in blank[: NAMED_IN_ERRORS - len(named)]:
-            named.append(_blank_places(chunk, i))
-        if blank and empty == "error" and at_once:
-            break
-        if blank and empty == "drop":
-            if counts is not None:
-                counts.read, counts.empty = counts.read + len(blank), counts.empty + len(blank)
-                new = blank[: NAMED_IN_ERRORS - len(counts.empty_places)]
-                counts.empty_places += [_blank_places(chunk, i) for i in new]
-            chunk = _without(chunk, blank)
-        if len(chunk.lines) and (empty == "drop" or not count):
-            yield chunk
-    if not count:
-        return
-    places = "; ".join(named) + (f"; and {count - len(named)} more" if count > len(named) else "")
-    if empty == "error":
-        raise DataError(
-            f"{count} of {'the first ' * at_once}{total} pairs have an empty side: {places}. Mend them, or let them be "
-            "dropped (`empty_lines: drop` in a recipe, `--empty drop` for train_tokenizer)."
-        )
-    if counts is None:
-        logger.warning("Dropped %d of %d pairs with an empty side: %s", count, total, places)
+def text_formats() -> list[str]:
+    """Return the formats whose fields can hold text; a sentence of tagged words has none."""
+    return [name for name, reader in READERS.items() if reader is not read_conll]
 
 
-def _without(chunk: Chunk, gone: list[int]) -> Chunk:
-    keep = np.delete(np.arange(len(chunk.lines)), gone)
-    sides = ([side[i] for i in keep] for side in (chunk.source, chunk.target))
-    return Chunk(chunk.file, chunk.lines[keep], *sides, chunk.target_file)
+def has_fields(path: str) -> bool:
+    """Return whether a file holds named fields of text, rather than lines of it."""
+    return format_of(path) in text_formats()
 
 
-def _blank_places(chunk: Chunk, index: int) -> str:
-    """Name the file and line of each blank side of a pair, and the side where one file holds both."""
-    blank = [side for side in ("source", "target") if not getattr(chunk, side)[index].strip()]
-    line = chunk.lines[index]
-    if chunk.target_file is None:
-        return f"{chunk.file} line {line} ({' and '.join(blank)})"
-    files = {"source": chunk.file, "target": chunk.target_file}
-    return " and ".join(f"{files[side]} line {line}" for side in blank)
+def read_records(path: str, wanted: Wanted | None = None) -> Iterator[Records]:
+    """Yield the records of a file that is in a format of the table; DataError names the place of what is wrong."""
+    return READERS[format_of(path)](path, wanted)

@@ -23,6 +23,7 @@ from filelock import FileLock
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter
 from vaswani_tx.training.data.parallel import PairTokenizer, Part, TokenizedPairs, join_parts
+from vaswani_tx.training.data.sources import file_names
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_folder
 
@@ -40,14 +41,14 @@ _SETTINGS = ("split_special_tokens", "src_lang", "tgt_lang", "add_bos_token", "a
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
-    """Where the folders stand: `cache_dir`, else $VASWANI_TX_CACHE, else ~/.cache/vaswani_tx."""
+    """Return where the folders are: `cache_dir`, else $VASWANI_TX_CACHE, else ~/.cache/vaswani_tx."""
     return Path(cache_dir or os.environ.get(ENVIRONMENT) or Path("~/.cache/vaswani_tx")).expanduser()
 
 
 def tokenize_corpora(
     corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, root: Path | None = None, quiet: bool = False
 ) -> tuple[TokenizedPairs, Path | None]:
-    """The filtered, tokenised pairs of all corpora one after another, and the folder below `root` that holds them.
+    """Return the filtered, tokenised pairs of all corpora in order, and the folder below `root` that holds them.
 
     Where several processes ask for the same at the same time, one makes it while the others wait and then map it. Where
     `root` is None or cannot be written, the pairs are made in memory and the folder is None. `quiet` logs no news.
@@ -64,7 +65,7 @@ def tokenize_corpora(
             pairs, built = _map_or_build(folder, corpora, tokenizer, rules, quiet)
             logger.log(level, "%s the tokenised training data in %s", "Kept" if built else "Reused", folder)
     except (CheckpointError, OSError) as error:
-        logger.warning("The tokenised training data cannot be kept in %s (%s): going on without.", root, error)
+        logger.warning("The tokenised training data cannot be kept in %s (%s): continuing without.", root, error)
         folder = None
     if pairs is None:
         pairs = _in_memory(corpora, tokenizer, rules, quiet)
@@ -91,18 +92,13 @@ def _map_or_build(
 
 
 def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter) -> str:
-    """The name of the folder for these data; reads all files once. Raises DataError where one is missing."""
+    """Return the name of the folder for these data; read all files once. Raise DataError where one is missing."""
     content = [FORMAT, [corpus.fingerprint() for corpus in corpora], _tokenizer_state(tokenizer), rules.to_dict()]
     return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def file_names(corpora: Sequence[Corpus]) -> list[str]:
-    """The files of all corpora, each once; a pair's place refers to them by number."""
-    return list(dict.fromkeys(name for corpus in corpora for name in corpus.files))
-
-
 def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> TokenizedPairs | None:
-    """The memory-mapped pairs of a folder; None where there is none, or (with a warning) where it is damaged.
+    """Return the memory-mapped pairs of a folder; None where there is none, or (with a warning) where it is damaged.
 
     Args:
         names: what the files are called today; their content is what the folder is named by.
@@ -117,13 +113,13 @@ def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> Token
         if len(names) != meta["files"]:
             raise ValueError(f"it is of {meta['files']} files instead of {len(names)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("The tokenised training data in %s are damaged (%s): making them anew.", folder, error)
+        logger.warning("The tokenised training data in %s are damaged (%s): making them again.", folder, error)
         return None
     return TokenizedPairs(**arrays, file_names=list(names), counts=counts, bounds=tuple(meta["bounds"]))
 
 
 class PairsWriter:
-    """Writes tokenised pairs into an empty folder part by part, whatever does not fit into memory."""
+    """A writer of tokenised pairs, part by part, into an empty folder: they need not fit into memory."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -132,7 +128,7 @@ class PairsWriter:
         self._write(source_offsets=np.zeros(1), target_offsets=np.zeros(1))
 
     def add(self, part: Part) -> None:
-        """Appends the pairs of a part."""
+        """Append the pairs of a part."""
         offsets = {}
         for side, lengths in (("source", part.source_lengths), ("target", part.target_lengths)):
             offsets[f"{side}_offsets"] = self._ends[side] + np.cumsum(lengths)
@@ -141,13 +137,13 @@ class PairsWriter:
         self._write(**flat, **offsets, lines=part.lines, file_index=part.files)
 
     def finish(self, counts: FilterCounts, bounds: Sequence[int], files: int) -> None:
-        """Closes the arrays and writes `meta.json`."""
+        """Close the arrays and write `meta.json`."""
         arrays = {name: file.close() for name, file in self._files.items()}
         meta = {"format": FORMAT, "counts": asdict(counts), "bounds": list(bounds), "files": files, "arrays": arrays}
         (self.folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
     def abandon(self) -> None:
-        """Closes the arrays as they are."""
+        """Close the arrays as they are."""
         for file in self._files.values():
             file.file.close()
 
@@ -171,11 +167,11 @@ class _ArrayFile:
         self.file.write(data)
 
     def close(self) -> dict[str, int]:
-        """Completes the file, and says what it must be found to be."""
+        """Complete the file and return what a reader must find."""
         self.file.seek(0)
         self._header()
         if self.file.tell() != self.start:
-            raise OSError("numpy's header of an array has outgrown the room that was left for it")
+            raise OSError("numpy's header of an array has outgrown the space that was reserved for it")
         self.file.close()
         return {"count": self.count, "checksum": self.checksum, "start": self.start}
 
@@ -239,7 +235,7 @@ def _check_left(corpora: Sequence[Corpus], counts: FilterCounts, bounds: Sequenc
 
 
 def _tokenizer_state(tokenizer: Any) -> list[Any]:
-    """All of a tokenizer that decides ids, whatever folder it was loaded from and whatever it was used for before."""
+    """Return all of a tokenizer that decides ids, whatever its folder and its use before."""
     settings = {name: str(getattr(tokenizer, name)) for name in _SETTINGS if hasattr(tokenizer, name)}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -39,7 +39,7 @@ def train_with_whole_words(
 
 
 def add_whole_words(tokenizer: VaswaniTokenizer, words: Sequence[str]) -> VaswaniTokenizer:
-    """A tokenizer with `words` as further entries at the end of its vocabulary; the given one is left as it is."""
+    """Return a tokenizer with `words` as further entries at the end of its vocabulary; the given one is not changed."""
     words = check_whole_words(words)
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = pipeline["model"]["vocab"]
@@ -56,10 +56,10 @@ def add_whole_words(tokenizer: VaswaniTokenizer, words: Sequence[str]) -> Vaswan
 
 
 def check_whole_words(words: Sequence[str]) -> list[str]:
-    """The words without repetition; DataError if there are none, or one is empty or holds white space."""
+    """Return the words without repetition; raise DataError if there are none, or one is empty or holds white space."""
     words = list(dict.fromkeys(words))
     if not words:
-        raise DataError("There are no whole words: give one a line, or leave the option away.")
+        raise DataError("There are no whole words: give one a line, or leave the option out.")
     for word in words:
         if not word or re.search(r"\s", word):
             raise DataError(f"{word!r} cannot be a whole word: it is empty or holds white space. Give one word a line.")
@@ -73,6 +73,6 @@ def _without(corpus: Iterable[list[str]], words: set[str]) -> Iterator[list[str]
 
 
 def _in_bytes(tokenizer: VaswaniTokenizer, text: str) -> str:
-    """`text` in the alphabet of the vocabulary, in which every byte is a character."""
+    """Return `text` in the alphabet of the vocabulary, in which every byte is a character."""
     byte_level = tokenizer.backend_tokenizer.pre_tokenizer[1]
     return byte_level.pre_tokenize_str(text)[0][0]

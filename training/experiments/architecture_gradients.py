@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import MeasurementError
 from vaswani_tx.training.experiments.architecture_models import random_tokens, sizes
-from vaswani_tx.training.metrics.scoring import read_lines
 
 TASK_SPECS = ("encoder", "target")
 

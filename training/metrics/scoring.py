@@ -4,10 +4,8 @@
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metrics
 from vaswani_tx.training.metrics.text_metrics import TextMetric, TextOptions, check_seed
 
@@ -96,22 +94,3 @@ def check_counts(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
             raise ValueError(f"{len(hypotheses)} hypotheses but {len(stream)} references: give one for each sentence")
     if not hypotheses:
         raise ValueError("there are no sentences to score")
-
-
-def read_lines(path: str | Path) -> list[str]:
-    """Return the lines of a UTF-8 text file, blank ones too, split at \\n alone; DataError for any other file."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'this is a folder' if path.is_dir() else 'there is no such file'}.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: this is not UTF-8. Convert the file, with `iconv -t UTF-8` for example."
-        ) from None
-    # Not str.splitlines: it also splits at U+2028, U+0085, form feeds and the like, which occur inside sentences.
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]

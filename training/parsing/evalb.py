@@ -22,8 +22,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import TreeError
-from vaswani_tx.training.metrics.scoring import aligned, read_lines
+from vaswani_tx.training.metrics.scoring import aligned
 from vaswani_tx.training.parsing.trees import Tree, parse_trees
 
 REMOVED_TAGS = frozenset({"-NONE-", ",", ":", "``", "''", "."})

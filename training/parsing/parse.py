@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate_corpus
-from vaswani_tx.training.metrics.scoring import read_lines
 from vaswani_tx.training.parsing.linear import FAULTS, LEAF, ReadBack, count_faults, kind_of_leaves, read_back
 from vaswani_tx.training.parsing.trees import bracket_word, plain_word
 

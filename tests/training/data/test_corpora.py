@@ -61,7 +61,7 @@ def test_one_corpus_without_a_list(tmp_path):
 
 def test_a_data_set_reads_alike_from_its_map_and_as_a_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("vaswani_tx.training.data.parallel.ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr("vaswani_tx.training.data.hub.ROWS_PER_CHUNK", 4)
     rows = [json.dumps({"translation": {"en": f"e{i}" if i != 6 else " ", "de": f"d{i}"}}) for i in range(10)]
     (tmp_path / "corpus").mkdir()
     write(tmp_path / "corpus" / "train.jsonl", rows)
@@ -78,7 +78,7 @@ def test_a_data_set_reads_alike_from_its_map_and_as_a_stream(tmp_path, monkeypat
 
 
 def test_a_blank_pair_of_a_stream_is_an_error_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaswani_tx.training.data.readers.BLOCK_BYTES", 8)
+    monkeypatch.setattr("vaswani_tx.training.data.lines.BLOCK_BYTES", 8)
     corpus = text_corpus(tmp_path, "a", 30)
     write(tmp_path / "a.en", ["one", "two", "", "four"] + ["more"] * 26)
     with pytest.raises(DataError, match=r"1 of the first \d pairs .*a.en line 3"):
@@ -88,7 +88,7 @@ def test_a_blank_pair_of_a_stream_is_an_error_at_once(tmp_path, monkeypatch):
 
 
 def test_texts_for_a_tokenizer(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaswani_tx.training.data.readers.BLOCK_BYTES", 40)
+    monkeypatch.setattr("vaswani_tx.training.data.lines.BLOCK_BYTES", 40)
     first, second = text_corpus(tmp_path, "a", 30), text_corpus(tmp_path, "b", 5)
     entries = [{"source": corpus.source, "target": corpus.target} for corpus in (first, second)]
     recipe = arguments(corpora=entries)

@@ -132,7 +132,7 @@ def test_the_log_line_names_every_reason_and_the_error_the_worst(tmp_path, caplo
     with caplog.at_level(logging.INFO):
         pairs = tokenize_parallel(dataset, Words(), 4, 4, disable_progress=True, drop_duplicates=True, min_length=2)
     assert len(pairs) == 1
-    reasons = "2 that stood there before; 1 under 2 tokens; 1 over the limits of 4 source and 4 target tokens"
+    reasons = "2 that occurred before; 1 under 2 tokens; 1 over the limits of 4 source and 4 target tokens"
     line = f"Dropped 4 of 5 pairs ({reasons}). 1 are left."
     assert line in caplog.text
     with pytest.raises(

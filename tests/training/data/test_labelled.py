@@ -9,8 +9,7 @@ import torch
 
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.data import labelled_corpora as classifier_tasks
-from vaswani_tx.training.data.labelled import Fields, check_labels, label_names, read_examples
-from vaswani_tx.training.data.labelled_files import read_rows
+from vaswani_tx.training.data.labelled import Fields, check_labels, label_names, read_examples, read_rows
 from vaswani_tx.training.data.labelled_rows import answer_tokens, question_rows, text_rows, word_rows
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.inference.classification import predict
@@ -97,7 +96,7 @@ QA = '{"context": "the cat", "question": "who?", "answers": '
 @pytest.mark.parametrize(
     ("name", "content", "task", "message"),
     [
-        ("a.tsv", "text\tlabel\na\tx\tz\n", "classification", "line 2: 3 columns, but the first line names 2"),
+        ("a.tsv", "text\tlabel\na\tx\tz\n", "classification", "line 2: 3 columns, but line 1 has 2"),
         ("a.tsv", "text\tlabel\n\tx\n", "classification", "line 2: field 'text' must hold text"),
         ("a.tsv", "text\tlabel\na\t \n", "classification", "line 2: field 'label' must hold the name"),
         ("a.tsv", "text\tlable\na\tx\n", "classification", "line 2: no field 'label'.*Did you mean 'lable'"),
@@ -111,14 +110,16 @@ QA = '{"context": "the cat", "question": "who?", "answers": '
         ("a.jsonl", '{"text": "a", "label": true}\n', "classification", "line 1: field 'label' must hold the name"),
         ("a.jsonl", '{"text": "a", "label": {"b": 1}}\n', "multi_label", "must hold a list of labels"),
         ("a.conll", "a\tX\nb\n", "tagging", "line 2: a word, a tab and its tag"),
+        ("a.jsonl", '{"text": "a\\ud800", "label": "x"}', "classification", "line 1: half of a surrogate pair"),
+        ("a.jsonl", '{"tokens": ["a", "\\ud800"], "tags": ["X", "Y"]}', "tagging", "line 1: half of a surrogate pair"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["X"]}', "tagging", "line 1: 2 words but 1 tags"),
         ("a.jsonl", '{"tokens": ["a", " "], "tags": ["X", "Y"]}', "tagging", "word 2 of field 'tokens'"),
         ("a.jsonl", QA + '{"text": ["cat"], "answer_start": [3]}}', "question_answering", "It begins at 4"),
-        ("a.jsonl", QA + '[{"text": "dog", "answer_start": 4}]}', "question_answering", "not stand there at all"),
+        ("a.jsonl", QA + '[{"text": "dog", "answer_start": 4}]}', "question_answering", "not occur in the context"),
         ("a.jsonl", QA + '[{"text": "cat"}]}', "question_answering", "needs 'text' and the number"),
         ("a.json", '{"data": [{"paragraphs": [{"context": "x"}]}]}', "question_answering", "no list 'qas'"),
         ("a.json", '{"text": 1}', "classification", "a list of objects"),
-        ("a.txt", "a b\n", "classification", "not a known kind of file"),
+        ("a.txt", "a b\n", "classification", "cannot read such a file"),
     ],
 )  # fmt: skip
 def test_wrong_data_are_refused_by_place(tmp_path, name, content, task, message):

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
-from vaswani_tx.training.data import readers
+from vaswani_tx.training.data import lines, readers
+from vaswani_tx.training.data.pairs import iterate_parallel
 from vaswani_tx.training.data.parallel import DataError, load_parallel, tokenize_parallel
-from vaswani_tx.training.data.readers import iterate_parallel
 
 PAIRS = [("A dog.", "Ein Hund."), ("Two cats sleep.", "Zwei Katzen schlafen."), ("It’s 5 €.", "Das sind 5 €.")]
 SOURCES, TARGETS = [a for a, _ in PAIRS], [b for _, b in PAIRS]
@@ -51,7 +51,7 @@ def test_text_files(tmp_path):
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 20])
 def test_lines_part_at_newline_only_for_any_block_size(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
     odd = ["\u2028 a\u2028b", "c\x85d\x0ce\x1cf", "g\rh", " é👍 ", "\ufeffnot at the start"]
     source = write(tmp_path / "a.en", b"\xef\xbb\xbf" + "\r\n".join(odd).encode())
     target = write(tmp_path / "a.de", "\n".join("vwxyz") + "\n")
@@ -114,7 +114,7 @@ def test_several_files_keep_their_own_line_numbers(tmp_path):
 
 
 def test_iterating_is_lazy(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 8)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 8)
     source, target = text_files(tmp_path, ["good one", "x" * 9, "bad"], ["gut", "y" * 9, "schlecht"])
     write(tmp_path / "train.en", b"good one\nfine\nb\xffd\n")
     chunks = iterate_parallel(source, target)
@@ -128,7 +128,7 @@ def test_iterating_is_lazy(tmp_path, monkeypatch):
 
 def test_different_line_counts_name_both(tmp_path, monkeypatch):
     for block in (4, 1 << 20):
-        monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+        monkeypatch.setattr(lines, "BLOCK_BYTES", block)
         source, target = text_files(tmp_path, SOURCES, [*TARGETS, "noch", "zwei"])
         with pytest.raises(DataError, match=r"train.en has 3 lines but .*train.de has 5"):
             load_parallel(source, target)
@@ -138,7 +138,7 @@ def test_different_line_counts_name_both(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("block", [2, 1 << 20])
 def test_empty_lines_are_an_error_or_dropped(tmp_path, caplog, monkeypatch, block):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
     sources, targets = ["a", "", "c", " \t", "e", "f", "g"], ["A", "B", "  ", "\u3000", "", "", "G"]
     files = text_files(tmp_path, sources, targets)
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_empty_lines_are_an_error_or_dropped(tmp_path, caplog, monkeypatch, bloc
 def test_invalid_utf8_names_line_and_byte(tmp_path, monkeypatch):
     target = text_files(tmp_path)[1]
     for block in (5, 1 << 20):
-        monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+        monkeypatch.setattr(lines, "BLOCK_BYTES", block)
         source = write(tmp_path / "latin.en", "one\ntwo\nk\xe4se\n".encode("latin-1"))
         with pytest.raises(DataError, match=r"latin.en, line 3: byte 2 of the line \(0xe4\) is not valid UTF-8"):
             load_parallel(source, target)

@@ -43,9 +43,9 @@ def flat(batches):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    monkeypatch.setattr("vaswani_tx.training.data.lines.BLOCK_BYTES", 64)
     monkeypatch.setattr(readers, "ROWS_PER_CHUNK", 3)
-    monkeypatch.setattr("vaswani_tx.training.data.parallel.ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr("vaswani_tx.training.data.hub.ROWS_PER_CHUNK", 3)
     monkeypatch.setattr("vaswani_tx.training.data.parallel.TOKENIZE_CHUNK", 4)
 
 
@@ -171,7 +171,7 @@ def test_filters_work_in_buffers_and_are_counted(tmp_path, caplog):
     assert {name: value for name, value in total.items() if value} == {
         "read": 10, "empty": 1, "duplicates": 3, "too_long": 1, "kept": 5,
     }  # fmt: skip
-    assert "Buffer 1 of the stream: Dropped 2 of 4 pairs (1 that stood there before; 1 over the limits" in caplog.text
+    assert "Buffer 1 of the stream: Dropped 2 of 4 pairs (1 that occurred before; 1 over the limits" in caplog.text
     assert caplog.text.count("f.en line 8") == 1
 
 
@@ -214,7 +214,7 @@ def test_faults_in_the_middle_name_file_and_line(tmp_path):
         plan.epoch(1)
     (tmp_path / "b.en").write_text("x\n" * 13 + " \n" + "x\n" * 16, encoding="utf-8")
     (tmp_path / "b.de").write_text("x\n" * 30, encoding="utf-8")
-    with pytest.raises(DataError, match=r"b.en line 14\. Mend"):
+    with pytest.raises(DataError, match=r"b.en line 14\. Fix"):
         [stream([Corpus(str(tmp_path / "b.en"), str(tmp_path / "b.de"))], 20).epoch(k) for k in (0, 1)]
     with pytest.raises(DataError, match=r"a.en line 4: 6 source and 6 target tokens are over .* 5 source"):
         stream([corpus], 8, rules=PairFilter(max_source_length=5, too_long="error")).epoch(0)

@@ -203,11 +203,11 @@ def test_other_formats_and_a_folder_of_them(tmp_path):
         ("x.txt", b"\n \n", r"x\.txt holds no document with text"),
         ("x.jsonl", b'{"txt": "a"}\n', r"x\.jsonl, line 1: no field 'text'.*'txt'.*Set text_field\."),
         ("x.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"x\.jsonl, line 2: field 'text' holds 3"),
-        ("x.jsonl", b"[1]\n", r"line 1: an object with a field of text"),
+        ("x.jsonl", b"[1]\n", r"line 1: an object with named fields"),
         ("x.parquet", b"PAR1", r"x\.parquet: cannot be read as Parquet"),
     ],
 )
-def test_errors_name_file_line_and_mend(tmp_path, name, content, message):
+def test_errors_name_file_line_and_fix(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         documents(text(tmp_path, content, name))
 

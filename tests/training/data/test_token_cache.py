@@ -72,7 +72,7 @@ def test_the_pairs_are_those_of_memory_and_are_found_again(corpora, tokenizer, t
     assert_same(found, plain)
     assert f"Kept the tokenised training data in {folder}" in caplog.text
     assert f"Reused the tokenised training data in {folder}" in caplog.text
-    assert caplog.text.count("Dropped 5 of 51 pairs (5 that stood there before). 46 are left.") == 3
+    assert caplog.text.count("Dropped 5 of 51 pairs (5 that occurred before). 46 are left.") == 3
     assert found.where(45).endswith("b.en line 11")
 
 
@@ -146,15 +146,15 @@ def misname(path):
         ("meta.json", lambda path: path.write_text("[]")),
     ],
 )  # fmt: skip
-def test_what_is_damaged_is_made_anew(corpora, tokenizer, tmp_path, calls, caplog, name, damage):
+def test_what_is_damaged_is_made_again(corpora, tokenizer, tmp_path, calls, caplog, name, damage):
     plain, folder = tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")
     plain = tokenize_corpora(corpora, tokenizer, RULES)[0]
     number = len(calls)
     damage(folder / name)
     with caplog.at_level(logging.WARNING):
-        mended, _ = tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")
+        rebuilt, _ = tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")
     assert len(calls) > number and f"{folder} are damaged" in caplog.text
-    assert_same(mended, plain)
+    assert_same(rebuilt, plain)
     caplog.clear()
     assert_same(tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")[0], plain)
     assert "damaged" not in caplog.text
@@ -186,7 +186,7 @@ def test_a_pickle_in_a_folder_is_never_read(corpora, tokenizer, tmp_path, caplog
 def test_without_a_writable_place_the_pairs_stay_in_memory(corpora, tokenizer, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     pairs, folder = tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "file" / "cache")
-    assert folder is None and len(pairs) == 46 and "going on without" in caplog.text
+    assert folder is None and len(pairs) == 46 and "continuing without" in caplog.text
 
 
 def test_a_full_disk_leaves_nothing_and_trains_on(corpora, tokenizer, tmp_path, caplog, monkeypatch):
@@ -211,7 +211,9 @@ def test_faulty_data_leave_nothing(corpora, tokenizer, tmp_path):
         Path(side).write_text("a dog dog 2\n" * 3 if side.endswith("en") else "a Hund Hund 2\n" * 3, encoding="utf-8")
     Path(corpora[0].source).write_text("a dog dog 2\n", encoding="utf-8")
     Path(corpora[0].target).write_text("a Hund Hund 2\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"b.en: no pair of this corpus is left. Dropped 3 of 4 pairs \(3 that stood"):
+    with pytest.raises(
+        DataError, match=r"b.en: no pair of this corpus is left. Dropped 3 of 4 pairs \(3 that occurred"
+    ):
         tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")
 
 

@@ -9,17 +9,10 @@ import pytest
 import sacremoses
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.metrics import load_metric
 from vaswani_tx.training.metrics.moses import compound_split, tokenised_lowercase
 from vaswani_tx.training.metrics.registry import signed_metrics
-from vaswani_tx.training.metrics.scoring import (
-    aligned,
-    make_text_metric,
-    read_lines,
-    score_rows,
-    score_translations,
-)
+from vaswani_tx.training.metrics.scoring import aligned, make_text_metric, score_rows, score_translations
 
 HYPOTHESES = ["Der Hund läuft schnell nach Hause.", "Eine Frau liest ein Rich-Text-Buch", "Das ist gut!", "Ein Hund."]
 REFERENCES = ["Der Hund rannte schnell nach Hause.", "Eine Frau liest ein Rich-Text-Heft", "das ist gut!", "Ende."]
@@ -189,18 +182,3 @@ def test_wrong_input_is_named():
         make_text_metric("bleu", tokenize="13b")
     with pytest.raises(ValueError, match=r"no rules for 'xx'"):
         score_translations(HYPOTHESES, REFERENCES, metrics=["bleu_compound_split"], language="xx")
-
-
-def test_lines_of_a_file(tmp_path):
-    file = tmp_path / "a.de"
-    file.write_bytes("\ufeffeins\r\n\nz\u2028w\x85ei\x0c\ndrei".encode())
-    assert read_lines(file) == ["eins", "", "z\u2028w\x85ei\x0c", "drei"]
-    file.write_bytes(b"")
-    assert read_lines(file) == []
-    file.write_bytes("gut\nsch\u00f6n\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"a\.de, line 2: this is not UTF-8.*iconv"):
-        read_lines(file)
-    with pytest.raises(DataError, match=r"b\.de: there is no such file"):
-        read_lines(tmp_path / "b.de")
-    with pytest.raises(DataError, match="this is a folder"):
-        read_lines(tmp_path)
