@@ -132,6 +132,7 @@ class VaswaniVisionPreTrainedModel(VaswaniPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["VaswaniEncoderLayer", "VaswaniPatchEmbedding"]
+    _former_names = {}  # `embedding` holds the patches' projection too, and keeps its name
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
