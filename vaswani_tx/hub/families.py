@@ -55,6 +55,7 @@ _SHARED_CODE = (
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
 # Slow and fast class: transformers 5 asks for the second.
 _TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
+_CHAT_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani_chat.VaswaniTokenizer"]}
 
 FAMILIES = {
     "vaswani": Family(
@@ -93,14 +94,14 @@ FAMILIES = {
         },
     ),
     "vaswani_decoder": Family(
-        code=(*_TEXT_CODE, "modeling_vaswani_decoder.py"),
+        code=(*_TEXT_CODE, "modeling_vaswani_decoder.py", "tokenization_vaswani_chat.py"),
         auto_map={
             "config.json": {
                 "AutoConfig": "configuration_vaswani.VaswaniDecoderConfig",
                 "AutoModel": "modeling_vaswani_decoder.VaswaniDecoderModel",
                 "AutoModelForCausalLM": "modeling_vaswani_decoder.VaswaniForCausalLM",
             },
-            "tokenizer_config.json": _TOKENIZER,
+            "tokenizer_config.json": _CHAT_TOKENIZER,
         },
     ),
     "vaswani_vision": Family(
