@@ -162,7 +162,7 @@ def eager_attention_forward(
     is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention, section 3.2.1, equation 1: `softmax(Q K^T / sqrt(d_k)) V`.
+    """Compute scaled dot-product attention, section 3.2.1, equation 1: `softmax(Q K^T / sqrt(d_k)) V`.
 
     Args:
         module: the attention module; its `training` switches dropout.
@@ -233,7 +233,7 @@ class VaswaniAttention(nn.Module):
             key_value_states: [B, S, D], the encoder's output in cross-attention.
             attention_mask: as the attention implementation takes it, usually [B, 1, T, S].
             past_key_values: a cache to read and extend; one of cross-attention is filled once and then only read.
-            **kwargs: handed to the attention function.
+            **kwargs: passed to the attention function.
 
         Returns:
             output [B, T, D] and weights [B, H, T, S], or None where the implementation does not form them.

@@ -1,6 +1,6 @@
 """The encoder-decoder of "Attention Is All You Need" as transformers models.
 
-Shapes: B batch, S source length, T target length, L length of either, D d_model, H heads, V vocabulary.
+Shapes: B batch, S source length, T target length, L length of either, D d_model, V vocabulary.
 """
 
 import re
@@ -53,8 +53,8 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
 
     Args:
         tokens: [B, T].
-        pad_token_id: stands where a label does not count.
-        decoder_start_token_id: stands at the first position.
+        pad_token_id: replaces -100, where a label does not count.
+        decoder_start_token_id: the token at the first position.
 
     Returns:
         [B, T].
@@ -72,12 +72,12 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
 
 
 def _for_each_row(position_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
-    """Give positions [B, L]; they may be given as [1, L] or [L] for all rows of the batch."""
+    """Return positions [B, L]; they may be given as [1, L] or [L] for all rows of the batch."""
     return None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
 
 
 def _same_document(position_ids: torch.Tensor | None):
-    """Give the rule that a position sees its own document only, or None where `position_ids` [B, L] show but one."""
+    """Return the rule that a position sees its own document only, or None where `position_ids` [B, L] show but one."""
     documents = None if position_ids is None else find_packed_sequence_indices(position_ids)
     return None if documents is None else packed_sequence_mask_function(documents)
 
@@ -179,7 +179,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def _limits_of_documents(self, position_ids, attention_mask, past_key_values=None) -> dict:
-        """Say where packed documents begin and end, for flash kernels: no mask could keep documents apart there."""
+        """Return where packed documents begin and end, for flash kernels: no mask could keep documents apart there."""
         is_flash = "flash" in (self.config._attn_implementation or "")
         if not is_flash or position_ids is None or attention_mask is not None or past_key_values is not None:
             return {}
@@ -397,7 +397,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
         return dict(self._tied_weights_keys)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Give the embedding that source and target share, [V, D]."""
+        """Return the embedding that source and target share, [V, D]."""
         return self.shared
 
     def set_input_embeddings(self, value: nn.Embedding):
@@ -490,7 +490,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def with_records(result, outputs):
-    """Hand on what a model below its head returned beside its states: the cache and what was recorded."""
+    """Add to `result` what the model below the head returned beside its states: the cache and what was recorded."""
     for name, value in outputs.items():
         if name not in ("last_hidden_state", "pooler_output"):
             result[name] = value
@@ -509,7 +509,7 @@ class VaswaniLanguageHead:
         self.post_init()
 
     def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
-        """Project [B, T, D] to logits [B, T, V] and give them with their loss; each may be None."""
+        """Project [B, T, D] to logits [B, T, V]; return the loss and the logits, each of which may be None."""
         head = self.lm_head
         # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
         if labels is not None and skip_logits and _is_plain(head) and not torch.compiler.is_compiling():

@@ -83,7 +83,7 @@ class VaswaniTokenizer(TokenizersBackend):
         """Render messages with the chat template, without tokenizing them.
 
         Raises:
-            NotImplementedError: tokens are asked for, of which those that users wrote could not be told apart here.
+            NotImplementedError: tokens are asked for; control tokens that users wrote would not be recognised here.
         """
         if tokenize:
             raise NotImplementedError(

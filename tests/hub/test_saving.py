@@ -167,7 +167,7 @@ def evil(plain, tmp_path):
 
 @pytest.fixture
 def server(monkeypatch):
-    """The stand-in, and a client in this process that uses it."""
+    """The fake Hub, and a client in this process that uses it."""
     with HubStandIn() as running:
         monkeypatch.setattr(saving, "HfApi", partial(HfApi, endpoint=running.url))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -1,6 +1,6 @@
 """What each family of models takes along when it leaves: its code, and which class of it every Auto class is to load.
 
-A new family is a new entry of `FAMILIES`; `tests/test_hub.py` compares the entries with what the classes import.
+A new family is a new entry of `FAMILIES`; `tests/hub/test_saving.py` compares the entries with what the classes import.
 """
 
 import re
@@ -121,5 +121,5 @@ CODE_NAMES = frozenset(name for family in FAMILIES.values() for name in family.c
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of this name is on the list of what may leave."""
+    """Return whether a file of this name is on the list of what may leave."""
     return name in DATA_FILES or name in CODE_NAMES or name == CARD or WEIGHTS.fullmatch(name) is not None
