@@ -77,7 +77,7 @@ class Run:
 
 
 def find_run(folder: str | os.PathLike) -> Path | None:
-    """Return the run that a model folder (`RUN/best`, `RUN/averaged`, `RUN/checkpoints/step-...`) belongs to, or None."""
+    """Return the run of a model folder (`RUN/best`, `RUN/averaged`, `RUN/checkpoints/step-...`), or None."""
     folder = Path(os.path.abspath(folder))
     near = (folder, folder.parent, folder.parent.parent)
     return next((p for p in near if (p / "recipe.yaml").is_file() and (p / "metrics.jsonl").is_file()), None)
