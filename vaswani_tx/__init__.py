@@ -43,7 +43,7 @@ from .modeling_vaswani_encoder import (
 )
 from .modeling_vaswani_vision import VaswaniForImageClassification, VaswaniVisionModel
 from .pipeline_vaswani import LANGUAGES_IN_NAME, SummarizationPipeline, TranslationPipeline
-from .tokenization_vaswani import VaswaniTokenizer
+from .tokenization_vaswani_chat import VaswaniTokenizer
 from .transfer_vaswani import TransferError, VocabularyTransfer, transfer_vocabulary
 
 __version__ = "0.1.0"

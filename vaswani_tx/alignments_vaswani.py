@@ -1,5 +1,5 @@
 # Shapes: B sources, R hypotheses (B times those of each), S source length, T target length, H heads, V vocabulary.
-"""What a second look at finished translations tells: their scores, and which source token each token is from.
+"""Scores and alignments of finished translations, from a second pass through the model.
 
 One pass of the model over source and translation together, without search, gives both. It costs little beside it
 and no memory that grows with the vocabulary times the length, as keeping every step's scores would.
@@ -102,7 +102,7 @@ def _links(attentions: Sequence[torch.Tensor] | None, layer: int | None, sources
 
 @contextmanager
 def _weights_kept(model: Any, wanted: bool) -> Iterator[None]:
-    """Fused attention never forms the weights: use the plain one meanwhile."""
+    """Use plain attention within the block: the fused one never forms the weights."""
     name = getattr(model.config, "_attn_implementation", None)
     if not wanted or name in (None, "eager"):
         yield
@@ -115,7 +115,7 @@ def _weights_kept(model: Any, wanted: bool) -> Iterator[None]:
 
 
 def target_spans(tokenizer: Any, ids: list[int], text: str, **decoding: Any) -> list[tuple[int, int]]:
-    """Return where in `text` each of `ids` stands, without the space before it.
+    """Return the span of each of `ids` in `text`, without the space before it.
 
     A character of several tokens belongs to the last of them.
     """

@@ -1,4 +1,4 @@
-"""Configurations of the four families: the paper's defaults, its Table 3 as presets, and checks that name the mend."""
+"""Configurations of the four families: the paper's defaults, its Table 3 as presets, and the checks of fields."""
 
 import difflib
 import warnings
@@ -240,10 +240,10 @@ class VaswaniConfig(VaswaniBaseConfig):
         attention_bias: biases in the four attention projections. The paper has none.
         lm_head_bias: a bias on the output logits. The paper has none.
         position_embedding: "sinusoidal" (section 3.5) or "learned" (Table 3, row E).
-        max_position_embeddings: rows of the position table. Sinusoids go on beyond it at any length.
+        max_position_embeddings: rows of the position table. Sinusoids continue beyond it, at any length.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
         tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4). False: the output
-            projection gets a matrix of its own; source and target, of one vocabulary, go on sharing theirs.
+            projection gets a matrix of its own; source and target, of one vocabulary, still share theirs.
         use_cache: keep keys and values of earlier positions while generating.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens.
 
@@ -252,7 +252,7 @@ class VaswaniConfig(VaswaniBaseConfig):
     `num_hidden_layers` speaks of the encoder alone.
 
     Raises:
-        ValueError: a field has a wrong value; the message names the field and the mend.
+        ValueError: a field has a wrong value; the message names the field and says how to fix it.
     """
 
     model_type = "vaswani"
@@ -296,7 +296,7 @@ class VaswaniEncoderConfig(VaswaniBaseConfig):
         classifier_dropout: rate before the last layer of a classifier; None: `dropout`.
 
     Raises:
-        ValueError: a field has a wrong value; the message names the field and the mend.
+        ValueError: a field has a wrong value; the message names the field and says how to fix it.
     """
 
     model_type = "vaswani_encoder"
@@ -323,7 +323,7 @@ class VaswaniDecoderConfig(VaswaniBaseConfig):
         num_hidden_layers: layers N of the stack.
 
     Raises:
-        ValueError: a field has a wrong value; the message names the field and the mend.
+        ValueError: a field has a wrong value; the message names the field and says how to fix it.
     """
 
     model_type = "vaswani_decoder"
@@ -357,7 +357,7 @@ class VaswaniVisionConfig(VaswaniBaseConfig):
         classifier_dropout: rate before the last layer of a classifier; None: `dropout`.
 
     Raises:
-        ValueError: a field has a wrong value; the message names the field and the mend.
+        ValueError: a field has a wrong value; the message names the field and says how to fix it.
     """
 
     model_type = "vaswani_vision"

@@ -1,11 +1,11 @@
-# Shapes: B sentences, K beams, R = B * K rows of the decoder, V vocabulary, T target length so far.
-"""Required and forbidden phrases: beam search whose every result holds what it must.
+# Shapes: B sentences, M beams, R = B * M rows of the decoder, V vocabulary, T target length so far.
+"""Required and forbidden phrases: beam search whose results all hold the required phrases.
 
 Lexically constrained decoding by dynamic beam allocation (Post & Vilar 2018, section 3): the beams of a sentence are
 shared out among banks, one for each number of required tokens that are still missing, so that hypotheses which have
 taken up a phrase are not driven out by those that put it off. One automaton for all phrases of a sentence (Aho &
 Corasick 1975) says what a hypothesis holds, whatever overlaps, and how many tokens it still needs at least. A token
-that would leave too little room for the rest is never taken, so none reaches its limit without its phrases.
+that would leave too few tokens for the rest is never taken, so none reaches its limit without its phrases.
 
 The search is a plain function for `generate(custom_generate=constrained_beam_search, required_ids=...)`, which works
 with every encoder-decoder of transformers 5.
@@ -34,7 +34,7 @@ class _Sentence:
     finished: list[tuple[float, torch.Tensor, torch.Tensor]] = field(default_factory=list)
     done: bool = False
 
-    def room(self, length: int) -> int:
+    def tokens_left(self, length: int) -> int:
         """Return how many tokens may still be given to phrases after `length` tokens."""
         return self.limit - length - int(self.must_end)
 
@@ -46,12 +46,12 @@ class _Sentence:
     def choose(
         self, candidates: dict[tuple[int, int], float], ends: set[int], length: int, num_beams: int
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """Share out the beams among the banks. Return the (beam, token) that go on, and those that end."""
+        """Divide the beams among the banks. Return the (beam, token) that continue, and those that end."""
         banks: dict[int, list[tuple[float, int, int]]] = {}
         for (beam, token), score in candidates.items():
             ended = token in ends  # only offered where nothing is missing
             missing = 0 if ended else self.phrases.need(self.phrases.step(self.states[beam], token))
-            if ended or missing <= self.room(length):
+            if ended or missing <= self.tokens_left(length):
                 banks.setdefault(missing, []).append((score, -beam, -token))
         for bank in banks.values():
             bank.sort(reverse=True)  # equal scores: the first beam and token, as topk has them
@@ -136,7 +136,7 @@ class _Search:
         self.ends = set() if ends is None else set(ends.tolist())
         padding = getattr(config, "_pad_token_tensor", None)
         self.padding = int(padding) if padding is not None else min(self.ends, default=0)
-        self.scores = torch.full((len(required), self.num_beams), DEAD, device=self.device)  # [B, K]
+        self.scores = torch.full((len(required), self.num_beams), DEAD, device=self.device)  # [B, M]
         self.scores[:, 0] = 0.0
         self.history = torch.zeros((len(input_ids), 0), dtype=torch.long, device=self.device)  # [R, generated]
         self.all_scores: list[torch.Tensor] = []
@@ -150,19 +150,19 @@ class _Search:
             state = phrases.start(prefix)
             bound = min(int(bound), config.max_length)
             sentence = _Sentence(phrases, bound, limits is not None and bool(self.ends), [state] * self.num_beams)
-            if phrases.need(state) > sentence.room(self.prompt_length):
+            if phrases.need(state) > sentence.tokens_left(self.prompt_length):
                 raise ConstraintError(
                     f"the phrases required of sentence {number + 1} of the batch need {phrases.need(state)} tokens, "
-                    f"but its target may have only {max(sentence.room(self.prompt_length), 0)} more: raise "
+                    f"but its target may have only {max(sentence.tokens_left(self.prompt_length), 0)} more: raise "
                     "`max_extra_tokens` or `max_new_tokens`, or require less."
                 )
             self.sentences.append(sentence)
 
     def advance(self, sequences: torch.Tensor, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one token for every beam. Return the sequences [R, T + 1] and the rows [R] that they go on from."""
+        """Take one token for every beam. Return the sequences [R, T + 1] and the rows [R] that they continue."""
         if self.config.output_scores and self.config.return_dict_in_generate:
             self.all_scores.append(log_probs.clone())
-        total = log_probs.view(len(self.sentences), self.num_beams, -1) + self.scores[:, :, None]  # [R, V] -> [B, K, V]
+        total = log_probs.view(len(self.sentences), self.num_beams, -1) + self.scores[:, :, None]  # [R, V] -> [B, M, V]
         offered = self._candidates(total)
         length = sequences.shape[1] + 1
         picked: list[list[tuple[int, int]]] = []
@@ -179,7 +179,7 @@ class _Search:
             values = [candidates[pair] for pair in chosen] + [DEAD] * missing
             self.scores[number] = torch.tensor(values, device=self.device)
             picked.append(chosen + [(0, self.padding)] * missing)
-        beams = torch.tensor([[beam for beam, _ in pairs] for pairs in picked], device=self.device)  # [B, K]
+        beams = torch.tensor([[beam for beam, _ in pairs] for pairs in picked], device=self.device)  # [B, M]
         tokens = torch.tensor([[token for _, token in pairs] for pairs in picked], device=self.device).view(-1, 1)
         rows = (beams + torch.arange(len(picked), device=self.device)[:, None] * self.num_beams).view(-1)  # [R]
         self.history = torch.cat((self.history[rows], rows[:, None]), dim=1)
@@ -191,7 +191,7 @@ class _Search:
         They are each beam's best tokens and the tokens that begin or carry on a required phrase.
         """
         met = [[state[1] == s.phrases.all_met for state in s.states] for s in self.sentences]
-        unmet = ~torch.tensor(met, device=self.device)  # [B, K]
+        unmet = ~torch.tensor(met, device=self.device)  # [B, M]
         for end in self.ends:
             total[:, :, end] = total[:, :, end].masked_fill(unmet, -torch.inf)
         best, ids = (x.tolist() for x in total.topk(min(total.shape[-1], self.num_beams + 1 + len(self.ends)), dim=-1))
@@ -228,7 +228,7 @@ class _Search:
             self.scores[number, beam] = DEAD
 
     def is_done(self, length: int) -> bool:
-        """Whether no running beam of any sentence can still change what will be returned."""
+        """Return whether no running beam of any sentence can still change the result."""
         best = self.scores.max(dim=-1).values.tolist()
         penalty, early = self.config.length_penalty, self.config.early_stopping
         for sentence, score in zip(self.sentences, best, strict=True):

@@ -53,10 +53,10 @@ class VaswaniGenerationConfig(GenerationConfig):
         max_extra_tokens: how many tokens more than its source a target may have, 50 in the paper. It holds unless
             `max_new_tokens` or `max_length` sets an absolute limit.
 
-    A plain `GenerationConfig` with the same entries works alike: the model reads the entries, not the class.
+    A plain `GenerationConfig` with the same entries works as well: the model reads the entries, not the class.
 
     Raises:
-        ValueError: an entry is negative or of the wrong kind.
+        ValueError: an entry is negative or of the wrong type.
     """
 
     def __init__(self, **kwargs):
@@ -188,7 +188,7 @@ class VaswaniGenerationMixin(GenerationMixin):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        # transformers' default stands on the pretrained base class, which usually comes first among the bases.
+        # transformers' default is on the pretrained base class, which usually comes first among the bases.
         if getattr(cls, "generation_config_class", None) is GenerationConfig:
             cls.generation_config_class = VaswaniGenerationConfig
 
@@ -275,7 +275,7 @@ class VaswaniGenerationMixin(GenerationMixin):
     def _limits_by_source(
         self, generation_config: GenerationConfig, inputs_tensor: torch.Tensor, input_ids_length: int
     ) -> torch.Tensor:
-        """Return `[B]`, the most tokens of each target with its start token; room for one token is always left."""
+        """Return `[B]`, the most tokens of each target with its start token; one further token always fits."""
         lengths = generation_config._source_lengths
         if lengths is None:
             lengths = torch.full(inputs_tensor.shape[:1], inputs_tensor.shape[1], device=inputs_tensor.device)

@@ -1,6 +1,6 @@
 """Images as `VaswaniVisionModel` takes them: colour or grey, resized, rescaled, normalised, by Pillow and numpy alone.
 
-Shapes: C channels, X image height, Y image width.
+Shapes: B batch, I channels, X image height, Y image width.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class VaswaniImageKwargs(ImagesKwargs, total=False):
 
 
 class VaswaniImageProcessor(PilBackend):
-    """Turn pictures, arrays or tensors into `pixel_values` [B, C, X, Y].
+    """Turn pictures, arrays or tensors into `pixel_values` [B, I, X, Y].
 
     The steps, each with transformers' usual keywords: to `num_channels` (`do_convert_rgb`; transparency is laid over
     white), resize (`do_resize`, `size`, `resample`), crop (`do_center_crop`, `crop_size`), times `rescale_factor`
@@ -96,7 +96,7 @@ class VaswaniImageProcessor(PilBackend):
         num_channels: int | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """Turn one picture, array or tensor into an array [C, X, Y] of `num_channels` channels, values unchanged."""
+        """Turn one picture, array or tensor into an array [I, X, Y] of `num_channels` channels, values unchanged."""
         if hasattr(image, "getbands"):
             image, axis = _plain_picture(image, num_channels if do_convert_rgb else None), ChannelDimension.LAST
         else:
@@ -132,7 +132,7 @@ class VaswaniImageProcessor(PilBackend):
 
 
 def _plain_picture(image, num_channels: int | None) -> np.ndarray:
-    """Give a picture's values as an array [X, Y] or [X, Y, C]: grey or colour where one of them is asked for."""
+    """Return a picture's values as an array [X, Y] or [X, Y, I]: grey or colour where one of them is asked for."""
     if image.mode.startswith("I;16"):
         # 16 bits a pixel: converted by Pillow, all but the darkest 255 of 65536 values would become white.
         array = np.asarray(image)
@@ -153,7 +153,7 @@ def _plain_picture(image, num_channels: int | None) -> np.ndarray:
 
 
 def _with_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
-    """Bring an array [C, X, Y] of 1, 3 or 4 channels (the fourth: opacity) to 1 or 3; others stay as they are."""
+    """Bring an array [I, X, Y] of 1, 3 or 4 channels (the fourth: opacity) to 1 or 3; others stay as they are."""
     if num_channels not in (1, 3) or pixels.shape[0] not in _KNOWN_CHANNELS:
         return pixels
     whole = np.issubdtype(pixels.dtype, np.integer)

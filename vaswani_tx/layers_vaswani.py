@@ -1,6 +1,6 @@
 """Section 3 of "Attention Is All You Need", block by block: positions, attention, feed-forward network, layers.
 
-Shapes: B batch, S source length, T target length, L length of either, D d_model, H heads, K d_k, V d_v, F d_ff.
+Shapes: B batch, S source length, T target length, L length of either, D d_model, H heads, K d_k, U d_v, F d_ff.
 """
 
 import math
@@ -35,7 +35,7 @@ def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
 
 
 def leading_padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Count the padding in front of each sequence: a mask [B, L] gives [B, 1], any other mask None."""
+    """Count the padding in front of each sequence: [B, 1] for a mask [B, L], None for any other mask."""
     if attention_mask is None or attention_mask.dim() != 2:
         return None
     return (attention_mask.cumsum(dim=-1) == 0).sum(dim=-1, keepdim=True)
@@ -62,7 +62,7 @@ class VaswaniSinusoidalPositions(nn.Module):
         self.table = self.values()
 
     def values(self) -> torch.Tensor:
-        """Compute the table anew, [num_positions, D], on its device: float64 if the buffer is, else float32."""
+        """Compute the table, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
         dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
         positions = torch.arange(self.num_positions, device=self.table.device)
         return sinusoids(positions, self.d_model).to(self.table.device, dtype)
@@ -79,7 +79,7 @@ class VaswaniSinusoidalPositions(nn.Module):
         position_ids: torch.Tensor | None = None,
         padding: torch.Tensor | None = None,
     ):
-        """Give the encoding of the positions of `hidden_states`.
+        """Return the encoding of the positions of `hidden_states`.
 
         Args:
             hidden_states: [B, L, D]; only its length, type and device are read.
@@ -110,7 +110,7 @@ class VaswaniLearnedPositions(nn.Embedding):
         position_ids: torch.Tensor | None = None,
         padding: torch.Tensor | None = None,
     ):
-        """Give the embedding of the positions of `hidden_states`: arguments and result as for the sinusoids."""
+        """Return the embedding of the positions of `hidden_states`; arguments and result as for the sinusoids."""
         length = hidden_states.shape[1]
         if position_ids is None:
             if isinstance(past_length, int) and past_length + length > self.num_embeddings:
@@ -125,11 +125,12 @@ class VaswaniLearnedPositions(nn.Embedding):
 
 def make_positions(config: PreTrainedConfig) -> nn.Module:
     """Build the positions that `config.position_embedding` names."""
-    kind = VaswaniLearnedPositions if config.position_embedding == "learned" else VaswaniSinusoidalPositions
-    return kind(config.max_position_embeddings, config.d_model)
+    learned = config.position_embedding == "learned"
+    position_class = VaswaniLearnedPositions if learned else VaswaniSinusoidalPositions
+    return position_class(config.max_position_embeddings, config.d_model)
 
 
-class VaswaniEmbedding(nn.Module):
+class VaswaniPositionalEncoding(nn.Module):
     """Scale token embeddings by sqrt(d_model) (section 3.4), add positions (3.5), apply dropout (5.4): [B, L, D]."""
 
     def __init__(self, config: PreTrainedConfig):
@@ -161,20 +162,20 @@ def eager_attention_forward(
     is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention, section 3.2.1, equation 1: `softmax(Q K^T / sqrt(d_k)) V`.
+    """Compute scaled dot-product attention, section 3.2.1, equation 1: `softmax(Q K^T / sqrt(d_k)) V`.
 
     Args:
         module: the attention module; its `training` switches dropout.
         query: [B, H, T, K].
         key: [B, H, S, K].
-        value: [B, H, S, V].
+        value: [B, H, S, U].
         attention_mask: broadcastable to [B, H, T, S]: additive, or boolean with True where attending is allowed.
         scaling: factor on the scores; None: 1 / sqrt(K).
         dropout: rate on the attention weights.
         is_causal: without a mask, whether a position sees only itself and earlier ones; None: `module.is_causal`.
 
     Returns:
-        output [B, T, H, V] and weights [B, H, T, S]. A row that may attend nowhere attends evenly: never NaN.
+        output [B, T, H, U] and weights [B, H, T, S]. A row that may attend nowhere attends evenly: never NaN.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
@@ -189,7 +190,7 @@ def eager_attention_forward(
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    output = torch.matmul(weights, value).transpose(1, 2).contiguous()  # [B, H, T, V] -> [B, T, H, V]
+    output = torch.matmul(weights, value).transpose(1, 2).contiguous()  # [B, H, T, U] -> [B, T, H, U]
     return output, weights
 
 
@@ -198,7 +199,7 @@ class VaswaniAttention(nn.Module):
 
     Args:
         config: gives d_model, num_heads, d_k, d_v, attention_dropout, attention_bias.
-        layer_idx: place in its stack, which is its place in a cache.
+        layer_idx: index in its stack, which is its index in a cache.
         is_causal: whether a position may see only itself and earlier ones.
     """
 
@@ -232,7 +233,7 @@ class VaswaniAttention(nn.Module):
             key_value_states: [B, S, D], the encoder's output in cross-attention.
             attention_mask: as the attention implementation takes it, usually [B, 1, T, S].
             past_key_values: a cache to read and extend; one of cross-attention is filled once and then only read.
-            **kwargs: handed to the attention function.
+            **kwargs: passed to the attention function.
 
         Returns:
             output [B, T, D] and weights [B, H, T, S], or None where the implementation does not form them.
@@ -262,7 +263,7 @@ class VaswaniAttention(nn.Module):
         )
         if padded > 0:
             output = output[..., : self.value_dim]
-        return self.o_proj(output.reshape(batch, length, -1)), weights  # [B, T, H, V] -> [B, T, D]
+        return self.o_proj(output.reshape(batch, length, -1)), weights  # [B, T, H, U] -> [B, T, D]
 
     def _keys_and_values(self, hidden_states, key_value_states, past_key_values) -> tuple[torch.Tensor, torch.Tensor]:
         crosses = key_value_states is not None
@@ -275,7 +276,7 @@ class VaswaniAttention(nn.Module):
         states = key_value_states if crosses else hidden_states
         batch, length = states.shape[:2]
         key = self.k_proj(states).view(batch, length, -1, self.head_dim).transpose(1, 2)  # [B, H, S, K]
-        value = self.v_proj(states).view(batch, length, -1, self.value_dim).transpose(1, 2)  # [B, H, S, V]
+        value = self.v_proj(states).view(batch, length, -1, self.value_dim).transpose(1, 2)  # [B, H, S, U]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
             if crosses and isinstance(past_key_values, EncoderDecoderCache):
@@ -299,32 +300,31 @@ class VaswaniFeedForward(nn.Module):
 
 
 class VaswaniResidual(nn.Module):
-    """The connection around a sub-layer, section 3.1: `LayerNorm(x + Dropout(Sublayer(x)))`.
-
-    With `norm_order` "pre" it is `x + Dropout(Sublayer(LayerNorm(x)))` (Xiong et al. 2020).
-    """
+    """LayerNorm and dropout of one residual connection (sections 3.1 and 5.4); the layer applies them in its order."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        self.pre_norm = config.norm_order == "pre"
         self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def enter(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Give the sub-layer's input, [B, L, D]."""
-        return self.norm(hidden_states) if self.pre_norm else hidden_states
 
-    def forward(self, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Join the stream and the sub-layer's output, both [B, L, D]."""
-        hidden_states = hidden_states + self.dropout(output)
-        return hidden_states if self.pre_norm else self.norm(hidden_states)
+class VaswaniLayer(GradientCheckpointingLayer):
+    """The sub-layers that encoder and decoder layers share, each with its dropout (section 5.4)."""
+
+    def _self_attention(self, x: torch.Tensor, **kwargs) -> torch.Tensor:
+        attended, _ = self.self_attn(x, **kwargs)
+        return self.self_attn_residual.dropout(attended)
+
+    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.feed_forward_residual.dropout(self.feed_forward(x))
 
 
-class VaswaniEncoderLayer(GradientCheckpointingLayer):
-    """Encoder layer, section 3.1: self-attention, then the feed-forward network, a residual around each."""
+class VaswaniEncoderLayer(VaswaniLayer):
+    """Encoder layer, section 3.1: self-attention, then the feed-forward network, a residual connection around each."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
+        self.pre_norm = config.norm_order == "pre"
         self.self_attn = VaswaniAttention(config, layer_idx)
         self.self_attn_residual = VaswaniResidual(config)
         self.feed_forward = VaswaniFeedForward(config)
@@ -332,25 +332,27 @@ class VaswaniEncoderLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         """Map [B, S, D] to [B, S, D]; `kwargs` go to the attention function."""
-        attended, _ = self.self_attn(
-            self.self_attn_residual.enter(hidden_states), attention_mask=attention_mask, **kwargs
-        )
-        hidden_states = self.self_attn_residual(hidden_states, attended)
-        transformed = self.feed_forward(self.feed_forward_residual.enter(hidden_states))
-        return self.feed_forward_residual(hidden_states, transformed)
+        x = hidden_states
+        if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
+            x = x + self._self_attention(self.self_attn_residual.norm(x), attention_mask=attention_mask, **kwargs)
+            return x + self._feed_forward(self.feed_forward_residual.norm(x))
+        # The paper: LayerNorm(x + Sublayer(x))
+        x = self.self_attn_residual.norm(x + self._self_attention(x, attention_mask=attention_mask, **kwargs))
+        return self.feed_forward_residual.norm(x + self._feed_forward(x))
 
 
-class VaswaniDecoderLayer(GradientCheckpointingLayer):
+class VaswaniDecoderLayer(VaswaniLayer):
     """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network.
 
     Args:
         config: gives the sizes.
-        layer_idx: place in the stack.
+        layer_idx: index in the stack.
         cross_attention: False leaves attention to an encoder out, as a decoder-only model does.
     """
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, cross_attention: bool = True):
         super().__init__()
+        self.pre_norm = config.norm_order == "pre"
         self.self_attn = VaswaniAttention(config, layer_idx, is_causal=True)
         self.self_attn_residual = VaswaniResidual(config)
         if cross_attention:
@@ -369,21 +371,20 @@ class VaswaniDecoderLayer(GradientCheckpointingLayer):
         **kwargs,
     ) -> torch.Tensor:
         """Map [B, T, D] to [B, T, D], attending to `encoder_hidden_states` [B, S, D] where they are given."""
-        attended, _ = self.self_attn(
-            self.self_attn_residual.enter(hidden_states),
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
-        hidden_states = self.self_attn_residual(hidden_states, attended)
-        if encoder_hidden_states is not None:
-            attended, _ = self.cross_attn(
-                self.cross_attn_residual.enter(hidden_states),
-                key_value_states=encoder_hidden_states,
-                attention_mask=encoder_attention_mask,
-                past_key_values=past_key_values,
-                **kwargs,
-            )
-            hidden_states = self.cross_attn_residual(hidden_states, attended)
-        transformed = self.feed_forward(self.feed_forward_residual.enter(hidden_states))
-        return self.feed_forward_residual(hidden_states, transformed)
+        x, memory = hidden_states, encoder_hidden_states
+        own = {"attention_mask": attention_mask, "past_key_values": past_key_values, **kwargs}
+        cross = {**own, "attention_mask": encoder_attention_mask}
+        if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
+            x = x + self._self_attention(self.self_attn_residual.norm(x), **own)
+            if memory is not None:
+                x = x + self._cross_attention(self.cross_attn_residual.norm(x), memory, **cross)
+            return x + self._feed_forward(self.feed_forward_residual.norm(x))
+        # The paper: LayerNorm(x + Sublayer(x))
+        x = self.self_attn_residual.norm(x + self._self_attention(x, **own))
+        if memory is not None:
+            x = self.cross_attn_residual.norm(x + self._cross_attention(x, memory, **cross))
+        return self.feed_forward_residual.norm(x + self._feed_forward(x))
+
+    def _cross_attention(self, x: torch.Tensor, encoder_hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        attended, _ = self.cross_attn(x, key_value_states=encoder_hidden_states, **kwargs)
+        return self.cross_attn_residual.dropout(attended)

@@ -1,4 +1,4 @@
-"""Label-smoothed cross entropy (section 5.4), with the logits at hand and without ever building all of them.
+"""Label-smoothed cross entropy (section 5.4), of given logits and without ever building all of them.
 
 Beside it the losses of classifiers, all with an exact divisor over a window of batches.
 
@@ -14,7 +14,7 @@ CHUNK_ELEMENTS = 1 << 21
 
 
 def uniform_over_others(epsilon: float, vocab_size: int) -> float:
-    """Give the smoothing that makes this module's loss equal tensor2tensor's and fairseq's with `epsilon`.
+    """Return the smoothing that makes this module's loss equal tensor2tensor's and fairseq's with `epsilon`.
 
     The paper cites Szegedy et al., who spread `epsilon` over all V entries; those two
     spread it over the V - 1 wrong ones.
@@ -39,7 +39,7 @@ def smoothed_cross_entropy(
     label_smoothing: float = 0.0,
     **kwargs,
 ) -> torch.Tensor:
-    """Cross entropy against `(1 - e) * onehot + e / V` (section 5.4; Szegedy et al. 2016), on unshifted labels.
+    """Compute cross entropy against `(1 - e) * onehot + e / V` (section 5.4; Szegedy et al. 2016), labels unshifted.
 
     Args:
         logits: [..., V].
@@ -117,7 +117,7 @@ def linear_smoothed_cross_entropy(
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """`smoothed_cross_entropy` of a linear layer's output, a chunk of positions at a time: the full logits never exist.
+    """Compute `smoothed_cross_entropy` of a linear layer's output by chunks of positions, never forming all logits.
 
     Positions with `ignore_index` are dropped before the product, so padding costs nothing.
 
@@ -148,7 +148,7 @@ def classification_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Loss of a classifier by `config.problem_type`, which is derived and set there if it is None.
+    """Compute the loss of a classifier by `config.problem_type`, which is derived and set there if it is None.
 
     Args:
         logits: [B, C].
@@ -173,7 +173,7 @@ def classification_loss(
         if labels.is_floating_point() or labels.numel() != logits.shape[0]:
             raise ValueError(
                 f"A single-label classifier needs one integer for each of the {logits.shape[0]} sequences, but labels "
-                f"are {labels.dtype} of shape {list(labels.shape)}: mend them or config.problem_type."
+                f"are {labels.dtype} of shape {list(labels.shape)}: fix them or config.problem_type."
             )
         return smoothed_cross_entropy(
             logits, labels.reshape(-1), num_items_in_batch=num_items_in_batch, label_smoothing=label_smoothing
@@ -182,7 +182,7 @@ def classification_loss(
     if labels.numel() != logits.numel():
         raise ValueError(
             f"{config.problem_type} needs labels of shape {list(logits.shape)}, but they have {list(labels.shape)}: "
-            "mend them or config.problem_type and config.num_labels."
+            "fix them or config.problem_type and config.num_labels."
         )
     labels = labels.reshape(logits.shape).to(logits.dtype)
     if config.problem_type == "regression":

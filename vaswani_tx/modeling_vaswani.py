@@ -1,7 +1,11 @@
 """The encoder-decoder of "Attention Is All You Need" as transformers models.
 
-Shapes: B batch, S source length, T target length, L length of either, D d_model, H heads, V vocabulary.
+Shapes: B batch, S source length, T target length, L length of either, D d_model, V vocabulary.
 """
+
+import re
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,8 +33,8 @@ from .generation_vaswani import VaswaniGenerationMixin
 from .layers_vaswani import (
     VaswaniAttention,
     VaswaniDecoderLayer,
-    VaswaniEmbedding,
     VaswaniEncoderLayer,
+    VaswaniPositionalEncoding,
     VaswaniSinusoidalPositions,
     leading_padding,
 )
@@ -40,6 +44,8 @@ from .transfer_vaswani import FromStacksMixin
 # What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
 ENCODER_EXTRAS = ("queries", "keys")
 DECODER_EXTRAS = ("queries", "keys", "cross_queries", "cross_keys")
+# Parts of names that weights of older versions were saved under, and what they are now.
+FORMER_NAMES = {"embedding.positions.": "positional_encoding.positions."}
 
 
 def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_start_token_id: int | None):
@@ -47,8 +53,8 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
 
     Args:
         tokens: [B, T].
-        pad_token_id: stands where a label does not count.
-        decoder_start_token_id: stands at the first position.
+        pad_token_id: replaces -100, where a label does not count.
+        decoder_start_token_id: the token at the first position.
 
     Returns:
         [B, T].
@@ -66,14 +72,25 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
 
 
 def _for_each_row(position_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
-    """Give positions [B, L]; they may be given as [1, L] or [L] for all rows of the batch."""
+    """Return positions [B, L]; they may be given as [1, L] or [L] for all rows of the batch."""
     return None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
 
 
 def _same_document(position_ids: torch.Tensor | None):
-    """Give the rule that a position sees its own document only, or None where `position_ids` [B, L] show but one."""
+    """Return the rule that a position sees its own document only, or None where `position_ids` [B, L] show but one."""
     documents = None if position_ids is None else find_packed_sequence_indices(position_ids)
     return None if documents is None else packed_sequence_mask_function(documents)
+
+
+def with_present_names(tensors: dict[str, Any], present: Collection[str]) -> dict[str, Any]:
+    """Return `tensors`, each that an older version named under the name that it has among `present`."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        for former, now in FORMER_NAMES.items():
+            if name not in present and name.replace(former, now) in present:
+                name = name.replace(former, now)
+        renamed[name] = tensor
+    return renamed
 
 
 def recorders(**layer_names: str) -> dict[str, OutputRecorder]:
@@ -93,6 +110,20 @@ class VaswaniPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _former_names = FORMER_NAMES
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, key_mapping=None, **kwargs):
+        """Load a model as transformers does, also one whose weights were saved under former names."""
+        former = {re.escape(name): now for name, now in cls._former_names.items()}
+        key_mapping = {**former, **(key_mapping or {})} or None
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, key_mapping=key_mapping, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # transformers would save the model under the names that it was loaded from.
+        if conversions := getattr(model, "_weight_conversions", None):
+            present = cls._former_names.values()
+            model._weight_conversions = [one for one in conversions if not set(one.target_patterns) & set(present)]
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -122,14 +153,20 @@ class VaswaniStack(VaswaniPreTrainedModel):
     def _build(self, layers: list[nn.Module]):
         config = self.config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.embedding = VaswaniEmbedding(config)
+        self.positional_encoding = VaswaniPositionalEncoding(config)
         self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else None
         self.gradient_checkpointing = False
         self.post_init()
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for former, now in FORMER_NAMES.items():
+            for name in [name for name in state_dict if name.startswith(prefix + former)]:
+                state_dict[name.replace(former, now)] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def get_input_embeddings(self) -> nn.Embedding:
-        """Give the token embedding, [V, D]."""
+        """Return the token embedding, [V, D]."""
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding):
@@ -142,7 +179,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def _limits_of_documents(self, position_ids, attention_mask, past_key_values=None) -> dict:
-        """Say where packed documents begin and end, for flash kernels: no mask could keep documents apart there."""
+        """Return where packed documents begin and end, for flash kernels: no mask could keep documents apart there."""
         is_flash = "flash" in (self.config._attn_implementation or "")
         if not is_flash or position_ids is None or attention_mask is not None or past_key_values is not None:
             return {}
@@ -158,7 +195,14 @@ class VaswaniStack(VaswaniPreTrainedModel):
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
     def _decode(
-        self, inputs_embeds, attention_mask, past_key_values, position_ids, use_cache, *encoder_hidden_states, **kwargs
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: torch.Tensor | None,
+        use_cache: bool | None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the layers over [B, T, D], each position seeing itself, earlier ones and what is cached."""
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -167,7 +211,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
             cache = cache.self_attention_cache
         position_ids = _for_each_row(position_ids, inputs_embeds)
         padding = leading_padding(attention_mask)
-        if not encoder_hidden_states:  # attention to an encoder has limits of its own
+        if encoder_hidden_states is None:  # attention to an encoder has limits of its own
             kwargs = {**self._limits_of_documents(position_ids, attention_mask, past_key_values), **kwargs}
         attention_mask = create_causal_mask(
             config=self.config,
@@ -178,11 +222,11 @@ class VaswaniStack(VaswaniPreTrainedModel):
         )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        hidden_states = self.embedding(inputs_embeds, past_length, position_ids, padding)
+        hidden_states = self.positional_encoding(inputs_embeds, past_length, position_ids, padding)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
-                *encoder_hidden_states,  # positional: re-entrant checkpointing finds gradients only there
+                encoder_hidden_states,  # positional: re-entrant checkpointing finds gradients only there
                 attention_mask=attention_mask,
                 past_key_values=past_key_values,
                 **kwargs,
@@ -245,7 +289,7 @@ class VaswaniEncoder(VaswaniStack):
             attention_mask=attention_mask,
             and_mask_function=_same_document(position_ids) if attention_mask is None else None,
         )
-        hidden_states = self.embedding(inputs_embeds, position_ids=position_ids, padding=padding)
+        hidden_states = self.positional_encoding(inputs_embeds, position_ids=position_ids, padding=padding)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self._finish(hidden_states))
@@ -353,7 +397,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
         return dict(self._tied_weights_keys)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Give the embedding that source and target share, [V, D]."""
+        """Return the embedding that source and target share, [V, D]."""
         return self.shared
 
     def set_input_embeddings(self, value: nn.Embedding):
@@ -446,7 +490,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def with_records(result, outputs):
-    """Hand on what a model below its head returned beside its states: the cache and what was recorded."""
+    """Add to `result` what the model below the head returned beside its states: the cache and what was recorded."""
     for name, value in outputs.items():
         if name not in ("last_hidden_state", "pooler_output"):
             result[name] = value
@@ -465,7 +509,7 @@ class VaswaniLanguageHead:
         self.post_init()
 
     def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
-        """Project [B, T, D] to logits [B, T, V] and give them with their loss; each may be None."""
+        """Project [B, T, D] to logits [B, T, V]; return the loss and the logits, each of which may be None."""
         head = self.lm_head
         # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
         if labels is not None and skip_logits and _is_plain(head) and not torch.compiler.is_compiling():
@@ -573,5 +617,6 @@ __all__ = [
     "VaswaniStack",
     "recorders",
     "shift_tokens_right",
+    "with_present_names",
     "with_records",
 ]

@@ -35,7 +35,7 @@ class VaswaniDecoderPreTrainedModel(VaswaniPreTrainedModel):
 class VaswaniDecoderModel(VaswaniDecoderPreTrainedModel, VaswaniStack):
     """N decoder layers of section 3.1 without their attention to an encoder (Radford et al. 2018).
 
-    The weights bear the names that they have in the decoder of `VaswaniModel`. Documents packed into one row do not see
+    The weights have the names that they have in the decoder of `VaswaniModel`. Documents packed into one row do not see
     each other where `position_ids` begin again at each of them (and neither mask nor cache is given).
     """
 

@@ -30,7 +30,7 @@ class VaswaniEncoderModel(VaswaniEncoderPreTrainedModel, VaswaniEncoder):
     """The encoder stack of section 3.1 with an embedding of its own; its weights are named as in `VaswaniModel`.
 
     Documents packed into one row do not see each other where `position_ids` begin again at each of them (and no
-    `attention_mask` is given). Padding may stand on either side.
+    `attention_mask` is given). Padding may be on either side.
     """
 
 
@@ -79,7 +79,7 @@ class VaswaniForMaskedLM(VaswaniLanguageHead, VaswaniEncoderPreTrainedModel):
 
 
 class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
-    """Give each sequence, or pair of sequences, a class, several classes or numbers, from the mean of its states.
+    """Assign each sequence, or pair of sequences, a class, several classes or numbers, from the mean of its states.
 
     The mean over tokens needs no first token of its own and does not depend on the side of the padding.
     `config.problem_type` is "single_label_classification", "multi_label_classification" or "regression"; None: derived
@@ -131,7 +131,7 @@ class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
 
 
 class VaswaniForTokenClassification(VaswaniEncoderPreTrainedModel):
-    """Give each token a class: tagging and named entities."""
+    """Assign each token a class: tagging and named entities."""
 
     def __init__(self, config: VaswaniEncoderConfig):
         super().__init__(config)

@@ -1,6 +1,6 @@
 """The paper's encoder over image patches (Dosovitskiy et al. 2021): the bare model and the image classifier.
 
-Shapes: B batch, C channels, X image height, Y image width, G x W the grid of patches, P = G * W patches, D d_model.
+Shapes: B batch, I channels, X image height, Y image width, G x W the grid of patches, P = G * W patches, D d_model.
 """
 
 import torch
@@ -23,21 +23,21 @@ class VaswaniCountedPatches(VaswaniSinusoidalPositions):
     """Section 3.5's sinusoids over patches counted row by row: the class token is position 0, for any grid."""
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Give the encoding of the class token and the patches, [1 + P, D], in the type of `hidden_states`."""
+        """Return the encoding of the class token and the patches, [1 + P, D], in the type of `hidden_states`."""
         return super().forward(hidden_states)
 
 
 class VaswaniGridPositions(VaswaniSinusoidalPositions):
     """Section 3.5's sinusoids, half of the channels for a patch's row and half for its column, for any grid.
 
-    Rows and columns count from 1: the class token alone stands in row and column 0.
+    Rows and columns count from 1: only the class token is in row and column 0.
     """
 
     def __init__(self, longest_side: int, d_model: int):
         super().__init__(longest_side + 1, d_model // 2)
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Give the encoding of the class token and the patches, [1 + P, D], in the type of `hidden_states`."""
+        """Return the encoding of the class token and the patches, [1 + P, D], in the type of `hidden_states`."""
         table, (rows, columns) = self.table, grid
         if max(grid) >= self.num_positions:
             table = sinusoids(torch.arange(max(grid) + 1, device=table.device), self.d_model)
@@ -57,7 +57,7 @@ class VaswaniLearnedPatches(nn.Embedding):
         self.grid = grid
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Give the embedding of the class token and the patches, [1 + P, D], bicubic in between for other grids."""
+        """Return the embedding of the class token and the patches, [1 + P, D], bicubic in between for other grids."""
         if grid == self.grid:
             return self.weight
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
@@ -86,11 +86,11 @@ class VaswaniPatchEmbedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Give the rows and columns of patches that an image of this height and width has."""
+        """Return the rows and columns of patches that an image of this height and width has."""
         return size[0] // self.patch_size[0], size[1] // self.patch_size[1]
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """Turn images [B, C, X, Y] into the input of the first layer, [B, 1 + P, D].
+        """Turn images [B, I, X, Y] into the input of the first layer, [B, 1 + P, D].
 
         Raises:
             ValueError: images of another shape, number of channels or size than the model takes.
@@ -132,6 +132,7 @@ class VaswaniVisionPreTrainedModel(VaswaniPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["VaswaniEncoderLayer", "VaswaniPatchEmbedding"]
+    _former_names = {}  # `embedding` holds the patches' projection too, and keeps its name
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -165,7 +166,7 @@ class VaswaniVisionModel(VaswaniVisionPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Give the projection of the patches."""
+        """Return the projection of the patches."""
         return self.embedding.projection
 
     def set_input_embeddings(self, value: nn.Module):
@@ -184,7 +185,7 @@ class VaswaniVisionModel(VaswaniVisionPreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: [B, C, X, Y], as `VaswaniImageProcessor` gives them.
+            pixel_values: [B, I, X, Y], as `VaswaniImageProcessor` gives them.
             attention_mask: [B, 1 + P], 1 for what may be seen, the class token first; or [B, 1, 1 + P, 1 + P].
             interpolate_pos_encoding: take images of another size than `config.image_size`, made of whole patches:
                 learned positions are interpolated, sinusoidal ones computed for the larger or smaller grid.
@@ -197,7 +198,7 @@ class VaswaniVisionModel(VaswaniVisionPreTrainedModel):
             ValueError: no images, or images of another shape, number of channels or size than the model takes.
         """
         if pixel_values is None:
-            raise ValueError("Give pixel_values, [B, C, height, width].")
+            raise ValueError("Give pixel_values, [B, channels, height, width].")
         hidden_states = self.embedding(pixel_values, interpolate_pos_encoding)
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
@@ -210,7 +211,7 @@ class VaswaniVisionModel(VaswaniVisionPreTrainedModel):
 
 
 class VaswaniForImageClassification(VaswaniVisionPreTrainedModel):
-    """Give each image a class, several classes or numbers, from the class token's last state.
+    """Assign each image a class, several classes or numbers, from the class token's last state.
 
     `config.problem_type` is "single_label_classification", "multi_label_classification" or "regression"; None: derived
     from `num_labels` and the type of the labels, as in transformers' other models.

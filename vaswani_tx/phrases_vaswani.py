@@ -21,7 +21,7 @@ UNSPACED = (
 
 
 class ConstraintError(ValueError):
-    """Required or forbidden phrases that cannot be: the message says which, why, and what to change."""
+    """Required or forbidden phrases that cannot be satisfied: the message says which, why, and what to change."""
 
 
 class RequiredPhrases:
@@ -90,7 +90,7 @@ class RequiredPhrases:
         return node, state[1] | self._met[node]
 
     def tokens(self, state: State) -> Iterable[int]:
-        """Return the tokens that begin or carry on a phrase, none where every constraint is met."""
+        """Return the tokens that begin or continue a phrase, none where every constraint is met."""
         return () if state[1] == self.all_met else self._moves[state[0]]
 
     def need(self, state: State) -> int:
@@ -171,7 +171,7 @@ def required_phrase_ids(tokenizer: Any, required: Iterable[str | Sequence[str]])
     Args:
         required: phrases; or lists of phrases of which one is enough, such as the forms of a word.
 
-    Each is taken as it stands at the start of a text and as it stands after a space. What follows is free: "cat" is
+    Each is taken as it is written at the start of a text and after a space. What follows is free: "cat" is
     held by "cats" too, if the tokenizer writes "cats" as "cat" and "s".
 
     Raises:
@@ -187,7 +187,7 @@ def required_phrase_ids(tokenizer: Any, required: Iterable[str | Sequence[str]])
 def forbidden_phrase_ids(tokenizer: Any, forbidden: Iterable[str]) -> list[list[int]]:
     """Turn forbidden words or phrases into `bad_words_ids` for `generate`.
 
-    Each is taken as it stands at the start of a text, after a space, and after a bracket.
+    Each is taken as it is written at the start of a text, after a space, and after a bracket.
 
     Raises:
         ConstraintError: a phrase is empty, not text, or holds characters that the tokenizer does not know.

@@ -33,7 +33,7 @@ from .pipeline_vaswani_parts import (
 )
 from .sentences_vaswani import Sentence
 
-# For models that say nothing: the 20 of `generate` cuts every translation. As in transformers 4's pipelines.
+# For models that set no limit: the 20 of `generate` cuts every translation. As in transformers 4's pipelines.
 DEFAULT_NEW_TOKENS, UNSET_MAX_LENGTH = 256, (None, 20)
 LANGUAGES_IN_NAME = re.compile(r"translation_(.+)_to_(.+)")
 
@@ -74,7 +74,7 @@ class _SequencePipeline(Pipeline):
     return_name = "generated"
     _load_tokenizer = True
     _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
-    # This class hands them over itself, in the same way in all versions of transformers.
+    # This class passes them itself, in the same way in all versions of transformers.
     _pipeline_calls_generate = False
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -142,7 +142,7 @@ class _SequencePipeline(Pipeline):
     # From text to ids
 
     def preprocess(self, texts: list[str], settings: Settings) -> tuple[list[Unit], dict[str, Any]]:
-        """Tokenise. Return the units, and what of the languages goes to `generate`."""
+        """Tokenise. Return the units, and the keywords of `generate` that the languages need."""
         if not texts:
             return [], {}
         prefix, tokenizer = self._source_prefix(settings), self.tokenizer
@@ -155,7 +155,7 @@ class _SequencePipeline(Pipeline):
             unit = Unit(text, list(ids), [token not in special for token in ids])
             if "return_offsets_mapping" in options:
                 places = [(start - len(prefix), end - len(prefix)) for start, end in encoded["offset_mapping"][number]]
-                # Tokens of the prefix stand before the text, those that were added stand nowhere.
+                # Tokens of the prefix come before the text, those that were added are not in it.
                 unit.aligns = [ok and end > max(start, 0) for ok, (start, end) in zip(unit.aligns, places, strict=True)]
                 unit.spans = [without_space(text, max(start, 0), max(end, 0)) for start, end in places]
             units.append(unit)
@@ -288,7 +288,7 @@ class _SequencePipeline(Pipeline):
         return [list(settings.required or [])] * len(units)
 
     def _setting(self, settings: Settings, name: str) -> Any:
-        """What the caller, the caller's configuration or the model's says of a generation parameter."""
+        """Return a generation parameter as the caller, the caller's configuration or the model's sets it."""
         values = (settings.generate.get(name), getattr(settings.generate.get("generation_config"), name, None))
         return next((v for v in values if v is not None), getattr(self.model.generation_config, name, None))
 

@@ -8,7 +8,7 @@ import torch
 
 from .sentences_vaswani import Sentence, join_sentences, split_sentences
 
-# Source tokens of a batch for lists where nothing is said: enough for speed, little enough for any machine.
+# Source tokens of a batch for lists where nothing is set: enough for speed, little enough for any machine.
 DEFAULT_BATCH_TOKENS = 1024
 BATCHES_PER_WINDOW, TEXTS_PER_WINDOW = 16, 1024
 
@@ -44,7 +44,7 @@ class Settings:
             raise ValueError(f"`return_alignments` is {self.return_alignments!r}: give True, 'tokens' or 'words'.")
         if self.return_alignments == "words" and not tokenizer.is_fast:
             raise ValueError(
-                f"{type(tokenizer).__name__} does not say where in the text its tokens stand: ask for "
+                f"{type(tokenizer).__name__} does not say where in the text its tokens are: ask for "
                 "return_alignments='tokens', or load a fast tokenizer."
             )
         if self.split_sentences and (self.forced_prefix or not (self.required is None or callable(self.required))):
@@ -55,7 +55,7 @@ class Settings:
 
     @property
     def texts_at_once(self) -> int:
-        """How many texts are read before the first of them is answered."""
+        """Return how many texts are read before the first of them is answered."""
         if self.window is not None or self.batch_size == 1:
             return self.window or 1
         return TEXTS_PER_WINDOW if self.batch_size is None else BATCHES_PER_WINDOW * self.batch_size
@@ -74,7 +74,7 @@ class Unit:
 
     text: str
     ids: list[int]
-    aligns: list[bool]  # which of the ids stand for text
+    aligns: list[bool]  # which of the ids are text
     spans: list[tuple[int, int]] | None = None  # where in the text, if the tokenizer knows
 
 

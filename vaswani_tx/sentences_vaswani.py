@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-# Marks that end a sentence wherever they stand (no space need follow), and those that need a space after them.
+# Marks that end a sentence wherever they are (no space need follow), and those that need a space after them.
 FULL_STOPS = "。！？｡।॥။។۔؟᙮"
 MARKS = ".!?…"
 CLOSERS = "\"'”’»«›)]}」』）】"
@@ -71,7 +71,7 @@ def _ends(text: str, mark: re.Match) -> bool:
     before = text[max(mark.start() - 40, 0) : mark.start()]
     word = WORD_BEFORE.search(before)[0]
     if mark[0] == "." and (word.lower() in KNOWN or ORDINAL.search(word)):
-        # "in 1945." ends before a capital where a year stands; "am 3. Mai" and "No. 5" do not.
+        # "in 1945." ends before a capital where there is a year; "am 3. Mai" and "No. 5" do not.
         return bool(re.fullmatch(r"\d{4}", word))
     return not (mark[0] == "." and INITIALS.search(before[-3:]))
 
@@ -80,7 +80,7 @@ def join_sentences(translations: list[str], sentences: list[Sentence], before: s
     """Put the translations in the places of their sentences, with the gaps of the source.
 
     Returns the text and where each translation begins in it. Sentences that follow each other without a space are
-    parted by one, unless the translation ends in a full stop that stands without.
+    separated by one, unless the translation ends in a full stop that needs none.
     """
     text, starts = before, []
     for number, (translation, sentence) in enumerate(zip(translations, sentences, strict=True)):

@@ -22,11 +22,11 @@ TEXT_TYPES = ("vaswani", "vaswani_encoder", "vaswani_decoder")
 
 
 class TransferError(ValueError):
-    """Models or vocabularies that do not fit together; the message names the field and the mend."""
+    """Models or vocabularies that do not fit together; the message names the field and says how to fix it."""
 
 
 class FromStacksMixin:
-    """Gives an encoder-decoder class `from_encoder_decoder_pretrained`."""
+    """What adds `from_encoder_decoder_pretrained` to an encoder-decoder class."""
 
     @classmethod
     def from_encoder_decoder_pretrained(
@@ -87,7 +87,7 @@ def _config_of(source: str) -> dict[str, Any]:
 
 
 def _joint_fields(config_class, dicts: dict[str, dict], sources: dict[str, str | None], fields: dict[str, Any]):
-    """The configuration that both sides agree on, with `fields` in its place where they decide nothing."""
+    """Return the configuration that both sides agree on, with `fields` in its place where they decide nothing."""
     defaults = config_class()
     joint: dict[str, Any] = {}
     for name in (*SHARED_FIELDS, "dropout", "attention_dropout", "activation_dropout"):
@@ -95,8 +95,10 @@ def _joint_fields(config_class, dicts: dict[str, dict], sources: dict[str, str |
         first = next(iter(values.values()))
         if name in SHARED_FIELDS:
             if any(value != first for value in values.values()):
-                told = " and ".join(f"{value!r} in '{sources[side]}'" for side, value in values.items())
-                raise TransferError(f"{name} is {told}: both sides must have the same, so that they fit together.")
+                found_values = " and ".join(f"{value!r} in '{sources[side]}'" for side, value in values.items())
+                raise TransferError(
+                    f"{name} is {found_values}: both sides must have the same, so that they fit together."
+                )
             if name in fields and fields[name] != first:
                 raise TransferError(
                     f"{name}={fields[name]!r} contradicts the pre-trained model's {first!r}: leave it out."
@@ -111,7 +113,7 @@ def _joint_fields(config_class, dicts: dict[str, dict], sources: dict[str, str |
 
 
 def _load_stack(cls, model, side: str, source: str, found: dict[str, Any]):
-    """The stack of one side as the source has it, cross-attention included where there is any."""
+    """Return the stack of one side as the source has it, cross-attention included where there is any."""
     if found["model_type"] == "vaswani":
         return getattr(cls.from_pretrained(source).model, side)
     layers = found.get("num_hidden_layers", 6)
@@ -211,7 +213,7 @@ def transfer_vocabulary(model, old_tokenizer, new_tokenizer) -> VocabularyTransf
 
 
 def _sources(old: dict[str, int], old_tokenizer, new_tokenizer) -> tuple[list[list[int]], VocabularyTransfer]:
-    """For each new id the old ids that its row comes from, none for a new row."""
+    """Return for each new id the old ids that its row comes from, none for a new row."""
     special = set(new_tokenizer.all_special_tokens)
     sources: list[list[int]] = [[] for _ in range(len(new_tokenizer))]
     kept = composed = 0

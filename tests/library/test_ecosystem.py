@@ -106,7 +106,7 @@ def test_device_maps_change_no_result(saved, tmp_path):
     half = {"cpu": int(0.6 * size_of(model))}
     some_on_disk = {
         "model.shared": "cpu", "lm_head": "cpu", "model.encoder": "cpu", "model.decoder.embed_tokens": "cpu",
-        "model.decoder.embedding": "cpu", "model.decoder.layers": "disk",
+        "model.decoder.positional_encoding": "cpu", "model.decoder.layers": "disk",
     }  # fmt: skip
     for name, settings in {
         "auto": {"device_map": "auto"},

@@ -10,9 +10,9 @@ from tests.helpers import GOLDEN_PAPER
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.layers_vaswani import (
     VaswaniAttention,
-    VaswaniEmbedding,
-    VaswaniFeedForward,
-    VaswaniResidual,
+    VaswaniDecoderLayer,
+    VaswaniEncoderLayer,
+    VaswaniPositionalEncoding,
     VaswaniSinusoidalPositions,
     eager_attention_forward,
     sinusoids,
@@ -46,8 +46,8 @@ def test_golden_sinusoids():
 
 def test_golden_scales():
     scales = GOLDEN_PAPER["scales"]
-    assert VaswaniEmbedding(VaswaniConfig()).scale == pytest.approx(scales["embed_scale_512"], abs=1e-12)
-    big = VaswaniEmbedding(VaswaniConfig.from_preset("big", max_position_embeddings=8))
+    assert VaswaniPositionalEncoding(VaswaniConfig()).scale == pytest.approx(scales["embed_scale_512"], abs=1e-12)
+    big = VaswaniPositionalEncoding(VaswaniConfig.from_preset("big", max_position_embeddings=8))
     assert big.scale == pytest.approx(scales["embed_scale_1024"], abs=1e-12)
     assert VaswaniAttention(VaswaniConfig(), 0).scaling == pytest.approx(scales["attn_scale_dk64"], abs=1e-12)
 
@@ -107,11 +107,11 @@ def test_learned_positions_end_with_a_clear_error():
 
 
 def test_embedding_scales_adds_positions_and_drops():
-    embedding = VaswaniEmbedding(small_config(dropout=0.5))
+    encoding = VaswaniPositionalEncoding(small_config(dropout=0.5))
     rows = torch.randn(2, 5, 16)
     expected = rows * 4 + expected_table(5, 16).float()
-    torch.testing.assert_close(embedding.eval()(rows), expected)
-    dropped = embedding.train()(rows)
+    torch.testing.assert_close(encoding.eval()(rows), expected)
+    dropped = encoding.train()(rows)
     assert 0.2 < (dropped == 0).float().mean() < 0.8
 
 
@@ -135,13 +135,39 @@ def test_attention_equals_the_paper_head_by_head(implementation):
 
 
 def test_feed_forward_and_residual_are_equation_2_and_section_3_1():
-    config = small_config(dropout=0.0)
-    block, residual, stream = VaswaniFeedForward(config), VaswaniResidual(config), torch.randn(2, 3, 16)
+    layer, stream = VaswaniEncoderLayer(small_config(dropout=0.0), 0), torch.randn(2, 3, 16)
+    block = layer.feed_forward
+    torch.nn.init.zeros_(layer.self_attn.o_proj.weight)  # what attention adds is then zero
     expected = torch.clamp(stream @ block.fc1.weight.T + block.fc1.bias, min=0) @ block.fc2.weight.T + block.fc2.bias
     torch.testing.assert_close(block(stream), expected)
     joined = stream + expected
     normal = (joined - joined.mean(-1, keepdim=True)) / torch.sqrt(joined.var(-1, unbiased=False, keepdim=True) + 1e-6)
-    torch.testing.assert_close(residual(residual.enter(stream), block(stream)), normal, atol=1e-5, rtol=1e-5)
+    layer.self_attn_residual.norm = torch.nn.Identity()
+    torch.testing.assert_close(layer(stream), normal, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm_order", ["post", "pre"])
+def test_layers_are_the_formulas_of_both_orders(norm_order):
+    """`LayerNorm(x + Sublayer(x))` of section 3.1 and `x + Sublayer(LayerNorm(x))`, with LayerNorms that all differ."""
+    torch.manual_seed(1)
+    config = small_config(norm_order=norm_order)
+    config._attn_implementation = "eager"
+    encoder, decoder = VaswaniEncoderLayer(config, 0).eval(), VaswaniDecoderLayer(config, 0).eval()
+    stream, memory = torch.randn(2, 3, 16), torch.randn(2, 5, 16)
+    for layer in (encoder, decoder):
+        expected = stream
+        for name in ("self_attn", "cross_attn", "feed_forward"):
+            if not hasattr(layer, name):
+                continue
+            sublayer, norm = getattr(layer, name), getattr(layer, f"{name}_residual").norm
+            torch.nn.init.normal_(norm.weight)
+            torch.nn.init.normal_(norm.bias)
+            entered = norm(expected) if norm_order == "pre" else expected
+            output = sublayer(entered, memory) if name == "cross_attn" else sublayer(entered)
+            expected = expected + (output if name == "feed_forward" else output[0])
+            expected = expected if norm_order == "pre" else norm(expected)
+        given = (stream, memory) if layer is decoder else (stream,)
+        assert torch.equal(layer(*given), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -54,8 +54,8 @@ GPT_NAMES = {
     "feed_forward.fc2": "mlp.c_proj", "feed_forward_residual.norm": "ln_2",
 }  # fmt: skip
 STEMS = {
-    "openai-gpt": {"embed_tokens": "tokens_embed", "embedding.positions": "positions_embed"},
-    "gpt2": {"embed_tokens": "wte", "embedding.positions": "wpe", "final_norm": "ln_f"},
+    "openai-gpt": {"embed_tokens": "tokens_embed", "positional_encoding.positions": "positions_embed"},
+    "gpt2": {"embed_tokens": "wte", "positional_encoding.positions": "wpe", "final_norm": "ln_f"},
 }
 
 

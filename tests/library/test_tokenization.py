@@ -1,6 +1,5 @@
 """The tokenizer: lossless, the same ids wherever it is loaded, and clear errors in training."""
 
-import inspect
 import json
 import logging
 import random
@@ -13,14 +12,15 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, pipeline
 
-from vaswani_tx import VaswaniDecoderConfig, VaswaniEncoderConfig, VaswaniForCausalLM, VaswaniForMaskedLM
-from vaswani_tx.tokenization_vaswani import (
-    CHAT_TEMPLATE,
-    CHAT_TOKENS,
-    MASK_TOKEN,
-    MINIMAL_VOCAB_SIZE,
+from vaswani_tx import (
+    VaswaniDecoderConfig,
+    VaswaniEncoderConfig,
+    VaswaniForCausalLM,
+    VaswaniForMaskedLM,
     VaswaniTokenizer,
 )
+from vaswani_tx.tokenization_vaswani import MASK_TOKEN, MINIMAL_VOCAB_SIZE
+from vaswani_tx.tokenization_vaswani_chat import CHAT_TEMPLATE, CHAT_TOKENS
 
 ENGLISH = [
     "A dog runs on the green grass.",
@@ -408,12 +408,10 @@ def test_training_is_deterministic_across_processes(tmp_path):
     file = str(write(tmp_path / "a.en", SENTENCES + ENGLISH))
     # The module alone: importing the package with its models would take longer than the test.
     code = (
-        "import sys, importlib.util as u\nspec = u.spec_from_file_location('alone', sys.argv[3])\n"
-        "module = u.module_from_spec(spec)\nspec.loader.exec_module(module)\n"
-        "module.VaswaniTokenizer.train(sys.argv[1], 370, show_progress=False).backend_tokenizer.save(sys.argv[2])"
+        "import sys\nfrom vaswani_tx import VaswaniTokenizer\n"
+        "VaswaniTokenizer.train(sys.argv[1], 370, show_progress=False).backend_tokenizer.save(sys.argv[2])"
     )
-    module = inspect.getsourcefile(VaswaniTokenizer)
-    subprocess.run([sys.executable, "-c", code, file, str(tmp_path / "other.json"), module], check=True)
+    subprocess.run([sys.executable, "-c", code, file, str(tmp_path / "other.json")], check=True)
     VaswaniTokenizer.train(file, 370, show_progress=False).backend_tokenizer.save(str(tmp_path / "own.json"))
     assert (tmp_path / "own.json").read_bytes() == (tmp_path / "other.json").read_bytes()
 

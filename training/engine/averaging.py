@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from vaswani_tx.modeling_vaswani import with_present_names
 from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.files import atomic_folder
 from vaswani_tx.training.models.loading import check_folder, read_tensors
@@ -26,11 +27,12 @@ def average_checkpoints(folders: Iterable[str | Path]) -> dict[str, torch.Tensor
     sums: dict[str, torch.Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     for folder in folders:
-        weights = _weights(folder)
+        weights = with_present_names(_weights(folder), sums)
         if not sums:
             dtypes = {name: tensor.dtype for name, tensor in weights.items()}
             sums = {name: _wide(tensor) for name, tensor in weights.items()}
             continue
+        sums, dtypes = with_present_names(sums, weights), with_present_names(dtypes, weights)
         _check_same(sums, weights, folders[0], folder)
         for name, tensor in weights.items():
             sums[name] += tensor

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from vaswani_tx.modeling_vaswani import with_present_names
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.engine.checkpoints import (
     nested_optimizer_state,
@@ -127,10 +128,11 @@ class CheckpointManager:
                 "batches cannot be resumed. Restore the data, or start a new run from its weights with --init-from."
             )
         fresh = get_optimizer_state_dict(self.model, self.optimizer, options=_EVERYWHERE)
-        fresh["state"] = nested_optimizer_state(read_optimizer(folder))
+        names = {name for name, _ in self.bare_model.named_parameters()}
+        fresh["state"] = with_present_names(nested_optimizer_state(read_optimizer(folder)), names)
         set_optimizer_state_dict(self.model, self.optimizer, fresh, options=_EVERYWHERE)
         if self.average:
-            self.average.load(read_average(folder))
+            self.average.load(with_present_names(read_average(folder), names))
         if scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         states = read_rng(folder)

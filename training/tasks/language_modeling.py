@@ -209,7 +209,7 @@ def load_validation(settings: LanguageModelSettings) -> list[str]:
     """Return the validation documents; none where the recipe names no such text."""
     if not settings.validation_text:
         return []
-    text = placed(settings.data_dir, settings.validation_text)
+    text = placed(settings.data_dir, settings.validation_text, text_files=True)
     options = {"split": settings.validation_split, "config": settings.dataset_config, "field": settings.text_field}
     return read_documents(TextCorpus(text, documents=settings.documents, empty=settings.empty_lines, **options))
 

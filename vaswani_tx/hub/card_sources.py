@@ -1,4 +1,4 @@
-"""What a model card is written from: a run's files, evaluations, and what people say about a model.
+"""What a model card is written from: a run's files, evaluations, and facts about a model that its user gives.
 
 Files may be missing, and what they hold is checked before it is used: a card is read by strangers.
 """
@@ -27,23 +27,23 @@ LICENSES = frozenset(
         "unlicense", "wtfpl", "zlib",
     )
 )  # fmt: skip
-# Keys of a recipe that say where the run stood and how it was started, not what it was.
+# Keys of a recipe that say where the run was and how it was started, not what it was.
 PLACES = {"output_dir", "data_dir", "resume", "overwrite", "tracker", "cache_dir", "token_cache"}
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
 class CardError(ValueError):
-    """Something that a card cannot be made from; the message names the file or option and the mend."""
+    """Something that a card cannot be made from; the message names the file or option and says how to fix it."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What people say about a model and no file knows; None or empty is left out of the card.
+    """Facts about a model that no file holds; what is None or empty is left out of the card.
 
     Args:
         languages: ISO 639 codes, the source's first.
         license: of the weights; an identifier of `LICENSES`, or any name.
-        dataset_name: how people call the training data, "Multi30k".
+        dataset_name: the usual name of the training data, "Multi30k".
         dataset_id: its name on the Hub, where it has one.
         dataset_license: what its owners allow.
         widget: sentences for the page's input box; None: one for the source language, where we have one.
@@ -67,7 +67,7 @@ class About:
 
 @dataclass
 class Run:
-    """What a run folder says; empty where a file is missing."""
+    """The contents of a run folder; empty where a file is missing."""
 
     recipe: dict[str, Any] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Run:
 
 
 def find_run(folder: str | os.PathLike) -> Path | None:
-    """The run that a model folder belongs to (`RUN/best`, `RUN/averaged`, `RUN/checkpoints/step-...`), or None."""
+    """Return the run of a model folder (`RUN/best`, `RUN/averaged`, `RUN/checkpoints/step-...`), or None."""
     folder = Path(os.path.abspath(folder))
     near = (folder, folder.parent, folder.parent.parent)
     return next((p for p in near if (p / "recipe.yaml").is_file() and (p / "metrics.jsonl").is_file()), None)
@@ -111,7 +111,7 @@ def read_run(run: Path) -> Run:
 
 
 def read_evaluation(path: Path, folder: Path) -> dict[str, Any]:
-    """An evaluation's results; CardError if it says that it is of another model."""
+    """Return an evaluation's results; raise CardError if they are of another model."""
     score = read_object(path, needed=True)
     score["settings"] = settings = score.get("settings") if isinstance(score.get("settings"), dict) else {}
     of = settings.get("model")
@@ -125,7 +125,7 @@ def read_evaluation(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path, needed: bool = False) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none and none is needed."""
+    """Return the JSON object in a file; empty where there is none and none is needed."""
     if not path.is_file():
         if needed:
             raise CardError(f"There is no '{path}'.")
@@ -134,7 +134,7 @@ def read_object(path: Path, needed: bool = False) -> dict[str, Any]:
 
 
 def scores_of(score: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
-    """Name, value and signature of every score that has all three."""
+    """Yield name, value and signature of every score that has all three."""
     for key, value in score.items():
         signature = score.get(f"{key}_signature")
         if is_number(value) and isinstance(signature, str):
@@ -142,12 +142,12 @@ def scores_of(score: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from a file can be printed as a number."""
+    """Return whether a value from a file can be printed as a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def test_set(score: dict[str, Any]) -> list[str]:
-    """Names of the files, or of the data set, that an evaluation was made on; without folders."""
+    """Return the names of the files, or of the data set, that an evaluation was made on, without folders."""
     settings = score["settings"]
     names: list[Any] = []
     for key in ("source", "target"):
@@ -157,7 +157,7 @@ def test_set(score: dict[str, Any]) -> list[str]:
 
 
 def without_folder(value: Any) -> Any:
-    """A recipe's value in which every path of the machine is cut to its last name."""
+    """Return a recipe's value in which every path of the machine is cut to its last name."""
     if isinstance(value, dict):
         return {key: without_folder(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -168,7 +168,7 @@ def without_folder(value: Any) -> Any:
 
 
 def parameters(folder: Path) -> int:
-    """How many numbers the safetensors files of a folder hold, from their headers; tied matrices stand there once."""
+    """Count the numbers in the safetensors files of a folder from their headers; tied matrices are stored once."""
     count = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -180,7 +180,7 @@ def parameters(folder: Path) -> int:
 
 
 def _same_place(given: str, folder: Path) -> bool:
-    """Whether two names mean one model folder; the run may have moved since, so the last two names decide."""
+    """Return whether two names mean one model folder; the run may have moved since, so the last two names decide."""
     one, other = (Path(os.path.abspath(path)).parts[-2:] for path in (given, folder))
     return one == other
 

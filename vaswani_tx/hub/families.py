@@ -1,6 +1,6 @@
 """What each family of models takes along when it leaves: its code, and which class of it every Auto class is to load.
 
-A new family is a new entry of `FAMILIES`; `tests/test_hub.py` compares the entries with what the classes import.
+A new family is a new entry of `FAMILIES`; `tests/hub/test_saving.py` compares the entries with what the classes import.
 """
 
 import re
@@ -55,6 +55,7 @@ _SHARED_CODE = (
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
 # Slow and fast class: transformers 5 asks for the second.
 _TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
+_CHAT_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani_chat.VaswaniTokenizer"]}
 
 FAMILIES = {
     "vaswani": Family(
@@ -93,14 +94,14 @@ FAMILIES = {
         },
     ),
     "vaswani_decoder": Family(
-        code=(*_TEXT_CODE, "modeling_vaswani_decoder.py"),
+        code=(*_TEXT_CODE, "modeling_vaswani_decoder.py", "tokenization_vaswani_chat.py"),
         auto_map={
             "config.json": {
                 "AutoConfig": "configuration_vaswani.VaswaniDecoderConfig",
                 "AutoModel": "modeling_vaswani_decoder.VaswaniDecoderModel",
                 "AutoModelForCausalLM": "modeling_vaswani_decoder.VaswaniForCausalLM",
             },
-            "tokenizer_config.json": _TOKENIZER,
+            "tokenizer_config.json": _CHAT_TOKENIZER,
         },
     ),
     "vaswani_vision": Family(
@@ -120,5 +121,5 @@ CODE_NAMES = frozenset(name for family in FAMILIES.values() for name in family.c
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of this name is on the list of what may leave."""
+    """Return whether a file of this name is on the list of what may leave."""
     return name in DATA_FILES or name in CODE_NAMES or name == CARD or WEIGHTS.fullmatch(name) is not None

@@ -1,10 +1,11 @@
 """Model cards (README.md with metadata) from what a run and its evaluations wrote; works offline.
 
-    python -m vaswani_tx.training.make_card runs/first --evaluation scores.json --output model_cards/first.md --language en de
+    python -m vaswani_tx.training.make_card runs/first --evaluation scores.json --language en de --output card.md
 
-Every number of a card stands in a file: `config.json` and the weights of the model, `recipe.yaml`, `metrics.jsonl`,
-`finished.json`, `environment.json` and `data.json` of the run, the JSON files of `vaswani_tx.training.evaluate_translation`. What
-no file holds is left out. Folders of the machine that trained are left out too, names of files stay.
+Every number of a card comes from a file: `config.json` and the weights of the model, `recipe.yaml`, `metrics.jsonl`,
+`finished.json`, `environment.json` and `data.json` of the run, and the JSON files of
+`vaswani_tx.training.evaluate_translation`. What no file holds is left out. Folders of the machine that trained are left
+out too, names of files stay.
 """
 
 import json
@@ -96,7 +97,7 @@ def make_card(
 
 
 def _metadata(name: str, scores: list[dict[str, Any]], about: About, titles: Mapping[str, str]) -> str:
-    """The YAML between the dashes, by huggingface_hub's own writer."""
+    """Return the YAML between the dashes, by huggingface_hub's own writer."""
     values: dict[str, Any] = {"language": list(about.languages), "datasets": [about.dataset_id or ""]}
     if about.license is not None:
         values["license"] = about.license.lower()
@@ -175,7 +176,7 @@ def _usage(load_from: str, code: bool, about: About, config: dict[str, Any]) -> 
     if code:
         note = (
             "The code of the model travels with it: `trust_remote_code=True` runs it, so read the `*_vaswani.py` files "
-            "first. Where the package `vaswani_tx` is installed, `import vaswani_tx` stands in for the flag."
+            "first. Where the package `vaswani_tx` is installed, `import vaswani_tx` replaces the flag."
         )
     else:
         note = "The package `vaswani_tx` must be installed: this folder holds no code."
@@ -347,7 +348,7 @@ def _generation(score: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decoding(generation: Mapping[str, Any]) -> str:
-    """The parts of a generation configuration that decide a score, as words."""
+    """Describe what in a generation configuration decides a score."""
     beams, alpha, extra = (generation.get(key) for key in ("num_beams", "gnmt_alpha", "max_extra_tokens"))
     words = []
     if is_number(beams):
@@ -369,7 +370,7 @@ def _duration(seconds: float) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The numbers and words of nested objects, their keys joined."""
+    """Yield the numbers and words of nested objects, their keys joined."""
     for key, value in values.items():
         title = f"{prefix} {key}".strip()
         if isinstance(value, dict):
@@ -381,7 +382,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table of cells that are Markdown already; nothing without rows."""
+    """Return a Markdown table of cells that are Markdown already; an empty text without rows."""
     if not rows:
         return ""
     lines = [head, ("---",) * len(head), *rows]
@@ -389,23 +390,23 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _visible(value: Any) -> str:
-    """Text with blanks for control characters but line ends; marks that turn the direction of writing are some."""
+    """Return text with blanks for control characters, marks of writing direction included, line ends excepted."""
     hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return "".join(" " if c != "\n" and unicodedata.category(c) in hidden else c for c in str(value))
 
 
 def _plain(value: Any) -> str:
-    """One line of text without control characters."""
+    """Return one line of text without control characters."""
     return " ".join(_visible(value).split())
 
 
 def _text(value: Any) -> str:
-    """Foreign text as Markdown that shows it as it is."""
+    """Return foreign text as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_\[\]<>#|~$&!])", r"\\\1", _plain(value))
 
 
 def _code(value: Any) -> str:
-    """Foreign text between backticks that it cannot close, also within a table."""
+    """Return foreign text between backticks that it cannot close, also within a table."""
     text = _plain(value)
     ticks = "`" * (max(map(len, re.findall(r"`+", text)), default=0) + 1)
     space = " " if len(ticks) > 1 else ""
@@ -413,7 +414,7 @@ def _code(value: Any) -> str:
 
 
 def _fenced(language: str, text: str) -> str:
-    """A block of code with a fence longer than any in the text."""
+    """Return a block of code with a fence longer than any in the text."""
     fence = "`" * max(3, max(map(len, re.findall(r"`+", text)), default=0) + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
@@ -423,7 +424,7 @@ def _hub_link(dataset_id: str | None) -> str:
 
 
 def _slug(text: str) -> str:
-    """A name as identifiers on the Hub are written."""
+    """Return a name as identifiers on the Hub are written."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "other"
 
 

@@ -1,13 +1,13 @@
 """Model folders that carry their own code, and pushing to the Hugging Face Hub.
 
-    from vaswani_tx.hub.saving import push_to_hub, save_with_code
+    from vaswani_tx.hub import push_to_hub, save_with_code
 
     save_with_code("runs/first/averaged", "my-model")           # loads anywhere with trust_remote_code=True
     push_to_hub("runs/first/averaged", "me/my-model", private=True, dry_run=True)
 
 What leaves is a fixed list: the code files of the model's family (`FAMILIES`), its weights as safetensors, the files
-of `DATA_FILES` and a README.md. Whatever else lies in a folder (pickles, Python files, optimiser states) stays there.
-`save_pretrained` goes on writing no code: nothing is registered and no object is changed here.
+of `DATA_FILES` and a README.md. Whatever else is in a folder (pickles, Python files, optimiser states) stays there.
+`save_pretrained` still writes no code: nothing is registered and no object is changed here.
 """
 
 import json
@@ -39,7 +39,7 @@ from vaswani_tx.hub.model_card import find_run, make_card
 
 
 class HubError(ValueError):
-    """A model that cannot be saved or sent; the message says what is wrong and the mend."""
+    """A model that cannot be saved or sent; the message says what is wrong and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def save_with_code(
             that the folder belongs to (`RUN/best`, `RUN/averaged`); else a short one.
         run: folder of the training run that made the model.
         titles: what a written card calls the scores, as in `make_card`.
-        overwrite: replace the model that stands in `folder`. Files there that are no part of a model are kept.
+        overwrite: replace the model in `folder`. Files there that are no part of a model are kept.
 
     Raises:
         HubError: not a model of ours, no tokenizer, damaged weights, `folder` in use, or it cannot be written.
@@ -133,7 +133,7 @@ def push_to_hub(
         private: True: only the owner sees a new repository; an existing public one is refused. None: the Hub's default.
         revision: branch to commit to, made where it does not exist; None: main.
         commit_message: of the one commit.
-        dry_run: contact nobody, only say what would be sent.
+        dry_run: contact nobody, only return what would be sent.
 
     Raises:
         HubError: as in `save_with_code`, or the Hub cannot be reached or refuses.
@@ -177,7 +177,7 @@ def _send(
         *(CommitOperationDelete(path_in_repo=name) for name in void),
         *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()),
     ]
-    # Not upload_folder: it may part a folder into several commits, and a reader between two would get half a model.
+    # Not upload_folder: it may split a folder into several commits, and a reader between two would get half a model.
     done = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
     return Push(repo_id, _sizes(contents), tuple(void), done.commit_url, done.oid)
 
@@ -188,7 +188,7 @@ def _gather(
     scratch: Path,
     code: bool,
 ) -> dict[str, bytes | Path]:
-    """Every file to write or send, by name: its bytes, or the path that it is copied from."""
+    """Return every file to write or send, by name: its bytes, or the path that it is copied from."""
     source = _as_folder(model, scratch / "model", "model")
     contents: dict[str, bytes | Path] = dict(_listed(source))
     if tokenizer is not None:
@@ -199,8 +199,8 @@ def _gather(
     family = _family(contents, source)
     for name in family.needs:
         if name not in contents:
-            mend = "pass the tokenizer, or its folder" if name.startswith("tokenizer") else "save the model anew"
-            raise HubError(f"'{source}' has no {name}: {mend}.")
+            fix = "pass the tokenizer, or its folder" if name.startswith("tokenizer") else "save the model again"
+            raise HubError(f"'{source}' has no {name}: {fix}.")
     _check_weights(contents, source)
     for name in contents:
         if name in family.auto_map or name == "config.json":
@@ -211,7 +211,7 @@ def _gather(
 
 
 def _as_folder(given: Any, scratch: Path, what: str) -> Path:
-    """The folder of a model or tokenizer; an object is saved to `scratch` first."""
+    """Return the folder of a model or tokenizer; an object is saved to `scratch` first."""
     if isinstance(given, str | os.PathLike):
         if not Path(given).is_dir():
             raise HubError(f"There is no {what} folder '{given}'.")
@@ -223,7 +223,7 @@ def _as_folder(given: Any, scratch: Path, what: str) -> Path:
 
 
 def _listed(folder: Path) -> dict[str, Path]:
-    """The files of a folder that are on the list; all others, Python files and pickles too, are left alone."""
+    """Return the files of a folder that are on the list, not others, such as Python files and pickles."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     return {name: folder / name for name in names if is_ours(name) and name not in CODE_NAMES}
 
@@ -238,7 +238,7 @@ def _family(contents: dict[str, bytes | Path], source: Path) -> Family:
 
 
 def _check_weights(contents: dict[str, bytes | Path], source: Path) -> None:
-    """HubError unless all weights are there as whole safetensors files."""
+    """Raise HubError unless all weights are there as whole safetensors files."""
     weights = [name for name in contents if name.endswith(".safetensors")]
     if INDEX in contents:
         shards = set(_read_json(contents[INDEX]).get("weight_map", {}).values())
@@ -258,7 +258,7 @@ def _check_weights(contents: dict[str, bytes | Path], source: Path) -> None:
 
 
 def _with_references(name: str, content: bytes | Path, family: Family | None) -> bytes:
-    """A JSON file whose references to code are exactly the family's: what stood there may point anywhere."""
+    """Return a JSON file whose references to code are exactly the family's: its own may point anywhere."""
     values = _read_json(content)
     for key in ("auto_map", "custom_pipelines"):
         values.pop(key, None)
@@ -302,21 +302,21 @@ def _sizes(contents: dict[str, bytes | Path]) -> dict[str, int]:
     }
 
 
-def _put(content: bytes | Path, place: Path, scratch: Path) -> None:
+def _put(content: bytes | Path, path: Path, scratch: Path) -> None:
     if isinstance(content, bytes):
-        place.write_bytes(content)
+        path.write_bytes(content)
     elif scratch in content.parents:
-        content.rename(place)
+        content.rename(path)
     else:
-        shutil.copyfile(content, place)
+        shutil.copyfile(content, path)
 
 
 @contextmanager
 def _whole_folder(target: Path) -> Iterator[Path]:
-    """Yields a folder beside `target` that takes its place when the block ends well, and vanishes otherwise.
+    """Yield a folder beside `target` that replaces it when the block succeeds, and is deleted otherwise.
 
-    What stood in `target` and is no part of a model moves over afterwards; a kill in between leaves it in
-    `.NAME.old-...` beside the new folder. Raises HubError where the place cannot be written.
+    Files of `target` that are no part of a model move over afterwards; a kill in between leaves them in
+    `.NAME.old-...` beside the new folder. Raise HubError where `target` cannot be written.
     """
     mark = secrets.token_hex(4)
     new, old = (target.parent / f".{target.name}.{kind}-{mark}" for kind in ("new", "old"))
@@ -353,7 +353,7 @@ def _check_repo_id(repo_id: str) -> None:
 
 @contextmanager
 def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turns what the Hub or the way to it answers into one HubError with a mend."""
+    """Turn an error of the Hub or the network into one HubError that says how to fix it."""
     try:
         yield
     except HubError:
