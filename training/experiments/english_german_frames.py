@@ -17,7 +17,7 @@ PETS = ("dog", "cat")
 ANIMALS = (*PETS, "horse", "bird")
 OUTDOORS = ("garden", "park", "forest", "city", "village")
 INDOORS = ("kitchen", "school", "office", "hotel", "house")
-# Nobody has eleven brothers; and a passing mood is rarer beside a noun than a lasting quality.
+# The largest numbers of some nouns; and a passing mood is rarer beside a noun than a lasting quality.
 FEW = {"house": 4, "brother": 4, "sister": 4, "daughter": 4}
 MOODS = ("tired", "sick", "happy")
 KIN = ("father", "mother", "brother", "sister", "daughter")

@@ -1,7 +1,7 @@
 """A synthetic English-German corpus for the demonstration, drawn from a grammar with one German rendering a sentence.
 
-`english_german_lexicon` holds the words, `_syntax` the rules, `_frames` what makes sense, `_sampler` draws clauses; this
-file makes sentences of them and splits the corpus. `parsing/grammar.py` makes trees of the same clauses.
+`english_german_lexicon` holds the words, `_syntax` the rules, `_frames` what makes sense, `_sampler` draws clauses;
+this file makes sentences of them and splits the corpus. `parsing/grammar.py` makes trees of the same clauses.
 
     python -m vaswani_tx.training.experiments.english_german_grammar 20        # prints 20 random pairs
 """
@@ -94,13 +94,13 @@ def _reported(draw: ClauseSampler) -> Pair:
         raise SampleRejected
     # "The child says that she ...": German may say es or sie.
     neuter = isinstance(speaker, NounPhrase) and speaker.gender == "n"
-    people = (content.subject, content.accusative, content.dative)
+    nominals = (content.subject, content.accusative, content.dative)
     if verb == "hope" and content.predicate and content.past:
         raise SampleRejected
     if (
         content.subject == speaker
         or _crowded(content)
-        or (neuter and any(isinstance(one, lexicon.Pronoun) for one in people))
+        or (neuter and any(isinstance(one, lexicon.Pronoun) for one in nominals))
     ):
         raise SampleRejected
     return clause_after(Clause(speaker, lexicon.VERBS[verb], negated=negated), "that", content)
@@ -141,12 +141,12 @@ def _thing_with_property(draw: ClauseSampler) -> Pair:
 
 
 def _antecedents(frame: frames.Frame, known: bool) -> str:
-    """Return the determiners of an object that a pronoun takes up; beside nicht it is a known one."""
+    """Return the determiners of an object that a pronoun refers to; beside nicht it is a known one."""
     return "".join(letter for letter in frame.object_determiners if letter in ("tmTM" if known else "tamTMbnN"))
 
 
 def _rivals(other: Nominal | None, antecedent: NounPhrase) -> bool:
-    """Whether "they" could mean the people of the sentence as well as its plural things."""
+    """Whether "they" could mean the persons of the sentence as well as its plural things."""
     return other is not None and antecedent.plural and other.person == "pl" and getattr(other, "subject", "") != "we"
 
 
@@ -273,15 +273,10 @@ def _relative(draw: ClauseSampler) -> Pair:
         frame = _random_frame(draw)
         if frame.verb == "need":
             raise SampleRejected
-        head = draw.subject([name for name in frame.subjects if lexicon.NOUNS[name].human] or lexicon.HUMANS, only(frames.SUBJECT, "tT"),
-                            frame.singular_subject, 0.0)  # fmt: skip
-        relative = draw.clause(
-            frame,
-            subject=head,
-            negated=draw.chance(0.1),
-            time_rate=0.3,
-            phrase_rate=0.5 if frame.phrase_rate < 1 else None,
-        )
+        nouns = [name for name in frame.subjects if lexicon.NOUNS[name].human] or lexicon.HUMANS
+        head = draw.subject(nouns, only(frames.SUBJECT, "tT"), frame.singular_subject, 0.0)
+        rate = 0.5 if frame.phrase_rate < 1 else None
+        relative = draw.clause(frame, subject=head, negated=draw.chance(0.1), time_rate=0.3, phrase_rate=rate)
         if _crowded(relative):
             raise SampleRejected
         return relative_sentence(draw.property(head, _FEELINGS + ("old", "young"), False), relative, "nominative")
@@ -330,7 +325,7 @@ def generate_corpus(size: int = 20000, seed: int = 2017) -> list[Pair]:
 def split_corpus(
     pairs: Sequence[Pair], valid: int = 1000, test: int = 1000, seed: int = 2017
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Return train, valid and test: no sentence of one part, source or target, stands in another."""
+    """Return train, valid and test: no sentence of one part, source or target, is in another."""
     if valid < 0 or test < 0 or valid + test >= len(pairs):
         raise ValueError(f"valid={valid}, test={test}: {len(pairs)} pairs leave nothing to train on: ask for fewer")
     shuffled = list(pairs)

@@ -182,7 +182,7 @@ class Noun:
 
     @property
     def human(self) -> bool:
-        """Whether the noun names people."""
+        """Whether the noun names a person."""
         return self.english in HUMANS
 
     @property

@@ -40,7 +40,7 @@ class ClauseSampler:
         letter = self.rng.choices(letters, [roles[one] * (2 if kin and one in "mM" else 1) for one in letters])[0]
         determiner, plural = lexicon.DETERMINERS[letter]
         count = self.rng.randint(2, min(largest, frames.FEW.get(noun.english, 12))) if letter in "nN" else 0
-        mood = 0.3 if noun.human else 0.05  # nobody buys a tired horse
+        mood = 0.3 if noun.human else 0.05  # a thing that is bought is seldom tired
         weights = [mood if word in frames.MOODS else 1.0 for word in noun.adjectives]
         adjective = "" if self.chance(0.55) else self.rng.choices(noun.adjectives, weights)[0]
         return NounPhrase(noun, determiner, plural, adjective, count)
@@ -88,9 +88,9 @@ class ClauseSampler:
         return self.rng.choice(found)
 
     def clause(
-        self, frame: frames.Frame, *, subject: Nominal | None = None, past: bool | None = None, negated: bool | None = None,
-        time_rate: float = 0.45, phrase_rate: float | None = None, pronoun_objects: float = 0.2,
-        object_determiners: str = "",
+        self, frame: frames.Frame, *, subject: Nominal | None = None, past: bool | None = None,
+        negated: bool | None = None, time_rate: float = 0.45, phrase_rate: float | None = None,
+        pronoun_objects: float = 0.2, object_determiners: str = "",
     ) -> Clause:  # fmt: skip
         """Draw a clause of a frame, with the given parts fixed."""
         past = not self.chance(frame.present_rate) if past is None else past

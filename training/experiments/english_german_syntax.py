@@ -11,7 +11,6 @@ from vaswani_tx.training.experiments.english_german_lexicon import (
     ADJECTIVES,
     DEGREES,
     IT,
-    NOUNS,
     NUMBERS,
     PRONOUNS,
     EnglishVerb,
@@ -172,19 +171,8 @@ class Clause:
         return self.negated and isinstance(self.accusative, NounPhrase) and self.accusative.takes_kein
 
 
-def noun_phrase(text: str, adjective: str = "") -> NounPhrase:
-    """Return the phrase for `the dog`, `a dog`, `my dogs`, `dogs`, `three dogs` or `the three dogs`."""
-    *words, last = text.split()
-    noun = next(noun for noun in NOUNS.values() if last in (noun.english, noun.english_plural))
-    counts = {english: count for count, (english, _) in NUMBERS.items()}
-    count = next((counts[word] for word in words if word in counts), 0)
-    determiner = " ".join("number" if word in counts else word for word in words) or "bare"
-    determiner = "a" if determiner == "an" else determiner
-    return NounPhrase(noun, determiner, last != noun.english, adjective, count)
-
-
 def pronoun_of(nominal: Nominal) -> Pronoun:
-    """Return the pronoun that takes up `nominal`; ValueError for das Kind and das Mädchen (he, she, but German es)."""
+    """Return the pronoun that refers to `nominal`; ValueError for das Kind and das Mädchen (he, she, but German es)."""
     if isinstance(nominal, Pronoun):
         return nominal
     if not nominal.noun.human:
