@@ -280,11 +280,11 @@ def test_demo_runs_every_stage(tmp_path, monkeypatch, capsys):
     assert len(gold) == 6 and [tree.leaves() for tree in parsed] == [tree.leaves() for tree in gold]
     settings = VaswaniForConditionalGeneration.from_pretrained(folder / "model").generation_config
     assert (settings.num_beams, settings.gnmt_alpha, settings.max_extra_tokens) == (21, 0.3, 300)
-    stranger = tmp_path / "stranger"
-    stranger.mkdir()
-    (stranger / "file").write_text("keep")
-    assert demo.main(["--output", str(stranger)]) == 1
-    assert "not empty" in capsys.readouterr().err and (stranger / "file").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("keep")
+    assert demo.main(["--output", str(other)]) == 1
+    assert "not empty" in capsys.readouterr().err and (other / "file").exists()
     assert demo.main(["--output", str(tmp_path / "few"), "--trees", "5"]) == 1
     assert "at least 10" in capsys.readouterr().err
 
