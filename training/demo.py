@@ -1,4 +1,4 @@
-"""The whole path on a laptop, without network: a corpus, a tokenizer, a model, its score, its translations, its attention.
+"""A demonstration for a laptop without network: corpus, tokenizer, model, score, translations, attention.
 
     make demo
     python -m vaswani_tx.training.demo --output-dir demo_run
@@ -68,7 +68,7 @@ def prepare(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (mark / "grammar.json").is_file():
             raise ValueError(
-                f"'{folder}' is not empty and not from an earlier demonstration: give another --output-dir"
+                f"'{folder}' is not empty and not an earlier demonstration's: give another --output-dir"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """transformers' BERT of the sizes of one of ours, from scratch: `train_classifier --architecture bert`.
 
-For a comparison: data, tokenizer, batches and their order, updates, optimiser and learning rates are
-the recipe's. Particular to BERT are learned positions, GELU, biases everywhere, its initialisation (normal, 0.02), and for
-texts the first token `<s>`, whose state it classifies, with a further layer (the pooler) before the classifier.
+For a comparison: data, tokenizer, batches and their order, updates, optimiser and learning rates are the recipe's.
+Particular to BERT are learned positions, GELU, biases everywhere, its initialisation (normal, 0.02), and for texts the
+first token `<s>`, whose state it classifies, with a further layer (the pooler) before the classifier.
 
 The classes here differ from transformers' only in the loss: summed over labels and divided by `num_items_in_batch`, as
 the training loop needs it. Their saved models load as transformers' classes.

@@ -100,7 +100,7 @@ class StopAfter(TrainerCallback):
 
 
 def marian_config(ours: VaswaniConfig) -> MarianConfig:
-    """Return MarianMT's configuration of the sizes and rates of one of ours, with the settings of its published models.
+    """Return a MarianConfig with the sizes and rates of one of ours and the settings of its published models.
 
     Raises SettingsError where ours has what MarianMT lacks: other head widths, pre-norm, learned positions.
     """

@@ -13,19 +13,9 @@ from dataclasses import replace
 
 from vaswani_tx.training.experiments import english_german_frames as frames
 from vaswani_tx.training.experiments import english_german_lexicon as lexicon
+from vaswani_tx.training.experiments import english_german_syntax as syntax
 from vaswani_tx.training.experiments.english_german_sampler import ClauseSampler, SampleRejected, only
-from vaswani_tx.training.experiments.english_german_syntax import (
-    Clause,
-    Nominal,
-    NounPhrase,
-    Pair,
-    clause_after,
-    clause_before,
-    contrast,
-    main_sentence,
-    pronoun_of,
-    relative_sentence,
-)
+from vaswani_tx.training.experiments.english_german_syntax import Clause, Nominal, NounPhrase, Pair, pronoun_of
 
 SHORTEST, LONGEST = 5, 13  # words of an English sentence
 
@@ -66,11 +56,11 @@ def _description(draw: ClauseSampler) -> Clause:
 def _simple(draw: ClauseSampler) -> Pair:
     clause = draw.clause(_random_frame(draw), time_rate=0.6)
     if clause.time is None:
-        return main_sentence(clause)
+        return syntax.main_sentence(clause)
     # Behind an inverted verb a pronoun object vies with the subject for the first place.
     pronouns = any(isinstance(one, lexicon.Pronoun) for one in (clause.accusative, clause.dative))
     free = isinstance(clause.subject, lexicon.Pronoun) or not pronouns
-    return main_sentence(clause, _crowded(clause) or (free and draw.chance(0.55)))
+    return syntax.main_sentence(clause, _crowded(clause) or (free and draw.chance(0.55)))
 
 
 def _crowded(clause: Clause) -> bool:
@@ -80,7 +70,7 @@ def _crowded(clause: Clause) -> bool:
 
 def _predicate(draw: ClauseSampler) -> Pair:
     clause = _description(draw)
-    return main_sentence(clause, clause.time is not None and draw.chance(0.6))
+    return syntax.main_sentence(clause, clause.time is not None and draw.chance(0.6))
 
 
 def _reported(draw: ClauseSampler) -> Pair:
@@ -95,15 +85,11 @@ def _reported(draw: ClauseSampler) -> Pair:
     # "The child says that she ...": German may say es or sie.
     neuter = isinstance(speaker, NounPhrase) and speaker.gender == "n"
     nominals = (content.subject, content.accusative, content.dative)
-    if verb == "hope" and content.predicate and content.past:
+    unclear = neuter and any(isinstance(one, lexicon.Pronoun) for one in nominals)
+    hoped_past = verb == "hope" and content.predicate and content.past
+    if hoped_past or unclear or content.subject == speaker or _crowded(content):
         raise SampleRejected
-    if (
-        content.subject == speaker
-        or _crowded(content)
-        or (neuter and any(isinstance(one, lexicon.Pronoun) for one in nominals))
-    ):
-        raise SampleRejected
-    return clause_after(Clause(speaker, lexicon.VERBS[verb], negated=negated), "that", content)
+    return syntax.clause_after(Clause(speaker, lexicon.VERBS[verb], negated=negated), "that", content)
 
 
 def _thing_with_property(draw: ClauseSampler) -> Pair:
@@ -132,12 +118,12 @@ def _thing_with_property(draw: ClauseSampler) -> Pair:
     if state.predicate in frames.TOO and conjunction != "although" and (negated or verb == "sell") and draw.chance(0.4):
         state = replace(state, degree="too")
     if order == "after":
-        return clause_after(main, conjunction, replace(state, subject=pronoun_of(antecedent)))
+        return syntax.clause_after(main, conjunction, replace(state, subject=pronoun_of(antecedent)))
     if order == "before":
-        return clause_before(conjunction, state, main)
+        return syntax.clause_before(conjunction, state, main)
     if conjunction != "although":
         raise SampleRejected
-    return contrast(state, main)
+    return syntax.contrast(state, main)
 
 
 def _antecedents(frame: frames.Frame, known: bool) -> str:
@@ -164,24 +150,23 @@ def _thing_for_use(draw: ClauseSampler) -> Pair:
     reason = Clause(pronoun_of(main.subject), lexicon.VERBS[second], past, second_negated, pronoun)
     if draw.chance(0.3) and isinstance(main.subject, lexicon.Pronoun) and antecedent.definite:
         reason = replace(reason, accusative=antecedent)
-        return clause_before(conjunction, reason, replace(main, accusative=pronoun))
-    return clause_after(main, conjunction, reason)
+        return syntax.clause_before(conjunction, reason, replace(main, accusative=pronoun))
+    return syntax.clause_after(main, conjunction, reason)
 
 
 def _animal(draw: ClauseSampler) -> Pair:
     """An animal as subject of both clauses: the dog does not play because it is tired."""
     conjunction, verb, negated = draw.rng.choice(_ANIMAL_LINKS)
     frame = draw.rng.choice([frame for frame in frames.FRAMES if frame.verb == verb and "dog" in frame.subjects])
-    subject = draw.noun_phrase(
-        [name for name in frame.subjects if not lexicon.NOUNS[name].human], only(frames.SUBJECT, "tmTMN"), 4
-    )
+    animals = [name for name in frame.subjects if not lexicon.NOUNS[name].human]
+    subject = draw.noun_phrase(animals, only(frames.SUBJECT, "tmTMN"), 4)
     past = draw.chance(0.5)
     main = Clause(subject, lexicon.VERBS[verb], past, negated)
     state = draw.property(subject, ("tired", "sick", "old"), past)
     pronoun = pronoun_of(subject)
     if draw.chance(0.5):
-        return clause_before(conjunction, state, replace(main, subject=pronoun))
-    return clause_after(main, conjunction, replace(state, subject=pronoun))
+        return syntax.clause_before(conjunction, state, replace(main, subject=pronoun))
+    return syntax.clause_after(main, conjunction, replace(state, subject=pronoun))
 
 
 def _link(draw: ClauseSampler, links: Sequence[tuple[str, bool, str]]) -> tuple[str, bool, str]:
@@ -197,15 +182,13 @@ def _own_state(draw: ClauseSampler) -> Pair:
     subject = draw.subject([name for name in frame.subjects if lexicon.NOUNS[name].human], only(frames.SUBJECT, "tmTM"))
     main = draw.clause(frame, subject=subject, past=past, negated=negated, time_rate=0.0, pronoun_objects=0.0)
     pronoun = pronoun_of(subject)
-    if any(
-        _confusable(pronoun, other)
-        for other in (main.accusative, main.dative, getattr(main.phrase, "noun_phrase", None))
-    ):
+    others = (main.accusative, main.dative, getattr(main.phrase, "noun_phrase", None))
+    if any(_confusable(pronoun, other) for other in others):
         raise SampleRejected
     state = draw.property(subject, ("tired", "sick"), past)
     if draw.chance(0.5):
-        return clause_before(conjunction, state, replace(main, subject=pronoun))
-    return clause_after(main, conjunction, replace(state, subject=pronoun))
+        return syntax.clause_before(conjunction, state, replace(main, subject=pronoun))
+    return syntax.clause_after(main, conjunction, replace(state, subject=pronoun))
 
 
 def _confusable(pronoun: lexicon.Pronoun, other: Nominal | None) -> bool:
@@ -226,13 +209,13 @@ def _accomplished(draw: ClauseSampler) -> Pair:
             raise SampleRejected
         deed = draw.clause(draw.frame(draw.rng.choice(frames.FAVOURS), subject), subject=pronoun_of(subject), past=True,
                            negated=False, time_rate=0.2, pronoun_objects=0.0, phrase_rate=0.0)  # fmt: skip
-        return clause_after(Clause(grateful, lexicon.VERBS["thank"], dative=subject), "because", deed)
+        return syntax.clause_after(Clause(grateful, lexicon.VERBS["thank"], dative=subject), "because", deed)
     feeling = draw.rng.choice(("tired", "happy"))
     frame = draw.frame(draw.rng.choice(frames.ACCOMPLISHMENTS[feeling]), subject)
     deed = draw.clause(frame, subject=pronoun_of(subject), past=True, negated=False, time_rate=0.6, pronoun_objects=0.0)
     if deed.time not in (None, lexicon.RECENT["yesterday"], lexicon.RECENT["this morning"]):  # older moods have passed
         deed = replace(deed, time=None)
-    return clause_after(draw.property(subject, (feeling,), False), "because", deed)
+    return syntax.clause_after(draw.property(subject, (feeling,), False), "because", deed)
 
 
 def _same_pronoun(first: Nominal, second: Nominal) -> bool:
@@ -255,8 +238,8 @@ def _others_state(draw: ClauseSampler) -> Pair:
         role = "dative" if verb == "help" else "accusative"
         main = Clause(helper, lexicon.VERBS[verb], past, **{role: patient})
         if draw.chance(0.5) and isinstance(helper, lexicon.Pronoun):
-            return clause_before("because", state, replace(main, **{role: pronoun_of(patient)}))
-        return clause_after(main, "because", replace(state, subject=pronoun_of(patient)))
+            return syntax.clause_before("because", state, replace(main, **{role: pronoun_of(patient)}))
+        return syntax.clause_after(main, "because", replace(state, subject=pronoun_of(patient)))
     verb, negated, conjunction = _link(draw, frames.DEED_LINKS)
     past = conjunction != "if" and draw.chance(0.5)
     frame = draw.frame(verb, helper)
@@ -264,7 +247,9 @@ def _others_state(draw: ClauseSampler) -> Pair:
     state = draw.property(patient, ("sick",), past)
     if getattr(helper, "subject", "") in ("he", "she", "they"):
         raise SampleRejected
-    return clause_before(conjunction, state, main) if draw.chance(0.6) else clause_after(main, conjunction, state)
+    if draw.chance(0.6):
+        return syntax.clause_before(conjunction, state, main)
+    return syntax.clause_after(main, conjunction, state)
 
 
 def _relative(draw: ClauseSampler) -> Pair:
@@ -279,14 +264,15 @@ def _relative(draw: ClauseSampler) -> Pair:
         relative = draw.clause(frame, subject=head, negated=draw.chance(0.1), time_rate=0.3, phrase_rate=rate)
         if _crowded(relative):
             raise SampleRejected
-        return relative_sentence(draw.property(head, _FEELINGS + ("old", "young"), False), relative, "nominative")
+        state = draw.property(head, (*_FEELINGS, "old", "young"), False)
+        return syntax.relative_sentence(state, relative, "nominative")
     frame = draw.frame(draw.rng.choice(("buy", "sell", "look", "find", "read", "repair", "need", "like", "eat")))
     # A head that could itself act makes the German ambiguous: die Katze, die das Kind mag.
     inanimate = [name for name in frame.accusative if name not in (*lexicon.HUMANS, *frames.ANIMALS)]
     head = draw.noun_phrase(inanimate, only(frames.SUBJECT, "tT"))
     relative = draw.clause(replace(frame, accusative=()), time_rate=0.2, phrase_rate=0.0)
     past = relative.past and draw.chance(0.5)
-    return relative_sentence(draw.property(head, _TRAITS, past), relative, "accusative")
+    return syntax.relative_sentence(draw.property(head, _TRAITS, past), relative, "accusative")
 
 
 TEMPLATES: tuple[tuple[Callable[[ClauseSampler], Pair], float], ...] = (

@@ -373,3 +373,4 @@ _AGO = tuple(
     for unit, dative in (("days", "Tagen"), ("weeks", "Wochen"))
 )
 AGO = _times(*_AGO, not_negatable=tuple(german for _, german in _AGO))
+TIMES = HABITS | RECENT | REMOTE | AGO

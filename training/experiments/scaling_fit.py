@@ -7,8 +7,8 @@ N counts the weights that multiply every token: all but the embedding, the outpu
 C = 6 N D for D trained tokens: two operations a weight forward, four backward (Kaplan et al., section 2.1).
 
 Error bars are a bootstrap's 95 % interval over the runs: whole runs are drawn with replacement, at least three sizes
-among them, and everything is fitted again. With one seed a size they show how much the fit depends on single sizes; they
-do not include the noise between seeds.
+among them, and everything is fitted again. With one seed a size they show how much the fit depends on single sizes;
+they do not include the noise between seeds.
 """
 
 import json
@@ -121,7 +121,7 @@ def offset_power_law(
 
 
 def frontier(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Return compute and least loss: at evenly spaced log computes the best that any run has reached by then.
+    """Return compute and least loss: at evenly spaced log computes, the best of all runs until then.
 
     Only where at least two sizes have been validated, and only where the best changes: a flat end carries no information.
     """

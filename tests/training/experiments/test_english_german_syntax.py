@@ -2,17 +2,7 @@
 
 import pytest
 
-from vaswani_tx.training.experiments.english_german_lexicon import (
-    AGO,
-    HABITS,
-    IT,
-    NOUNS,
-    NUMBERS,
-    PRONOUNS,
-    RECENT,
-    REMOTE,
-    VERBS,
-)  # fmt: skip
+from vaswani_tx.training.experiments.english_german_lexicon import IT, NOUNS, NUMBERS, PRONOUNS, TIMES, VERBS
 from vaswani_tx.training.experiments.english_german_syntax import (
     Clause,
     NounPhrase,
@@ -25,8 +15,6 @@ from vaswani_tx.training.experiments.english_german_syntax import (
     pronoun_of,
     relative_sentence,
 )
-
-TIMES = {**HABITS, **RECENT, **REMOTE, **AGO}
 
 
 def noun_phrase(text, adjective=""):

@@ -31,7 +31,7 @@ TRACES = "( (S (NP-SBJ (-NONE- *)) (VP (VB Stop) (PRN (-LRB- -LRB-) (ADVP (RB no
 @pytest.fixture(scope="module")
 def treebank(tmp_path_factory):
     folder = tmp_path_factory.mktemp("treebank")
-    trees = generate_trees(60, 8)
+    trees = generate_trees(60, 20)  # every symbol of the validation part is in the training part, not so the test part
     for name, part in (("train", trees[:40]), ("validation", trees[40:50]), ("test", trees[50:])):
         (folder / name).mkdir()
         (folder / name / "a.mrg").write_text(write_trees(part, pretty=True), encoding="utf-8")
