@@ -129,7 +129,7 @@ def _flag(key: str, value: Any) -> str:
 
 
 def training_command(ladder: Ladder, rung: Rung) -> list[str]:
-    """Return the command line that trains a rung, with the tokenizer of the first one where the recipe has one trained."""
+    """Return the command line that trains a rung, with the first one's tokenizer where the recipe trains one."""
     words = [sys.executable, "-m", f"vaswani_tx.training.{ladder.command}", *rung.words]
     first = ladder.rungs[0].folder.tokenizer
     if rung is not ladder.rungs[0] and not getattr(rung.arguments, "tokenizer", None) and first.is_dir():

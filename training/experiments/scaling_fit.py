@@ -123,7 +123,7 @@ def offset_power_law(
 def frontier(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
     """Return compute and least loss: at evenly spaced log computes, the best of all runs until then.
 
-    Only where at least two sizes have been validated, and only where the best changes: a flat end carries no information.
+    Only where at least two sizes have been validated, and only where the best changes: a flat end says nothing.
     """
     low = sorted(run.compute[0] for run in runs)
     starts = {run.size: min(r.compute[0] for r in runs if r.size == run.size) for run in runs}

@@ -144,7 +144,7 @@ def read_lines_of_trees(path: str | Path) -> list[Tree | None]:
 
 
 def _brackets(tree: Tree) -> tuple[list[Tree], list[tuple[str, int, int]]]:
-    """Return the words that count, and (label, start, end) of the brackets that do, positions counted over these words."""
+    """Return the words that count, and (label, start, end) of the brackets that do, as positions in these words."""
     words: list[Tree] = []
     brackets: list[tuple[str, int, int]] = []
 

@@ -123,8 +123,8 @@ def write_trees(trees: Iterable[Tree], pretty: bool = False) -> str:
 def clean_tree(tree: Tree) -> Tree | None:
     """Return the tree as parsers learn it, None if nothing is left.
 
-    Empty elements (tag -NONE-) are removed with the constituents that held nothing else; labels of constituents lose what
-    follows their first `-` or `=` (NP-SBJ-1 becomes NP); TOP, ROOT or S1 over a single tree is removed. Tags stay.
+    Empty elements (tag -NONE-) are removed with the constituents that held nothing else; labels of constituents lose
+    what follows their first `-` or `=` (NP-SBJ-1 becomes NP); TOP, ROOT or S1 over a single tree is removed. Tags stay.
     """
     cleaned = _clean(tree)
     while cleaned is not None and cleaned.label in ROOTS and len(cleaned.children) == 1:
@@ -143,7 +143,7 @@ def plain_word(word: str) -> str:
 
 
 def bracket_word(word: str) -> str:
-    """Return the word as a bracketed tree can hold it: `-LRB-` and `-RRB-` for round brackets, everything else as it is."""
+    """Return the word as a bracketed tree can hold it: `-LRB-` and `-RRB-` for round brackets, the rest unchanged."""
     return re.sub("[()]", lambda match: _ROUND[match[0]], word)
 
 
