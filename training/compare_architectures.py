@@ -1,4 +1,4 @@
-"""Why the Transformer: measured beside the LSTM encoder-decoder with attention that stood before it.
+"""Why the Transformer: measured beside the LSTM encoder-decoder with attention that preceded it.
 
     python -m vaswani_tx.training.compare_architectures --output runs/before
     python -m vaswani_tx.training.compare_architectures --output runs/before --run Transformer=runs/multi30k \\
@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForSeq2SeqLM
 
 from vaswani_tx.training.engine.environment import hardware, versions
 from vaswani_tx.training.errors import MeasurementError
-from vaswani_tx.training.experiments.architecture_gradients import gradient_table, measure_gradients
-from vaswani_tx.training.experiments.architecture_models import CONTENDERS, load_contenders, make_contenders
+from vaswani_tx.training.experiments import architecture_measurements as measurements
 from vaswani_tx.training.experiments.architecture_plots import draw_gradients, draw_runs, draw_speed
 from vaswani_tx.training.experiments.architecture_runs import compare_runs, read_run, read_test, run_table
-from vaswani_tx.training.experiments.architecture_speed import measure_speed, speed_table
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.models.architectures import ARCHITECTURES
+from vaswani_tx.training.models.loading import check_folder, load_pretrained
 
 PARTS = ("speed", "gradients", "runs")
 
@@ -43,11 +43,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    presets = [name for name in ARCHITECTURES["lstm"].presets if name in ARCHITECTURES["vaswani"].presets]
     add("--output", type=Path, required=True, metavar="DIR", help="where pictures and results.json go")
     add("--parts", nargs="+", choices=PARTS, help="default: speed, gradients, and runs where --run is given")
-    add("--preset", default="tiny", choices=_common_presets(), help="size of new models; default: tiny")
+    add("--preset", default="tiny", choices=presets, help="size of new models; default: tiny")
     add("--vocab-size", type=_positive, default=10_000, metavar="N", help="shared vocabulary; default: 10000")
-    add("--models", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="default: all of them")
+    add("--models", nargs="+", choices=measurements.CONTENDERS,
+        default=list(measurements.CONTENDERS), help="default: all of them")  # fmt: skip
     add("--lengths", nargs="+", type=_positive, default=[8, 16, 32, 64, 128, 256, 512], metavar="N",
         help="lengths to time, in tokens")  # fmt: skip
     add("--batch-tokens", type=_positive, default=2048, metavar="N", help="target tokens of a timed step")
@@ -68,10 +70,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Makes the measurements asked for, writes pictures and `results.json`, and returns the latter's content.
+    """Make the measurements asked for, write pictures and `results.json`, and return the latter's content.
 
-    Raises:
-        ValueError: a flag, folder or file that cannot be used.
+    Raises ValueError for a flag, folder or file that cannot be used.
     """
     runs, tests = _pairs(options.run, "--run"), _pairs(options.test, "--test")
     checkpoints = _pairs(options.checkpoint, "--checkpoint")
@@ -85,70 +86,63 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         raise MeasurementError(f"--checkpoint {sorted(taken)[0]}: that is the name of a new model; choose another.")
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
-    results = _former(options.output / "results.json")
+    results = _earlier(options.output / "results.json")
     options.output.mkdir(parents=True, exist_ok=True)
     if "runs" in options.parts:  # first, since it is the one whose input can be wrong
-        found = [read_run(name, folder) for name, folder in runs.items()]
-        results["runs"] = compare_runs(found, {name: read_test(path) for name, path in tests.items()})
+        courses = {name: read_run(folder) for name, folder in runs.items()}
+        results["runs"] = compare_runs(courses, {name: read_test(path) for name, path in tests.items()})
         draw_runs(results["runs"], options.output / "runs.png")
-    trained = load_contenders(checkpoints) if "gradients" in options.parts else {}
+    trained = _load(checkpoints) if "gradients" in options.parts else {}
+    make = partial(measurements.make_contender, preset=options.preset, vocab_size=options.vocab_size)
     if "speed" in options.parts:
-        models = make_contenders(options.models, options.preset, options.vocab_size, seed=1)
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        results["speed"] = measure_speed(
+        models = {name: make(name, seed=1) for name in options.models}
+        results["speed"] = measurements.measure_speed(
             models, options.lengths, options.batch_tokens, options.rounds, device, progress=not options.quiet
         )
-        results["speed"] |= {"preset": options.preset} | _machine(device)
+        results["speed"] |= {"preset": options.preset, "device": str(device), "threads": torch.get_num_threads(),
+                             "hardware": hardware(), "versions": versions()}  # fmt: skip
         draw_speed(results["speed"], options.output / "speed.png")
     if "gradients" in options.parts:
-        results["gradients"] = _gradients(options, trained)
-        draw_gradients(results["gradients"], options.output / "gradients.png")
+        size = {"length": options.gradient_length, "rows": options.gradient_rows, "seeds": options.seeds}
+        new = {name: lambda seed, name=name: make(name, seed=seed) for name in options.models}
+        found = measurements.measure_gradients(new, **size) | {"preset": options.preset, "versions": versions()}
+        if trained:
+            same = {name: lambda seed, model=model: model for name, model in trained.items()}
+            more = measurements.measure_gradients(same, **size, text=options.text)
+            found["models"] |= more["models"]
+            found["tokens_of_trained_models"] = more["tokens"]
+        results["gradients"] = found
+        draw_gradients(found, options.output / "gradients.png")
     atomic_text(options.output / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
 
-def _gradients(options: argparse.Namespace, trained: dict[str, Any]) -> dict[str, Any]:
-    """New models on random tokens, trained ones on text where it is given."""
-    size = {"length": options.gradient_length, "rows": options.gradient_rows, "seeds": options.seeds}
-    makers = {name: partial(_make_one, name, options.preset, options.vocab_size) for name in options.models}
-    result = measure_gradients(makers, **size) | {"preset": options.preset, "versions": versions()}
-    if trained:
-        same = {name: (lambda seed, model=model: model) for name, model in trained.items()}
-        more = measure_gradients(same, **size, text=tuple(options.text) if options.text else None)
-        result["models"] |= more["models"]
-        result["tokens_of_trained_models"] = more["tokens"]
-    return result
-
-
-def _make_one(name: str, preset: str, vocab_size: int, seed: int) -> torch.nn.Module:
-    return make_contenders([name], preset, vocab_size, seed)[name]
+def _load(checkpoints: dict[str, str]) -> dict[str, torch.nn.Module]:
+    for folder in checkpoints.values():
+        check_folder(Path(folder))
+    return {name: load_pretrained(AutoModelForSeq2SeqLM, folder, dtype=torch.float32)
+            for name, folder in checkpoints.items()}  # fmt: skip
 
 
 def report(results: dict[str, Any], parts: list[str]) -> str:
-    """The tables of what was measured, for people."""
-    tables = {"speed": ("Training steps a second", speed_table), "gradients": ("", gradient_table),
-              "runs": ("", run_table)}  # fmt: skip
+    """Return the tables of what was measured."""
+    tables = {"speed": measurements.speed_table, "gradients": measurements.gradient_table, "runs": run_table}
     texts = []
-    for part, (title, table) in tables.items():
+    for part, table in tables.items():
         if part in parts:
-            texts.append("\n".join([*([title] if title else []), *_aligned(table(results[part]))]))
+            rows = table(results[part])
+            first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+            lines = ["Training steps a second"] if part == "speed" else []
+            for row in rows:
+                cells = (cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))
+                lines.append("  ".join([row[0].ljust(first), *cells]))
+            texts.append("\n".join(lines))
     return "\n\n".join(texts)
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-            zip(row[1:], widths[1:], strict=True))]) for row in rows]  # fmt: skip
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": str(device), "threads": torch.get_num_threads(), "hardware": hardware(), "versions": versions(),
-    }  # fmt: skip
-
-
-def _former(path: Path) -> dict[str, Any]:
-    """What an earlier command measured; its other parts stay."""
+def _earlier(path: Path) -> dict[str, Any]:
+    """Return what an earlier command measured, of which the other parts stay."""
     if not path.exists():
         return {}
     try:
@@ -165,18 +159,13 @@ def _former(path: Path) -> dict[str, Any]:
 def _pairs(given: list[str], flag: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in given:
-        name, equals, place = text.partition("=")
-        if not (name and equals and place):
+        name, _, value = text.partition("=")
+        if not (name and value):
             raise MeasurementError(f"{flag} {text}: write NAME=PLACE.")
         if name in pairs:
             raise MeasurementError(f"{flag} {text}: the name {name} is given twice.")
-        pairs[name] = place
+        pairs[name] = value
     return pairs
-
-
-def _common_presets() -> list[str]:
-    """The named sizes that every architecture has."""
-    return [name for name in ARCHITECTURES["lstm"].presets if name in ARCHITECTURES["vaswani"].presets]
 
 
 def _positive(text: str) -> int:
@@ -187,7 +176,7 @@ def _positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status: 2, with one line on stderr, for input that cannot be used."""
+    """Run the command; return the exit status: 2, with one line on stderr, for input that cannot be used."""
     options = parse(argv)
     try:
         print(report(measure(options), options.parts))

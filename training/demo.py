@@ -1,11 +1,11 @@
-"""The whole path on a laptop, without network: a corpus, a tokenizer, a model, its score, its translations, its inside.
+"""A demonstration for a laptop without network: corpus, tokenizer, model, score, translations, attention.
 
     make demo
     python -m vaswani_tx.training.demo --output-dir demo_run
 
 It writes an English-German corpus from a grammar (20,000 pairs; no test sentence is seen in training), trains on it for
 about three minutes on two cores, translates the test split with the paper's beam search, loads the saved model in a new
-process through the Auto classes, and draws two pictures. What lies in OUTPUT_DIR then: `data/`, `run/` (the training
+process through the Auto classes, and draws two pictures. OUTPUT_DIR then holds `data/`, `run/` (the training
 run), `model/` (the model), `translations.tsv`, `scores.json`, `training_curve.png`, `cross_attention.png`.
 """
 
@@ -30,7 +30,7 @@ from vaswani_tx.training.train_translation import main as train_translation
 
 RECIPE = Path(__file__).parent / "recipes" / "demo_en_de.yaml"
 SHOWN = 12
-# Run by a fresh interpreter: what a user of the saved folder writes, and nothing of this program.
+# Run by a new interpreter: what a user of the saved folder would write.
 RELOAD = """
 import sys
 import vaswani_tx
@@ -60,20 +60,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(folder: Path) -> None:
-    """Make an empty output folder; what another program wrote there is never touched.
+    """Make an empty output folder; files of another program are never deleted.
 
     Raises ValueError if the folder holds anything but an earlier demonstration.
     """
     mark = folder / "data"
     if folder.exists() and any(folder.iterdir()):
         if not (mark / "grammar.json").is_file():
-            raise ValueError(f"'{folder}' is not empty and no earlier demonstration: name another with --output-dir")
+            raise ValueError(
+                f"'{folder}' is not empty and not an earlier demonstration's: give another --output-dir"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_corpus(folder: Path, size: int, seed: int) -> dict[str, list[Pair]]:
-    """Generate the corpus and write its three parts as line-aligned text files; returns the parts."""
+    """Generate the corpus, write its three parts as line-aligned text files and return them."""
     pairs = generate_corpus(size, seed)
     held_out = min(1000, size // 5)
     parts = dict(zip(("train", "val", "test"), split_corpus(pairs, held_out // 2, held_out, seed), strict=True))
@@ -87,7 +89,7 @@ def write_corpus(folder: Path, size: int, seed: int) -> dict[str, list[Pair]]:
 
 
 def score(test: Sequence[Pair], hypotheses: Sequence[str]) -> dict[str, Any]:
-    """BLEU, chrF and exact match on the test split, and exact match among the sentences with each phenomenon."""
+    """Return BLEU, chrF and exact match on the test split, and exact match among the sentences with each phenomenon."""
     scores: dict[str, Any] = score_translations(hypotheses, [pair.target for pair in test])
     groups: dict[str, list[bool]] = {}
     for pair, hypothesis in zip(test, hypotheses, strict=True):
@@ -101,7 +103,7 @@ def score(test: Sequence[Pair], hypotheses: Sequence[str]) -> dict[str, Any]:
 
 
 def report(scores: dict[str, Any]) -> str:
-    """The scores as lines for a person."""
+    """Return the scores as text."""
     lines = [
         *aligned(score_rows(scores)),
         "exact match by phenomenon:",
@@ -138,14 +140,14 @@ def draw_cross_attention(folder: Path, sentence: str, path: Path) -> None:
 
 
 def choose_model(run: Path) -> Path:
-    """The averaged or the best checkpoint of a finished run, whichever validated better."""
+    """Return the averaged or the best checkpoint of a finished run, whichever has the higher validation BLEU."""
     events = read_metrics(run / "metrics.jsonl")
     scores = {name: events[name][-1]["bleu"] for name in ("best", "averaged") if name in events}
     return run / max(scores, key=scores.get)
 
 
 def demonstrate(options: argparse.Namespace) -> None:
-    """Run all the stages, telling what each does."""
+    """Run all the stages."""
     began = time.monotonic()
 
     def stage(text: str) -> None:
@@ -200,7 +202,7 @@ def demonstrate(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; return the exit status."""
     try:
         demonstrate(parse(argv))
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,17 +1,17 @@
-"""Trains a ladder of sizes on one corpus, fits the power laws of the loss in parameters and compute, and draws them.
+"""Train a ladder of sizes on one corpus, fit the power laws of the loss in parameters and compute, and draw them.
 
     python -m vaswani_tx.training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling --dry-run
     python -m vaswani_tx.training.scaling training/ladders/tatoeba_en.yaml --output-dir runs/scaling
 
 Every further flag is one of the training command's, for all sizes. A size trains into OUTPUT_DIR/SIZE-seedN; finished
 ones are skipped and a stopped one resumes when the same command is given again. OUTPUT_DIR gets `scaling.json` (every
-number), `scaling.md` (the table) and `scaling.png`; `--only-fit` makes them anew from what has been trained. SIGTERM
-and Ctrl-C let the run at hand save first; the exit status is then 128 plus the signal's number. A file or flag that
+number), `scaling.md` (the table) and `scaling.png`; `--only-fit` makes them again from the finished runs. SIGTERM
+and Ctrl-C let the current run save first; the exit status is then 128 plus the signal's number. A file or flag that
 cannot be used ends with status 2 before anything starts.
 
 A ladder is a YAML mapping:
 
-    title: what the picture is called            # may be left out
+    title: of the picture                        # optional
     command: train_causal_lm                     # or train_masked_lm, train_translation
     recipe: ../recipes/causal_lm/tatoeba_en.yaml # beside this file; base of all sizes
     set: {max_steps: 1000, eval_every: 100}      # keys of the recipe for all sizes
@@ -58,7 +58,7 @@ TASK_SPECS: dict[str, type[RunSettings]] = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One run of the ladder: a size with a seed, and the training command's words."""
+    """One run of the ladder: a size with a seed, and the arguments of the training command."""
 
     size: str
     seed: int
@@ -67,18 +67,18 @@ class Rung:
 
     @property
     def name(self) -> str:
-        """Name of its run folder."""
+        """Return the name of its run folder."""
         return f"{self.size}-seed{self.seed}"
 
     @property
     def folder(self) -> RunFolder:
-        """Its run folder."""
+        """Return its run folder."""
         return RunFolder(self.arguments.output_dir)
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """What a ladder's file says, checked."""
+    """The checked content of a ladder's file."""
 
     title: str
     command: str
@@ -87,7 +87,7 @@ class Ladder:
 
 
 def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> Ladder:
-    """Reads a ladder's file; raises LadderError or SettingsError, naming file and key, where it cannot be used."""
+    """Read a ladder's file; raise LadderError or SettingsError, naming file and key, where it cannot be used."""
     path = Path(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
@@ -129,7 +129,7 @@ def _flag(key: str, value: Any) -> str:
 
 
 def training_command(ladder: Ladder, rung: Rung) -> list[str]:
-    """The command line that trains a rung, with the tokenizer of the first one where the recipe has one trained."""
+    """Return the command line that trains a rung, with the first one's tokenizer where the recipe trains one."""
     words = [sys.executable, "-m", f"vaswani_tx.training.{ladder.command}", *rung.words]
     first = ladder.rungs[0].folder.tokenizer
     if rung is not ladder.rungs[0] and not getattr(rung.arguments, "tokenizer", None) and first.is_dir():
@@ -138,7 +138,7 @@ def training_command(ladder: Ladder, rung: Rung) -> list[str]:
 
 
 def train_ladder(ladder: Ladder) -> int:
-    """Trains what is left to train, from the smallest on; returns the command's exit status."""
+    """Train the unfinished runs, from the smallest on; return the command's exit status."""
     failed = []
     with Commands() as commands:
         for number, rung in enumerate(ladder.rungs, start=1):
@@ -147,18 +147,18 @@ def train_ladder(ladder: Ladder) -> int:
             print_status(f"{rung.name} ({number} of {len(ladder.rungs)})")
             status = commands.run(training_command(ladder, rung))
             if commands.signum:
-                print_status(f"stopped by {signal.Signals(commands.signum).name}; the same command goes on from there.")
+                print_status(f"stopped by {signal.Signals(commands.signum).name}; the same command resumes there.")
                 return 128 + commands.signum
             if status:
                 failed.append(rung.name)
-                print_status(f"{rung.name} failed with status {status}; going on with the next one.")
+                print_status(f"{rung.name} failed with status {status}; continuing with the next one.")
     if failed:
         print_status(f"not trained: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def conclude(ladder: Ladder) -> None:
-    """Fits, writes and draws what has been trained; raises FitError where that is too little."""
+def finalize(ladder: Ladder) -> None:
+    """Fit, write and draw the finished runs; raise FitError where there are too few."""
     runs = [read_run(rung.size, rung.seed, rung.folder) for rung in ladder.rungs if rung.folder.finished.exists()]
     result = {"title": ladder.title, "command": ladder.command, **fit_all(runs)}
     text = table(result)
@@ -170,7 +170,7 @@ def conclude(ladder: Ladder) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     usage = "%(prog)s FILE --output-dir DIR [--dry-run] [--only-fit] [--KEY VALUE ...]"
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -181,9 +181,9 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("file", help="ladder of sizes")
-    parser.add_argument("--output-dir", "--output_dir", required=True, metavar="DIR", help="place of runs and results")
+    parser.add_argument("--output-dir", "--output_dir", required=True, metavar="DIR", help="folder of runs and results")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands, start nothing")
-    parser.add_argument("--only-fit", action="store_true", help="train nothing, fit and draw what is there")
+    parser.add_argument("--only-fit", action="store_true", help="train nothing, fit and draw the finished runs")
     options, flags = parser.parse_known_args(argv)
     try:
         ladder = read_ladder(options.file, flags, options.output_dir)
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         status = 0 if options.only_fit else train_ladder(ladder)
         if status < 128:
-            conclude(ladder)
+            finalize(ladder)
         return status
     except FitError as error:
         print_status(f"error: {error}")

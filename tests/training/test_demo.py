@@ -1,4 +1,4 @@
-"""`make demo` in small: every stage runs and leaves what it promises, and nothing of a stranger's is deleted."""
+"""`make demo` with a small corpus: every stage runs and writes its results, and files of others are not deleted."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_no_test_sentence_was_trained_on(folder):
         assert not parts["train", side] & parts["val", side]
 
 
-def test_a_strangers_folder_is_left_alone(tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert demo.main(["--output-dir", str(tmp_path)]) == 1
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

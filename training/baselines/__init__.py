@@ -1,1 +1,1 @@
-"""Models of others, trained on the same data in the same batches, to measure ours against."""
+"""Baselines: models of other libraries, trained on the same data in the same batches."""

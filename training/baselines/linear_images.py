@@ -1,4 +1,4 @@
-"""What a linear model makes of the same images: scikit-learn's logistic regression on the pixels, the same splits.
+"""A linear baseline for images: scikit-learn's logistic regression on the pixels of the same splits.
 
     python -m vaswani_tx.training.baselines.linear_images training/recipes/image_classifier/digits.yaml
 
@@ -23,7 +23,7 @@ PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 def run(arguments: ImageSettings) -> dict[str, float]:
-    """Fits and scores as the recipe says; returns the test split's accuracy and macro F1, from 0 to 1."""
+    """Fit and score as the recipe says; return the test split's accuracy and macro F1, from 0 to 1."""
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
@@ -48,13 +48,13 @@ def run(arguments: ImageSettings) -> dict[str, float]:
 
 
 def _rows(part: Images, processor) -> np.ndarray:
-    """The images of a split as rows of numbers, [N, C * height * width]."""
+    """Return the images of a split as rows of numbers, [N, C * height * width]."""
     pixels = Pixels(part, processor, 0)
     return pixels.tensor(pixels.bytes(np.arange(len(pixels)))).flatten(1).numpy()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     return command(argv, ImageSettings, __doc__, run)
 
 

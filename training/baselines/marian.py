@@ -4,12 +4,11 @@
         --tokenizer RUN/tokenizer --output-dir runs/marian --max-steps 8000
     python -m vaswani_tx.training.evaluate_translation --model runs/marian/averaged --source test.en --target test.de
 
-The other column of a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning
+For a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning
 rates, label smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix, the
-recipe's sizes), its initialisation and the loop are transformers' own. Keys without a like there (EMA, streams, several
-corpora, epochs, patience) are refused. No translation during training. The same command goes on from the last
-checkpoint.
-`finished.json` holds updates, seconds of training and target tokens.
+recipe's sizes), its initialisation and the loop are transformers' own. Keys without a counterpart there (EMA, streams,
+several corpora, epochs, patience) are refused. No translation during training. The same command resumes from the last
+checkpoint. `finished.json` holds updates, seconds of training and target tokens.
 """
 
 import json
@@ -48,13 +47,13 @@ REFUSED = (
 
 
 class PlannedBatches:
-    """The batches of a plan as a batch sampler; accelerate says which epoch's."""
+    """A batch sampler of the batches of a plan; accelerate sets the epoch."""
 
     def __init__(self, plan: BatchPlan):
         self.plan, self.epoch = plan, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -71,7 +70,7 @@ class PlannedTrainer(Seq2SeqTrainer):
     plan: BatchPlan
 
     def get_train_dataloader(self) -> DataLoader:
-        """All epochs' batches; an item is its own index, and the collator looks the pairs up."""
+        """Return the batches of all epochs; an item is its own index, and the collator looks the pairs up."""
         batches = PlannedBatches(self.plan)
         return self.accelerator.prepare(
             DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
@@ -79,7 +78,7 @@ class PlannedTrainer(Seq2SeqTrainer):
 
 
 class StopAfter(TrainerCallback):
-    """Ends training after so many minutes of wall clock and keeps their count over resumed parts."""
+    """A callback that ends training after so many minutes of wall clock, counted over resumed parts."""
 
     def __init__(self, note: Path, minutes: float | None):
         self.note, self.limit = note, minutes and 60 * minutes
@@ -87,25 +86,25 @@ class StopAfter(TrainerCallback):
         self._last = time.monotonic()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Starts the clock."""
+        """Start the clock."""
         self._last = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Counts an update's time."""
+        """Count an update's time."""
         now = time.monotonic()
         self.seconds, self._last = self.seconds + now - self._last, now
         control.should_training_stop |= bool(self.limit and self.seconds >= self.limit)
         return control
 
     def on_save(self, args, state, control, **kwargs):
-        """Keeps the count beside the checkpoints."""
+        """Write the count beside the checkpoints."""
         atomic_text(self.note, json.dumps({"seconds": self.seconds}) + "\n")
 
 
 def marian_config(ours: VaswaniConfig) -> MarianConfig:
-    """MarianMT's configuration of the sizes and rates of one of ours, with the settings of its published models.
+    """Return a MarianConfig with the sizes and rates of one of ours and the settings of its published models.
 
-    Raises SettingsError where ours has what MarianMT has not: other head widths, pre-norm, learned positions.
+    Raises SettingsError where ours has what MarianMT lacks: other head widths, pre-norm, learned positions.
     """
     odd = {
         "d_k and d_v": (ours.d_k, ours.d_v) != (ours.d_model // ours.num_heads,) * 2,
@@ -113,7 +112,9 @@ def marian_config(ours: VaswaniConfig) -> MarianConfig:
         "position_embedding": ours.position_embedding != "sinusoidal",
     }
     if any(odd.values()):
-        raise SettingsError(f"MarianMT has no like of the model's {', '.join(k for k, wrong in odd.items() if wrong)}.")
+        raise SettingsError(
+            f"MarianMT has no counterpart of the model's {', '.join(k for k, wrong in odd.items() if wrong)}."
+        )
     return MarianConfig(
         vocab_size=ours.vocab_size, d_model=ours.d_model, encoder_ffn_dim=ours.d_ff, decoder_ffn_dim=ours.d_ff,
         encoder_attention_heads=ours.num_heads, decoder_attention_heads=ours.num_heads,
@@ -126,12 +127,12 @@ def marian_config(ours: VaswaniConfig) -> MarianConfig:
 
 
 def train(arguments: TranslationSettings) -> dict[str, Any]:
-    """Trains, averages the last checkpoints into `averaged/` and returns what `finished.json` says."""
+    """Train, average the last checkpoints into `averaged/` and return the content of `finished.json`."""
     arguments.check_for_training()
     defaults = TranslationSettings()
     for name in REFUSED:
         if getattr(arguments, name) != getattr(defaults, name):
-            raise SettingsError(f"{name} is set, which Seq2SeqTrainer has no like of: leave it out here.")
+            raise SettingsError(f"{name} is set, which Seq2SeqTrainer has no counterpart of: remove it here.")
     if arguments.max_steps is None:
         raise SettingsError("max_steps is empty: Seq2SeqTrainer needs the number of updates.")
     if arguments.num_threads:
@@ -157,7 +158,7 @@ def train(arguments: TranslationSettings) -> dict[str, Any]:
 def make_trainer(
     arguments: TranslationSettings, folder: Path, tokenizer: Any, pairs: TokenizedPairs, plan: BatchPlan
 ) -> tuple[PlannedTrainer, StopAfter]:
-    """Model, optimiser and Seq2SeqTrainer as the recipe says, and the clock."""
+    """Return the Seq2SeqTrainer with model and optimiser as the recipe says, and the clock."""
     torch.manual_seed(arguments.seed)
     config = marian_config(
         VaswaniConfig.from_preset(arguments.preset, **({"vocab_size": len(tokenizer)} | arguments.model))
@@ -202,7 +203,7 @@ def make_trainer(
 
 
 def target_tokens(plan: BatchPlan, pairs: TokenizedPairs, updates: int, accumulation: int) -> int:
-    """Target tokens, padding not counted, that so many updates from the first one on see."""
+    """Count the target tokens, padding excluded, of so many updates from the first one on."""
     total = done = epoch = 0
     while done < updates:
         batches = plan.epoch(epoch)
@@ -213,7 +214,7 @@ def target_tokens(plan: BatchPlan, pairs: TokenizedPairs, updates: int, accumula
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--help" in argv or "-h" in argv:
         print(__doc__)

@@ -5,7 +5,6 @@ states, so that validations and checkpoints, which differ from run to run, do no
 """
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,8 @@ from vaswani_tx.training.reporting.plots import is_number, read_metrics
 SCORES = ("bleu", "loss")
 
 
-@dataclass
-class Run:
-    """The course of one run.
-
-    Args:
-        updates, minutes: where each validation stands.
-        scores: "bleu" and "loss" of each validation; nan where it was not taken.
-        final: BLEU with the final beam of `best` and `averaged`.
-    """
-
-    name: str
-    updates: list[int] = field(default_factory=list)
-    minutes: list[float] = field(default_factory=list)
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
-    parameters: int | None = None
-    total_minutes: float = 0.0
-    total_updates: int = 0
-    target_tokens: int = 0
-
-
-def read_run(name: str, folder: str | Path) -> Run:
-    """Read a run folder.
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """Return the course of a run from its folder: size, curve, and BLEU of `best` and `averaged` with the final beam.
 
     Raises:
         MeasurementError: no training or no validation in it.
@@ -48,26 +26,25 @@ def read_run(name: str, folder: str | Path) -> Run:
     """
     folder = Path(folder)
     events = read_metrics(folder / "metrics.jsonl")
-    training = [r for r in events.get("train", []) if is_number(r.get("tokens_per_second"))]
-    validations = [r for r in events.get("validation", []) if is_number(r.get("loss"))]
+    training = [record for record in events.get("train", []) if is_number(record.get("tokens_per_second"))]
+    validations = [record for record in events.get("validation", []) if is_number(record.get("loss"))]
     if not training or not validations:
         raise MeasurementError(f"'{folder}' has no record of training with validations: name the folder of such a run.")
     steps, minutes = training_clock(training)
-    run = Run(name, parameters=_parameters(folder))
-    run.updates = [int(r["step"]) for r in validations]
-    run.minutes = np.interp(run.updates, steps, minutes).tolist()
-    run.scores = {key: [float(r[key]) if is_number(r.get(key)) else float("nan") for r in validations]
-                  for key in SCORES}  # fmt: skip
-    for kind in ("best", "averaged"):
-        if events.get(kind) and is_number(events[kind][-1].get("bleu")):
-            run.final[kind] = events[kind][-1]["bleu"]
-    run.total_minutes, run.total_updates = minutes[-1], int(steps[-1])
-    run.target_tokens = int(training[-1].get("target_tokens", 0))
-    return run
+    updates = [int(record["step"]) for record in validations]
+    curve = {"updates": updates, "minutes": np.interp(updates, steps, minutes).tolist()}
+    for key in SCORES:
+        curve[key] = [float(record[key]) if is_number(record.get(key)) else None for record in validations]
+    last = {name: events[name][-1].get("bleu") for name in ("best", "averaged") if events.get(name)}
+    return {
+        "parameters": _parameters(folder), "updates": int(steps[-1]), "minutes": minutes[-1],
+        "target_tokens": int(training[-1].get("target_tokens", 0)),
+        "final": {name: bleu for name, bleu in last.items() if is_number(bleu)}, "curve": curve,
+    }  # fmt: skip
 
 
 def training_clock(training: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Updates and the minutes of training alone behind them, both from 0."""
+    """Return updates and the minutes of training alone until them, both from 0."""
     steps, minutes, before = [0.0], [0.0], 0
     for record in training:
         tokens, speed = record["target_tokens"] - before, record["tokens_per_second"]
@@ -80,41 +57,35 @@ def training_clock(training: list[dict[str, Any]]) -> tuple[list[float], list[fl
     return steps, minutes
 
 
-def compare_runs(runs: list[Run], tests: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
-    """The comparison: each run's last validation within the updates, and within the minutes, that all of them have.
+def compare_runs(runs: dict[str, dict[str, Any]], tests: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Return each run's last validation within the updates, and within the minutes, that all of them have.
 
     Args:
+        runs: what `read_run` returns, by name.
         tests: scores of test sets, by run.
     """
-    updates = min(run.total_updates for run in runs)
-    minutes = min(run.total_minutes for run in runs)
-    reachable = min(_best(run) for run in runs)
-    result: dict[str, Any] = {
+    updates, minutes = (min(run[key] for run in runs.values()) for key in ("updates", "minutes"))
+    reachable = min(max(filter(None, run["curve"]["bleu"]), default=0.0) for run in runs.values())
+    compared = {}
+    for name, run in runs.items():
+        curve = run["curve"]
+        reached = (m for m, bleu in zip(curve["minutes"], curve["bleu"], strict=True) if (bleu or 0) >= reachable > 0)
+        compared[name] = run | {
+            "updates_per_second": run["updates"] / (60 * run["minutes"]) if run["minutes"] else None,
+            "at_equal_updates": _last_within(curve, "updates", updates),
+            "at_equal_time": _last_within(curve, "minutes", minutes),
+            "minutes_to_common_bleu": next(reached, None),
+            "test": (tests or {}).get(name),
+        }
+    return {
         "what": "validation scores; minutes of training alone, without validations and checkpoints",
         "units": {"bleu": "sacreBLEU, 0 to 100", "loss": "nats a target token, not smoothed"},
-        "equal_updates": updates, "equal_minutes": minutes, "common_bleu": reachable, "runs": {},
+        "equal_updates": updates, "equal_minutes": minutes, "common_bleu": reachable, "runs": compared,
     }  # fmt: skip
-    for run in runs:
-        result["runs"][run.name] = {
-            "parameters": run.parameters, "updates": run.total_updates, "minutes": run.total_minutes,
-            "target_tokens": run.target_tokens,
-            "updates_per_second": run.total_updates / (60 * run.total_minutes) if run.total_minutes else None,
-            "at_equal_updates": _within(run, run.updates, updates),
-            "at_equal_time": _within(run, run.minutes, minutes),
-            "minutes_to_common_bleu": _first(run, reachable),
-            "final": run.final,
-            "test": (tests or {}).get(run.name),
-            "curve": {"updates": run.updates, "minutes": run.minutes} | {k: _plain(v) for k, v in run.scores.items()},
-        }  # fmt: skip
-    return result
 
 
 def read_test(path: str | Path) -> dict[str, Any]:
-    """The scores that `evaluate_translation --json` wrote.
-
-    Raises:
-        MeasurementError: it is no such file.
-    """
+    """Return the scores that `evaluate_translation --json` wrote; MeasurementError where it is no such file."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         return {key: found[key] for key in ("bleu", "bleu_signature", "chrf", "sentences")}
@@ -126,36 +97,16 @@ def read_test(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def _within(run: Run, places: list[float], limit: float) -> dict[str, Any] | None:
-    """The scores of the last validation up to `limit`."""
-    chosen = [number for number, place in enumerate(places) if place <= limit + 1e-9]
-    if not chosen:
-        return None
-    last = chosen[-1]
-    scores = {key: _plain([values[last]])[0] for key, values in run.scores.items()}
-    return scores | {"updates": run.updates[last], "minutes": run.minutes[last]}
-
-
-def _best(run: Run) -> float:
-    values = [value for value in run.scores["bleu"] if value == value]
-    return max(values, default=0.0)
-
-
-def _first(run: Run, bleu: float) -> float | None:
-    """Minutes at the first validation that reaches `bleu`."""
-    reached = (m for m, value in zip(run.minutes, run.scores["bleu"], strict=True) if value >= bleu > 0)
-    return next(reached, None)
-
-
-def _plain(values: list[float]) -> list[float | None]:
-    # JSON has no nan.
-    return [None if value != value else value for value in values]
+def _last_within(curve: dict[str, list], axis: str, limit: float) -> dict[str, Any] | None:
+    """Return the last validation up to `limit`."""
+    reached = [number for number, value in enumerate(curve[axis]) if value <= limit + 1e-9]
+    return {key: curve[key][reached[-1]] for key in (*SCORES, "updates", "minutes")} if reached else None
 
 
 def _parameters(folder: Path) -> int | None:
-    """Numbers in the weights of a run's model, a tied matrix once; None where it has kept none."""
-    places = [folder / "averaged", folder / "best", *sorted((folder / "checkpoints").glob("step-*"))]
-    for path in (place / "model.safetensors" for place in places):
+    """Return the numbers in the weights of a run's model, a tied matrix once; None where it has kept none."""
+    models = [folder / "averaged", folder / "best", *sorted((folder / "checkpoints").glob("step-*"))]
+    for path in (model / "model.safetensors" for model in models):
         try:
             with safe_open(path, framework="np") as file:
                 shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
@@ -166,27 +117,21 @@ def _parameters(folder: Path) -> int | None:
 
 
 def run_table(result: dict[str, Any]) -> list[list[str]]:
-    """Header and rows: what each run reaches."""
-    rows = [["", *result["runs"]]]
-
-    def line(title: str, text) -> None:
-        rows.append([title, *(text(run) for run in result["runs"].values())])
-
-    def score(place: str, key: str, form: str):
-        return lambda run: _text(run[place] and run[place][key], form)
-
-    line("parameters", lambda run: _text(run["parameters"], ",d"))
-    line("updates a second", lambda run: _text(run["updates_per_second"], ".3f"))
+    """Return header and rows: what each run reaches."""
+    runs = result["runs"].values()
+    columns = [("parameters", ",d", [run["parameters"] for run in runs]),
+               ("updates a second", ".3f", [run["updates_per_second"] for run in runs])]  # fmt: skip
+    limits = {"at_equal_updates": f"{result['equal_updates']:,} updates",
+              "at_equal_time": f"{result['equal_minutes']:.1f} minutes"}  # fmt: skip
     for key, form in (("bleu", ".2f"), ("loss", ".4f")):
-        line(f"{key} after {result['equal_updates']:,} updates", score("at_equal_updates", key, form))
-        line(f"{key} after {result['equal_minutes']:.1f} minutes", score("at_equal_time", key, form))
-    line(f"minutes to BLEU {result['common_bleu']:.2f}", lambda run: _text(run["minutes_to_common_bleu"], ".1f"))
-    for kind in ("best", "averaged"):
-        line(f"{kind}, final beam: BLEU", lambda run, kind=kind: _text(run["final"].get(kind), ".2f"))
-    if any(run["test"] for run in result["runs"].values()):
-        line("test set: BLEU", lambda run: _text(run["test"] and run["test"]["bleu"], ".2f"))
-    return rows
-
-
-def _text(value: Any, form: str) -> str:
-    return "-" if value is None else format(value, form)
+        for place, limit in limits.items():
+            columns.append((f"{key} after {limit}", form, [run[place] and run[place][key] for run in runs]))
+    minutes = [run["minutes_to_common_bleu"] for run in runs]
+    columns.append((f"minutes to BLEU {result['common_bleu']:.2f}", ".1f", minutes))
+    for name in ("best", "averaged"):
+        columns.append((f"{name}, final beam: BLEU", ".2f", [run["final"].get(name) for run in runs]))
+    if any(run["test"] for run in runs):
+        columns.append(("test set: BLEU", ".2f", [run["test"] and run["test"]["bleu"] for run in runs]))
+    rows = [[title, *("-" if value is None else format(value, form) for value in values)]
+            for title, form, values in columns]  # fmt: skip
+    return [["", *result["runs"]], *rows]

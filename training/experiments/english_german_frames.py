@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from vaswani_tx.training.experiments.english_german_lexicon import HUMANS, words
 
-# How often each determiner (letters as in demo_lexicon.DETERMINERS) is drawn in each role.
+# How often each determiner (letters as in english_german_lexicon.DETERMINERS) is drawn in each role.
 SUBJECT = {"t": 30, "a": 12, "m": 14, "T": 14, "M": 6, "n": 15, "N": 6}
 OBJECT = {"t": 20, "a": 24, "m": 10, "T": 9, "M": 5, "b": 14, "n": 12, "N": 6, "s": 36}
 INDIRECT = {"t": 24, "a": 14, "m": 14, "T": 14, "M": 8, "n": 12, "N": 6}
@@ -17,7 +17,7 @@ PETS = ("dog", "cat")
 ANIMALS = (*PETS, "horse", "bird")
 OUTDOORS = ("garden", "park", "forest", "city", "village")
 INDOORS = ("kitchen", "school", "office", "hotel", "house")
-# Nobody has eleven brothers; and a passing mood is rarer beside a noun than a lasting quality.
+# The largest numbers of some nouns; and a passing mood is rarer beside a noun than a lasting quality.
 FEW = {"house": 4, "brother": 4, "sister": 4, "daughter": 4}
 MOODS = ("tired", "sick", "happy")
 KIN = ("father", "mother", "brother", "sister", "daughter")

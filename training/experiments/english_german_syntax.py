@@ -1,18 +1,19 @@
-"""Grammar rules of the demonstration language: noun phrases, clauses and sentences in English and German at once.
+"""Grammar rules: noun phrases, clauses and sentences as English constituency trees and German text at once.
 
-A clause is described once and rendered twice, so the two sides cannot drift apart; `demo_grammar` draws descriptions.
+A clause is described once and rendered twice, so the two sides cannot drift apart; `english_german_sampler` draws
+descriptions. The English side is a tree with the Penn Treebank's labels, whose words are the sentence.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from vaswani_tx.training.experiments.english_german_lexicon import (
     ADJECTIVES,
     DEGREES,
     IT,
-    NOUNS,
     NUMBERS,
     PRONOUNS,
+    EnglishVerb,
     Noun,
     Pronoun,
     Time,
@@ -21,16 +22,17 @@ from vaswani_tx.training.experiments.english_german_lexicon import (
     definite_article,
     ein_word,
 )
+from vaswani_tx.training.parsing.trees import Tree
 
 CONJUNCTIONS = {"because": "weil", "although": "obwohl", "if": "wenn", "that": "dass"}
 PREPOSITIONS = {
-    "in": ("in", "dative"),
-    "into": ("in", "accusative"),
-    "with": ("mit", "dative"),
-    "for": ("für", "accusative"),
-}
+    "in": ("in", "dative"), "into": ("in", "accusative"), "with": ("mit", "dative"), "for": ("für", "accusative"),
+}  # fmt: skip
 CONTRACTIONS = {("in", "dem"): "im", ("in", "das"): "ins"}
 AUXILIARIES = {"haben": {"ich": "habe", "er": "hat", "pl": "haben"}, "sein": {"ich": "bin", "er": "ist", "pl": "sind"}}
+
+
+COMMA, STOP = Tree(",", word=","), Tree(".", word=".")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Pair:
     source: str
     target: str
     phenomena: tuple[str, ...]
+
+
+def node(label: str, *children: Tree | None) -> Tree:
+    """Return a constituent of the children that are not None."""
+    return Tree(label, tuple(child for child in children if child is not None))
+
+
+def leaf(tag: str, word: str) -> Tree:
+    """Return a tagged word."""
+    return Tree(tag, word=word)
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class NounPhrase:
 
     @property
     def definite(self) -> bool:
-        """Whether the hearer knows which one is meant."""
+        """Whether the listener knows which one is meant."""
         return self.determiner in ("the", "my", "the number")
 
     @property
@@ -72,19 +84,22 @@ class NounPhrase:
         """Gender as the endings see it: m, f, n, or p for every plural."""
         return "p" if self.plural else self.noun.gender
 
-    def english(self, negated: bool = False) -> str:
+    def tree(self, negated: bool = False) -> Tree:
         """Return the English phrase; a negated one without article takes `any`."""
-        words = [self.adjective] if self.adjective else []
-        words.append(self.noun.english_plural if self.plural else self.noun.english)
+        words = [leaf("NNS", self.noun.english_plural) if self.plural else leaf("NN", self.noun.english)]
+        if self.adjective:
+            words.insert(0, leaf("JJ", self.adjective))
         if self.count:
-            words.insert(0, NUMBERS[self.count][0])
+            words.insert(0, leaf("CD", NUMBERS[self.count][0]))
         if self.determiner == "a":
-            words.insert(0, "an" if words[0][0] in "aeiou" else "a")
+            words.insert(0, leaf("DT", "an" if words[0].word[0] in "aeiou" else "a"))
+        elif self.determiner == "my":
+            words.insert(0, leaf("PRP$", "my"))
         elif self.definite:
-            words.insert(0, self.determiner.split()[0])
+            words.insert(0, leaf("DT", "the"))
         elif negated and self.takes_kein:
-            words.insert(0, "any")
-        return " ".join(words)
+            words.insert(0, leaf("DT", "any"))
+        return node("NP", *words)
 
     def german(self, case: str, negated: bool = False) -> str:
         """Return the German phrase in `case`; `negated` makes kein out of ein and of a missing article."""
@@ -102,8 +117,8 @@ class NounPhrase:
 
     def phenomena(self, case: str) -> Iterator[str]:
         """Yield the phenomena that this phrase shows in `case`."""
-        kinds = {"a": "indefinite_article", "my": "possessive", "bare": "no_article", "number": "no_article"}
-        yield kinds.get(self.determiner, "definite_article")
+        articles = {"a": "indefinite_article", "my": "possessive", "bare": "no_article", "number": "no_article"}
+        yield articles.get(self.determiner, "definite_article")
         yield case
         if self.adjective:
             yield "adjective_ending"
@@ -126,10 +141,6 @@ class Phrase:
 
     preposition: str
     noun_phrase: NounPhrase
-
-    def english(self) -> str:
-        """Return the English phrase."""
-        return f"{self.preposition} {self.noun_phrase.english()}"
 
     def german(self) -> str:
         """Return the German phrase; in + dem and in + das contract."""
@@ -160,19 +171,8 @@ class Clause:
         return self.negated and isinstance(self.accusative, NounPhrase) and self.accusative.takes_kein
 
 
-def noun_phrase(text: str, adjective: str = "") -> NounPhrase:
-    """Return the phrase for `the dog`, `a dog`, `my dogs`, `dogs`, `three dogs` or `the three dogs`."""
-    *words, last = text.split()
-    noun = next(noun for noun in NOUNS.values() if last in (noun.english, noun.english_plural))
-    counts = {english: count for count, (english, _) in NUMBERS.items()}
-    count = next((counts[word] for word in words if word in counts), 0)
-    determiner = " ".join("number" if word in counts else word for word in words) or "bare"
-    determiner = "a" if determiner == "an" else determiner
-    return NounPhrase(noun, determiner, last != noun.english, adjective, count)
-
-
 def pronoun_of(nominal: Nominal) -> Pronoun:
-    """Return the pronoun that takes up `nominal`; ValueError for das Kind and das Mädchen (he, she, but German es)."""
+    """Return the pronoun that refers to `nominal`; ValueError for das Kind and das Mädchen (he, she, but German es)."""
     if isinstance(nominal, Pronoun):
         return nominal
     if not nominal.noun.human:
@@ -182,39 +182,54 @@ def pronoun_of(nominal: Nominal) -> Pronoun:
     return PRONOUNS[{"m": "he", "f": "she", "p": "they"}[nominal.gender]]
 
 
-def english_clause(clause: Clause, with_subject: bool = True, with_time: bool = True) -> str:
-    """Return the English clause, in the simple present or past, without capital and full stop."""
-    words = []
-    if with_subject:
-        subject = clause.subject
-        words.append(subject.subject if isinstance(subject, Pronoun) else subject.english())
-    words.append(_english_verb(clause))
-    if clause.predicate:
-        words.extend([clause.degree, clause.predicate])
-    if clause.dative is not None:
-        words.append(_english_object(clause.dative, False))
-    words.append(clause.verb.particle)
-    if clause.accusative is not None:
-        words.append(_english_object(clause.accusative, clause.negated))
-    if clause.phrase is not None:
-        words.append(clause.phrase.english())
-    if clause.time is not None and with_time:
-        words.append(clause.time.english)
-    return " ".join(word for word in words if word)
+def english_clause(clause: Clause) -> Tree:
+    """Return the English clause, in the simple present or past."""
+    return node("S", english_nominal(clause.subject), english_predicate(clause))
 
 
-def _english_object(nominal: Nominal, negated: bool) -> str:
-    return nominal.object if isinstance(nominal, Pronoun) else nominal.english(negated)
+def english_nominal(nominal: Nominal, is_object: bool = False, negated: bool = False) -> Tree:
+    """Return the noun phrase of a nominal."""
+    if isinstance(nominal, Pronoun):
+        return node("NP", leaf("PRP", nominal.object if is_object else nominal.subject))
+    return nominal.tree(negated)
 
 
-def _english_verb(clause: Clause) -> str:
+def english_predicate(
+    clause: Clause, tag: str = "", render: Callable[[Nominal, bool, bool], Tree] = english_nominal
+) -> Tree:
+    """Return the verb phrase of a clause.
+
+    Args:
+        clause: what is said.
+        tag: VB, VBN or VBG for a verb that is not finite and not negated; by default it agrees with the subject.
+        render: makes the noun phrase of an object, given as to `english_nominal`.
+    """
     verb, person = clause.verb, clause.subject.person
-    if verb.base == "be":
-        forms = {"ich": ("am", "was"), "er": ("is", "was"), "pl": ("are", "were")}
-        return forms[person][clause.past] + (" not" if clause.negated else "")
-    if clause.negated:
-        return ("did" if clause.past else "does" if person == "er" else "do") + f" not {verb.base}"
-    return verb.past if clause.past else verb.third if person == "er" else verb.base
+    rest = _english_complements(clause, render)
+    if clause.negated and not tag:
+        negation = leaf("RB", "not")
+        if verb.base == "be":
+            return node("VP", verb.finite(person, clause.past), negation, *rest)
+        inner = node("VP", leaf("VB", verb.base), *rest)
+        return node("VP", EnglishVerb("do").finite(person, clause.past), negation, inner)
+    return node("VP", leaf(tag, verb.form(tag)) if tag else verb.finite(person, clause.past), *rest)
+
+
+def _english_complements(clause: Clause, render: Callable[[Nominal, bool, bool], Tree]) -> Iterator[Tree]:
+    """Yield what follows the verb: predicative adjective, objects, prepositional phrase, time."""
+    if clause.predicate:
+        yield node("ADJP", leaf("RB", clause.degree) if clause.degree else None, leaf("JJ", clause.predicate))
+    if clause.dative is not None:
+        yield render(clause.dative, True, False)
+    thing = None if clause.accusative is None else render(clause.accusative, True, clause.negated)
+    if clause.verb.particle:
+        yield node("PP", leaf("IN", clause.verb.particle), thing)
+    elif thing is not None:
+        yield thing
+    if clause.phrase is not None:
+        yield node("PP", leaf("IN", clause.phrase.preposition), render(clause.phrase.noun_phrase, True, False))
+    if clause.time is not None:
+        yield clause.time.tree
 
 
 def _german_verb(clause: Clause) -> tuple[str, str]:
@@ -227,8 +242,8 @@ def _german_verb(clause: Clause) -> tuple[str, str]:
     return verb.german_present(person), verb.prefix
 
 
-def _german_middle(clause: Clause, with_time: bool) -> list[str]:
-    """Return what stands between the verbs: pronouns, time, objects, nicht, the rest."""
+def _german_middle(clause: Clause) -> list[str]:
+    """Return what is between the verbs: pronouns, time, objects, nicht, the rest."""
     pronouns, objects = [], []
     for case, nominal in (("accusative", clause.accusative), ("dative", clause.dative)):
         if isinstance(nominal, Pronoun):
@@ -236,9 +251,9 @@ def _german_middle(clause: Clause, with_time: bool) -> list[str]:
     for case, nominal in (("dative", clause.dative), ("accusative", clause.accusative)):
         if isinstance(nominal, NounPhrase):
             objects.append(nominal.german(case, clause.has_kein and case == "accusative"))
-    time = [clause.time.german] if clause.time is not None and with_time else []
+    time = [clause.time.german] if clause.time is not None else []
     nicht = ["nicht"] if clause.negated and not clause.has_kein else []
-    # The objects of a clause with nicht are known ones and stand before the time: hat das Auto gestern nicht gewaschen.
+    # The objects of a clause with nicht are known ones and precede the time: hat das Auto gestern nicht gewaschen.
     inner = objects + time + nicht if nicht else time + objects
     rest = [clause.phrase.german()] if clause.phrase is not None else []
     if clause.predicate:
@@ -252,15 +267,15 @@ def _german_subject(clause: Clause) -> str:
 
 
 def german_main(clause: Clause, first: str = "subject") -> str:
-    """Return the German main clause; `first` is what stands before its verb: `subject`, `time` or `clause`."""
+    """Return the German main clause; `first` is what precedes its verb: `subject`, `time` or `clause`."""
     finite, closing = _german_verb(clause)
-    middle = _german_middle(clause, first != "time")
-    if first == "subject":
-        words = [_german_subject(clause), finite, *middle, closing]
+    if first == "time":
+        words = [clause.time.german, finite, _german_subject(clause), *_german_middle(replace(clause, time=None))]
+    elif first == "clause":
+        words = [finite, _german_subject(clause), *_german_middle(clause)]
     else:
-        fronted = clause.time.german if first == "time" else ""
-        words = [fronted, finite, _german_subject(clause), *middle, closing]
-    return " ".join(word for word in words if word)
+        words = [_german_subject(clause), finite, *_german_middle(clause)]
+    return " ".join([*words, closing] if closing else words)
 
 
 def german_subordinate(clause: Clause, introduction: str, with_subject: bool = True) -> str:
@@ -271,17 +286,14 @@ def german_subordinate(clause: Clause, introduction: str, with_subject: bool = T
     else:
         ending = [closing + finite]
     subject = [_german_subject(clause)] if with_subject else []
-    return " ".join([introduction, *subject, *_german_middle(clause, True), *ending])
+    return " ".join([introduction, *subject, *_german_middle(clause), *ending])
 
 
 def clause_phenomena(clause: Clause) -> set[str]:
     """Return the phenomena of one clause, sentence structure apart."""
     found = set()
-    for case, nominal in (
-        ("nominative", clause.subject),
-        ("accusative", clause.accusative),
-        ("dative", clause.dative),
-    ):
+    nominals = (("nominative", clause.subject), ("accusative", clause.accusative), ("dative", clause.dative))
+    for case, nominal in nominals:
         if isinstance(nominal, NounPhrase):
             found.update(nominal.phenomena(case))
         elif nominal is not None and nominal.anaphoric:
@@ -302,31 +314,45 @@ def clause_phenomena(clause: Clause) -> set[str]:
     return found
 
 
-def _pair(english: str, german: str, *clauses: Clause, extra: tuple[str, ...] = ()) -> Pair:
+def _pair(english: Tree, german: str, *clauses: Clause, extra: tuple[str, ...] = ()) -> Pair:
     found = set(extra).union(*(clause_phenomena(clause) for clause in clauses))
-    return Pair(english[0].upper() + english[1:] + ".", german[0].upper() + german[1:] + ".", tuple(sorted(found)))
+    source = " ".join(english.words()).replace(" ,", ",")
+    return Pair(source[0].upper() + source[1:] + ".", german[0].upper() + german[1:] + ".", tuple(sorted(found)))
 
 
 def main_sentence(clause: Clause, fronted: bool = False) -> Pair:
     """Return a main clause; `fronted` puts its time expression first in both languages."""
     if not fronted:
         return _pair(english_clause(clause), german_main(clause), clause)
-    english = f"{clause.time.english} {english_clause(clause, with_time=False)}"
+    rest = english_clause(replace(clause, time=None))
+    english = node("S", clause.time.tree, *rest.children)
     return _pair(english, german_main(clause, "time"), clause, extra=("inversion",))
+
+
+def english_clause_after(main: Tree, conjunction: str, subordinate: Tree) -> Tree:
+    """Return a clause whose verb phrase ends with a subordinate clause."""
+    subject, predicate = main.children
+    adverbial = node("SBAR", leaf("IN", conjunction), subordinate)
+    return node("S", subject, node("VP", *predicate.children, adverbial))
 
 
 def clause_after(main: Clause, conjunction: str, subordinate: Clause) -> Pair:
     """Return main clause + because, although, if or that + subordinate clause."""
     word = CONJUNCTIONS[conjunction]
-    english = f"{english_clause(main)} {conjunction} {english_clause(subordinate)}"
+    english = english_clause_after(english_clause(main), conjunction, english_clause(subordinate))
     german = f"{german_main(main)}, {german_subordinate(subordinate, word)}"
     return _pair(english, german, main, subordinate, extra=("subordinate_clause", f"{word}_clause"))
+
+
+def english_clause_before(conjunction: str, subordinate: Tree, main: Tree) -> Tree:
+    """Return a clause that begins with a subordinate clause."""
+    return node("S", node("SBAR", leaf("IN", conjunction), subordinate), COMMA, *main.children)
 
 
 def clause_before(conjunction: str, subordinate: Clause, main: Clause) -> Pair:
     """Return the subordinate clause first: the German main clause begins with its verb."""
     word = CONJUNCTIONS[conjunction]
-    english = f"{conjunction} {english_clause(subordinate)}, {english_clause(main)}"
+    english = english_clause_before(conjunction, english_clause(subordinate), english_clause(main))
     german = f"{german_subordinate(subordinate, word)}, {german_main(main, 'clause')}"
     extra = ("subordinate_clause", f"{word}_clause", "inversion")
     return _pair(english, german, main, subordinate, extra=extra)
@@ -334,21 +360,25 @@ def clause_before(conjunction: str, subordinate: Clause, main: Clause) -> Pair:
 
 def contrast(first: Clause, second: Clause) -> Pair:
     """Return two main clauses joined by but."""
-    english = f"{english_clause(first)}, but {english_clause(second)}"
+    english = node("S", english_clause(first), COMMA, leaf("CC", "but"), english_clause(second))
     return _pair(english, f"{german_main(first)}, aber {german_main(second)}", first, second, extra=("but_clause",))
 
 
+def relative_clause(head: Tree, pronoun: Tree | None, clause: Tree) -> Tree:
+    """Return a noun phrase with a relative clause."""
+    return node("NP", head, node("SBAR", node("WHNP", pronoun) if pronoun else None, clause))
+
+
 def relative_sentence(main: Clause, relative: Clause, case: str) -> Pair:
-    """Return a main clause whose subject carries a relative clause; the relative pronoun is its subject or its object.
+    """Return a main clause whose subject has a relative clause; the relative pronoun is its subject or its object.
 
     `case` is that of the relative pronoun, `nominative` or `accusative`; `relative` has the same subject as `main` in
     the first case, and no accusative object in the second.
     """
     head, is_subject = main.subject, case == "nominative"
-    introduction = "who" if is_subject and head.noun.human else "that"
-    english = (
-        f"{head.english()} {introduction} {english_clause(relative, not is_subject)} {english_clause(main, False)}"
-    )
+    pronoun = leaf("WP", "who") if is_subject and head.noun.human else leaf("WDT", "that")
+    gapped = node("S", english_predicate(relative)) if is_subject else english_clause(relative)
+    english = node("S", relative_clause(head.tree(), pronoun, gapped), english_predicate(main))
     german_relative = german_subordinate(relative, definite_article(case, head.gender), not is_subject)
     head_german = head.german("nominative")
     rest = german_main(main).removeprefix(head_german + " ")

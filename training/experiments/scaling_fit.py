@@ -7,8 +7,8 @@ N counts the weights that multiply every token: all but the embedding, the outpu
 C = 6 N D for D trained tokens: two operations a weight forward, four backward (Kaplan et al., section 2.1).
 
 Error bars are a bootstrap's 95 % interval over the runs: whole runs are drawn with replacement, at least three sizes
-among them, and everything is fitted anew. With one seed a size they show how much the fit hangs on single sizes; they
-hold no noise between seeds.
+among them, and everything is fitted again. With one seed a size they show how much the fit depends on single sizes;
+they do not include the noise between seeds.
 """
 
 import json
@@ -44,12 +44,12 @@ class Run:
 
     @property
     def compute(self) -> np.ndarray:
-        """Operations of training up to each validation."""
+        """Return the operations of training up to each validation."""
         return 6.0 * self.weights * np.array(self.tokens, dtype=float)
 
 
 def read_run(size: str, seed: int, folder: RunFolder) -> Run:
-    """What a finished run folder says; raises FitError where it holds no validation."""
+    """Read a finished run folder; raise FitError where it holds no validation."""
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
         raise FitError(f"'{folder.path}' holds no checkpoint: train it again.")
@@ -73,18 +73,18 @@ def read_run(size: str, seed: int, folder: RunFolder) -> Run:
 
 
 def count_weights(folder) -> tuple[int, int]:
-    """All parameters of a saved model, and those that multiply every token (see the module's head)."""
+    """Return the parameters of a saved model, and those that multiply every token (see the top of this module)."""
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    # A tied matrix multiplies tokens as the projection; of two, the embedding only gives its rows away.
+    # A tied matrix multiplies tokens as the projection; of two, the embedding only looks its rows up.
     weights = sum(parameter.numel() for parameter in model.parameters())
     own_projection = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
     return weights + own_projection, weights
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Exponent alpha and constant x_c of `y = (x_c / x) ** alpha`, by least squares of the logarithms."""
+    """Return exponent alpha and constant x_c of `y = (x_c / x) ** alpha`, by least squares of the logarithms."""
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
     alpha = -slope
     return float(alpha), float(np.exp(intercept / alpha)) if alpha else float("nan")
@@ -96,9 +96,9 @@ STARTS = (0.0, 0.3, 0.6, 0.9)
 def offset_power_law(
     x: Sequence[float], y: Sequence[float], starts: Sequence[float] = STARTS
 ) -> tuple[float, float, float]:
-    """Exponent, constant and E of `y = E + (x_c / x) ** alpha`, by least squares of relative errors, E >= 0.
+    """Return exponent, constant and E of `y = E + (x_c / x) ** alpha`, by least squares of relative errors, E >= 0.
 
-    The valley is flat: the search starts with E at each of `starts`, shares of the least y.
+    The optimum is flat: the search starts with E at each of `starts`, shares of the least y.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     center = np.log(x).mean()
@@ -121,7 +121,7 @@ def offset_power_law(
 
 
 def frontier(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Compute and least loss: at evenly spaced log computes the best that any run has reached by then.
+    """Return compute and least loss: at evenly spaced log computes, the best of all runs until then.
 
     Only where at least two sizes have been validated, and only where the best changes: a flat end says nothing.
     """
@@ -145,7 +145,7 @@ def frontier(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_all(runs: Sequence[Run], seed: int = 0) -> dict[str, Any]:
-    """Both laws with their error bars, and what they were fitted to.
+    """Return both laws with their error bars, and what they were fitted to.
 
     Raises:
         FitError: fewer than three sizes.
@@ -177,7 +177,7 @@ def fit_all(runs: Sequence[Run], seed: int = 0) -> dict[str, Any]:
 
 
 def _draw(runs: Sequence[Run], random: np.random.Generator) -> list[Run]:
-    """Runs drawn with replacement until three sizes are among them."""
+    """Return runs drawn with replacement until three sizes are among them."""
     while True:
         chosen = [runs[i] for i in random.integers(0, len(runs), len(runs))]
         if len({run.size for run in chosen}) >= 3:
@@ -204,7 +204,7 @@ def _interval(values: list[float]) -> list[float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The runs and the laws in Markdown."""
+    """Return the runs and the laws in Markdown."""
     columns = ("size", "seed", "parameters", "weights N", "tokens D", "compute 6ND", "loss", "minutes")
     lines = [f"# {result['title']}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for run in result["runs"]:

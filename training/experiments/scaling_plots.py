@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draws what `scaling_fit.fit_all` found as PNG or SVG."""
+    """Draw the result of `scaling_fit.fit_all` as PNG or SVG."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     _parameters(left, result)
     _compute(right, result)

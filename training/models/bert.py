@@ -1,11 +1,11 @@
-"""transformers' BERT of the sizes of one of ours, from scratch, for `vaswani_tx.training.train_classifier --architecture bert`.
+"""transformers' BERT of the sizes of one of ours, from scratch: `train_classifier --architecture bert`.
 
-The other column of a comparison: data, tokenizer, batches and their order, updates, optimiser and learning rates are
-the recipe's. BERT's own are learned positions, GELU, biases everywhere, its initialisation (normal, 0.02), and for
-texts the first token `<s>`, whose state it classifies, with a further layer (the pooler) before the classifier.
+For a comparison: data, tokenizer, batches and their order, updates, optimiser and learning rates are the recipe's.
+Particular to BERT are learned positions, GELU, biases everywhere, its initialisation (normal, 0.02), and for texts the
+first token `<s>`, whose state it classifies, with a further layer (the pooler) before the classifier.
 
-The classes here differ from transformers' in the loss alone: summed over labels and divided by `num_items_in_batch`, as
-the training loop needs it. What they save loads as transformers' own.
+The classes here differ from transformers' only in the loss: summed over labels and divided by `num_items_in_batch`, as
+the training loop needs it. Their saved models load as transformers' classes.
 """
 
 from typing import Any
@@ -66,12 +66,12 @@ BERT_CLASSES = {
 
 
 def bert_class(task: str) -> type[torch.nn.Module]:
-    """The class for a task of a recipe."""
+    """Return the class for a task of a recipe."""
     return BERT_CLASSES.get(task, BertForSequenceClassification)
 
 
 def bert_config(config: VaswaniEncoderConfig, max_length: int) -> BertConfig:
-    """BERT of the sizes and rates of one of ours, with its labels."""
+    """Return the configuration of a BERT of the sizes and rates of one of ours, with its labels."""
     return BertConfig(
         vocab_size=config.vocab_size, hidden_size=config.d_model, num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=config.num_heads, intermediate_size=config.d_ff, hidden_dropout_prob=config.dropout,
@@ -84,7 +84,7 @@ def bert_config(config: VaswaniEncoderConfig, max_length: int) -> BertConfig:
 
 
 def with_first_token(tokenizer: Any) -> Any:
-    """A tokenizer that puts `<s>` before a text, changed in place: BERT classifies by its first token."""
+    """Make a tokenizer put `<s>` before a text, and return it: BERT classifies by its first token."""
     begin, end = tokenizer.bos_token, tokenizer.eos_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{begin} $A {end}",

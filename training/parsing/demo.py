@@ -35,7 +35,7 @@ SHOWN = 3
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line as a namespace."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vaswani_tx.training.parsing.demo",
         description=__doc__,
@@ -43,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/parsing"), help="replaced if it is a demo's folder")
     parser.add_argument("--trees", type=int, default=16000, help="trees in all, 500 to validate and 500 to test")
-    parser.add_argument("--leaves", choices=LEAVES, default="words", help="what stands for a word in a tree (words)")
+    parser.add_argument("--leaves", choices=LEAVES, default="words", help="symbol of a word in a tree (words)")
     parser.add_argument("--vocab-size", type=int, default=1600, help="entries of the vocabulary")
     parser.add_argument("--max-steps", type=int, help="updates; the recipe's number if absent")
     parser.add_argument("--beam", type=int, default=PAPER_PARSING["num_beams"], help="beam of the evaluation (21)")
@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_data(folder: Path, options: argparse.Namespace) -> dict[str, list[Tree]]:
-    """Draw the trees, part them so that no sentence is in two parts, and write them; returns the parts."""
+    """Draw the trees, split them so that no sentence is in two parts, write and return the parts."""
     held_out = min(HELD_OUT, options.trees // 10)
     if held_out < 1:
         raise ValueError(f"--trees is {options.trees}: give at least 10")
@@ -65,7 +65,7 @@ def make_data(folder: Path, options: argparse.Namespace) -> dict[str, list[Tree]
 
 
 def train(folder: Path, max_steps: int | None) -> None:
-    """Train by the recipe on what lies in `folder/data`; SystemExit with its status if that fails."""
+    """Train by the recipe on the data in `folder/data`; raise SystemExit with its status if that fails."""
     flags = ["--data-dir", str(folder / "data"), "--tokenizer", str(folder / "data" / "tokenizer")]
     flags += ["--output-dir", str(folder / "run"), *(["--max-steps", str(max_steps)] if max_steps else [])]
     if status := train_translation([str(RECIPE), *flags]):
@@ -95,7 +95,7 @@ def show(test: list[Tree], parsed: list[Tree], count: int = SHOWN) -> None:
 
 
 def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all the stages, telling what each does; returns the scores."""
+    """Run all the stages and return the scores."""
     began = time.monotonic()
 
     def stage(text: str) -> None:
@@ -104,7 +104,7 @@ def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.output
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "data" / MARK).is_file():
-            raise ValueError(f"{folder} is not empty and no earlier demonstration: name another with --output")
+            raise ValueError(f"{folder} is not empty and not from an earlier demonstration: give another --output")
         shutil.rmtree(folder)
     stage(f"{options.trees:,} trees from a grammar")
     parts = make_data(folder / "data", options)
@@ -125,7 +125,7 @@ def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; return the exit status."""
     try:
         demonstrate(parse(argv))
     except (ValueError, OSError) as error:

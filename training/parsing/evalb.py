@@ -4,7 +4,7 @@
 
 Both files hold one tree a line; a blank line in TEST is a sentence that the parser gave up (evalb's "skip").
 
-What counts, for each pair of trees:
+For each pair of trees:
 
 - Words with the tags `, : `` '' .` and -NONE- are removed before positions are counted. If the trees then differ in
   length or in a word, the sentence is an error; errors and skipped sentences are counted and enter no score.
@@ -34,7 +34,7 @@ EQUAL_LABELS = {"PRT": "ADVP"}
 
 @dataclass(frozen=True)
 class SentenceScore:
-    """The counts of one sentence; all are 0 where `status` is not "valid"."""
+    """Counts of one sentence; all are 0 where `status` is not "valid"."""
 
     status: str = "valid"  # or "error", "skip"
     matched: int = 0
@@ -46,7 +46,7 @@ class SentenceScore:
 
     @property
     def complete(self) -> bool:
-        """Whether the sentence has all brackets of the gold tree and no other."""
+        """Return whether the sentence has all brackets of the gold tree and no other."""
         return self.status == "valid" and self.gold == self.test == self.matched
 
 
@@ -79,14 +79,14 @@ def score_sentence(gold: Tree, test: Tree | None, labelled: bool = True) -> Sent
 
 
 def score_trees(gold: Sequence[Tree], test: Sequence[Tree | None], labelled: bool = True) -> dict[str, float | int]:
-    """The scores of a whole test set, as `summarise` gives them; ValueError if the numbers of trees differ."""
+    """Return the scores of a test set, as from `summarise`; raise ValueError if the numbers of trees differ."""
     if len(gold) != len(test):
         raise ValueError(f"{len(gold)} gold trees but {len(test)} to score: give one for each sentence")
     return summarise([score_sentence(*pair, labelled) for pair in zip(gold, test, strict=True)])
 
 
 def summarise(scores: Iterable[SentenceScore]) -> dict[str, float | int]:
-    """evalb's summary: shares in percent, `average_crossing` in brackets a sentence; 0 where there is nothing to share.
+    """Return evalb's summary: shares in percent, `average_crossing` in brackets a sentence; 0 for shares of nothing.
 
     Keys: sentences, errors, skipped, valid, recall, precision, f1, complete_match, average_crossing, no_crossing,
     two_or_less_crossing, tagging_accuracy.
@@ -113,7 +113,7 @@ def summarise(scores: Iterable[SentenceScore]) -> dict[str, float | int]:
 
 
 def report(summary: dict[str, float | int], tags: bool = True) -> str:
-    """The summary as lines for people; `tags` False leaves the tagging accuracy away, where tags were not predicted."""
+    """Return the summary as text; `tags` False omits the tagging accuracy, where tags were not predicted."""
     rows = [
         ("sentences", f"{summary['sentences']}   ({summary['errors']} errors, {summary['skipped']} skipped)"),
         ("labelled recall", f"{summary['recall']:.2f}"),
@@ -130,7 +130,7 @@ def report(summary: dict[str, float | int], tags: bool = True) -> str:
 
 
 def read_lines_of_trees(path: str | Path) -> list[Tree | None]:
-    """One tree a line, None for a blank line; TreeError names file and line of anything else."""
+    """Return one tree a line, None for a blank line; a TreeError names file and line of anything else."""
     trees: list[Tree | None] = []
     for number, line in enumerate(read_lines(path), start=1):
         try:
@@ -139,13 +139,13 @@ def read_lines_of_trees(path: str | Path) -> list[Tree | None]:
             # The reader counts lines within this one line.
             raise TreeError(str(error).replace(f"{path}, line 1:", f"{path}, line {number}:", 1)) from None
         if len(found) > 1:
-            raise TreeError(f"{path}, line {number}: {len(found)} trees stand on one line. Write one tree a line.")
+            raise TreeError(f"{path}, line {number}: {len(found)} trees are on one line. Write one tree a line.")
         trees.append(found[0] if found else None)
     return trees
 
 
 def _brackets(tree: Tree) -> tuple[list[Tree], list[tuple[str, int, int]]]:
-    """The words that count, and (label, start, end) of the brackets that do, positions counted over these words."""
+    """Return the words that count, and (label, start, end) of the brackets that do, as positions in these words."""
     words: list[Tree] = []
     brackets: list[tuple[str, int, int]] = []
 
@@ -170,7 +170,7 @@ def _equal(label: str) -> str:
 
 
 def _cross(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two spans overlap and neither holds the other."""
+    """Return whether two spans overlap and neither holds the other."""
     return one[0] < other[0] < one[1] < other[1] or other[0] < one[0] < other[1] < one[1]
 
 

@@ -3,10 +3,10 @@
     python -m vaswani_tx.training.parsing.evaluate --model runs/parsing/model --trees data/test.mrg --output parsed.mrg
 
 `--trees` takes files or folders in Penn Treebank brackets; traces and function tags are removed first. The model sees
-the words alone. Each output becomes a tree over all words, mended where it is malformed; the words, and unless the
-model learned tags the gold tags, are put in. `--output` keeps the trees, one a line, `--json` every number.
+the words alone. Each output becomes a tree over all words, repaired where it is malformed; the words, and unless the
+model learned tags the gold tags, are inserted. `--output` keeps the trees, one a line, `--json` every number.
 
-Beside the model stands what needs no learning: a right-branching tree over each sentence, its last punctuation under
+The baseline needs no learning: a right-branching tree over each sentence, its last punctuation under
 the root, all inner brackets with the one label that scores best.
 """
 
@@ -33,7 +33,7 @@ from vaswani_tx.training.parsing.trees import Tree, write_trees
 
 
 def evaluate(model: Any, tokenizer: Any, gold: Sequence[Tree], **options: Any) -> tuple[dict[str, Any], list[Tree]]:
-    """Scores of a model on cleaned trees, and its trees in their order.
+    """Return the scores of a model on cleaned trees, and its trees in their order.
 
     Args:
         options: handed to `parse_sentences`.
@@ -54,7 +54,7 @@ def evaluate(model: Any, tokenizer: Any, gold: Sequence[Tree], **options: Any) -
 
 
 def right_branching(tree: Tree, label: str) -> Tree:
-    """The right-branching tree over the tagged words of `tree`; its last punctuation stands under the root."""
+    """Return the right-branching tree over the tagged words of `tree`; its last punctuation is under the root."""
     leaves = tree.leaves()
     end = len(leaves)
     while end > 1 and leaves[end - 1].label in REMOVED_TAGS:
@@ -66,7 +66,7 @@ def right_branching(tree: Tree, label: str) -> Tree:
 
 
 def score_right_branching(gold: Sequence[Tree]) -> dict[str, float | str]:
-    """`f1` with the best `label` for all inner brackets, and `unlabelled_f1`."""
+    """Return `f1` with the best `label` for all inner brackets, and `unlabelled_f1`."""
     labels = sorted({part.label for tree in gold for part in tree.constituents()})
     found = {label: score_trees(gold, [right_branching(tree, label) for tree in gold])["f1"] for label in labels}
     label = max(found, key=found.get)
@@ -75,7 +75,7 @@ def score_right_branching(gold: Sequence[Tree]) -> dict[str, float | str]:
 
 
 def describe(scores: dict[str, Any]) -> str:
-    """The scores as lines for people."""
+    """Return the scores as text."""
     base = scores["right_branching"]
     return "\n".join(
         [

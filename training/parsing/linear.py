@@ -2,20 +2,20 @@
 
     (S (NP (DT The) (NN dog)) (VP (VBZ barks)) (. .))   <->   (S (NP XX XX )NP (VP XX )VP XX )S
 
-Closing symbols carry their label. What stands for a word is one of LEAVES: `XX`, as in that paper; its tag (`tags`),
-which the model then predicts, too; or the word itself (`words`). Only with the last can a model find its place in the
-sentence by what it wrote so far instead of by counting, which it learns from far fewer trees. In all three the
-sentence's own words are put in from left to right when a tree is read back.
+Closing symbols carry their label. The symbol of a word is one of LEAVES: `XX`, as in that paper; its tag (`tags`),
+which the model then predicts, too; or the word itself (`words`). Only with words can a model find its place in the
+sentence by what it wrote so far instead of by counting, which it learns from far fewer trees. With all three, the
+sentence's own words are inserted from left to right when a tree is read back.
 
 A model's output need not be a tree. `read_back` always makes one over all words, by these rules, in this order:
 
-1.  From left to right: `(L` opens a constituent, a leaf symbol (XX; with tags and words whatever is no bracket) takes
+1.  From left to right: `(L` opens a constituent, a leaf symbol (XX; with tags and words anything but a bracket) takes
     the next word, `)L` closes the innermost open constituent with the label L and everything opened inside of that.
 2.  Dropped: what is no symbol, a leaf symbol after the last word, `)L` where no L is open, `(L` below MAX_DEPTH.
 3.  Words without a leaf symbol, at the end, go into the innermost constituent that is still open when the output
     ends, into the last root if none is open, with the tag XX. Then what is open is closed.
 4.  Constituents without a word are removed.
-5.  Several roots are put under one S, also a word that stands beside a constituent.
+5.  Several roots are put under one S, also a word beside a constituent.
 """
 
 from collections import Counter
@@ -27,14 +27,14 @@ from vaswani_tx.training.parsing.trees import MAX_DEPTH, Tree
 LEAF = "XX"
 LEAVES = ("XX", "tags", "words")
 ROOT = "S"
-# What can be wrong with an output, with what is then said of it.
+# What can be wrong with an output, with its description.
 FAULTS = {
     "unclosed": "constituents left open",
     "mismatched": "closing symbols out of order, or without an opening one",
     "too few": "fewer leaf symbols than words",
     "too many": "more leaf symbols than words",
     "other": "other words than the sentence's",
-    "unknown": "what is no symbol",
+    "unknown": "unknown symbols",
     "empty": "constituents without a word",
     "roots": "several roots, or none",
     "deep": "constituents nested too deep",
@@ -50,40 +50,40 @@ class ReadBack:
 
 
 def linearise(tree: Tree, leaves: str = "XX") -> str:
-    """The tree's symbols, parted by spaces; `leaves` is one of LEAVES."""
+    """Return the tree's symbols, separated by spaces; `leaves` is one of LEAVES."""
     return " ".join(_symbols(tree, leaves))
 
 
 def symbols_of(trees: Iterable[Tree], leaves: str = "XX") -> list[str]:
-    """Every symbol but words that the linearised trees need, sorted."""
+    """Return every symbol but words that the linearised trees need, sorted."""
     # Words as leaves are text like the sentence's and no symbols.
     found = {symbol for tree in trees for symbol in _symbols(tree, leaves)}
     return sorted(symbol for symbol in found if leaves != "words" or _is_bracket(symbol))
 
 
 def kind_of_leaves(symbols: Iterable[str]) -> str:
-    """Which of LEAVES a set of symbols, as `symbols_of` gives it, was made with."""
+    """Return which of LEAVES a set of symbols, as `symbols_of` returns it, was made with."""
     others = {symbol for symbol in symbols if not _is_bracket(symbol)}
     return "words" if not others else "XX" if others == {LEAF} else "tags"
 
 
 def read_back(output: str, words: Sequence[str], leaves: str = "XX") -> ReadBack:
-    """The tree that a linearised one stands for, with its words; mended by the rules above where it is none.
+    """Return the tree of a model's output, with its words; what is malformed is repaired by the rules above.
 
     Args:
-        output: the symbols, parted by white space.
+        output: the symbols, separated by white space.
         words: of the sentence, as a bracketed tree can hold them.
         leaves: one of LEAVES; the leaves of the tree get the tags of the output where it has them, else XX.
 
     Raises ValueError for a sentence without words, which has no tree.
     """
     if not words:
-        raise ValueError("a sentence without words has no tree: leave empty lines away")
+        raise ValueError("a sentence without words has no tree: remove empty lines")
     return _Builder(words, leaves).read(output.split())
 
 
 def count_faults(results: Iterable[ReadBack]) -> dict[str, int]:
-    """How many outputs were malformed (`malformed`), and how many had each fault."""
+    """Count the outputs that were malformed (`malformed`), and those that had each fault."""
     results = list(results)
     kinds = Counter(fault for result in results for fault in result.faults)
     return {"malformed": sum(bool(result.faults) for result in results), **{name: kinds[name] for name in FAULTS}}

@@ -1,10 +1,10 @@
 """Parse sentences with a trained model.
 
-    echo "The nurse saw the man with the hat ." | python -m vaswani_tx.training.parsing.parse --model runs/parsing/model --pretty
+    echo "The nurse saw the man with the hat ." | python -m vaswani_tx.training.parsing.parse --model runs/parsing/model
 
-One sentence a line on standard input or in `--input`, its words parted by spaces as in the treebank that the model
+One sentence a line on standard input or in `--input`, its words separated by spaces as in the treebank that the model
 learned from (punctuation apart). One bracketed tree a line comes out, a blank line for a blank one. Words keep their
-order and number whatever the model says: what is malformed is mended, and counted on stderr
+order and number: a malformed output is repaired, and counted on stderr
 (training/parsing/linear.py). Tags are XX unless the model learned them.
 
 Decoding is the paper's for parsing (section 6.3): beam 21, alpha 0.3, at most 300 tokens more than the input.
@@ -32,10 +32,10 @@ PAPER_PARSING = {"num_beams": 21, "gnmt_alpha": 0.3, "max_extra_tokens": 300}
 def parse_sentences(
     model: Any, tokenizer: Any, sentences: Sequence[Sequence[str]], **options: Any
 ) -> tuple[list[ReadBack], list[str]]:
-    """A tree for each sentence, and the model's outputs as they were.
+    """Return a tree for each sentence, and the model's outputs as they were.
 
     Args:
-        model, tokenizer: as `load_model_and_tokenizer` gives them; the tokenizer from `vaswani_tx.training.parsing.prepare`.
+        model, tokenizer: as `load_model_and_tokenizer` returns them; the tokenizer was made by `parsing.prepare`.
         sentences: words, as a bracketed tree can hold them; none may be empty.
         options: of `translate_corpus`: `batch_tokens`, `progress`, `num_beams`, ... The paper's where absent.
     """
@@ -47,12 +47,12 @@ def parse_sentences(
 
 
 def learned_leaves(tokenizer: Any) -> str:
-    """Which of LEAVES the training data had; XX for a tokenizer that does not tell."""
+    """Return which of LEAVES the training data had; XX for a tokenizer that does not record it."""
     return kind_of_leaves(tokenizer.init_kwargs.get("whole_words") or [LEAF])
 
 
 def load_parser(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The model and tokenizer that the options name; raises ValueError for what is no parser of ours."""
+    """Return the model and tokenizer that the options name; raise ValueError for another kind of model."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device)
     if not isinstance(model, VaswaniGenerationMixin):
@@ -61,7 +61,7 @@ def load_parser(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def decoding(options: argparse.Namespace) -> dict[str, Any]:
-    """What the options say of decoding, for `parse_sentences`."""
+    """Return the options of decoding, for `parse_sentences`."""
     return {
         "num_beams": options.beam,
         "gnmt_alpha": options.alpha,
@@ -72,7 +72,7 @@ def decoding(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
-    """The options that parsing and its evaluation share."""
+    """Add the options that parsing and its evaluation share."""
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="folder of a model: best/, averaged/ or a checkpoint of a run")
     add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
@@ -88,9 +88,9 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 
 
 def fault_line(counts: dict[str, int], total: int) -> str:
-    """One line on how many outputs were no trees, and why."""
+    """Return one line on how many outputs were malformed, and why."""
     kinds = [f"{FAULTS[name]}: {counts[name]}" for name in FAULTS if counts[name]]
-    return f"{counts['malformed']} of {total} outputs malformed and mended" + "".join(f"; {kind}" for kind in kinds)
+    return f"{counts['malformed']} of {total} outputs malformed and repaired" + "".join(f"; {kind}" for kind in kinds)
 
 
 def main(argv: list[str] | None = None) -> int:

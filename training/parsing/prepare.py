@@ -1,6 +1,7 @@
 """From treebank files to what `train_translation` takes: words and linearised trees, line by line, and a vocabulary.
 
-    python -m vaswani_tx.training.parsing.prepare --train wsj/02 ... wsj/21 --validation wsj/22 --test wsj/23 --output data/wsj
+    python -m vaswani_tx.training.parsing.prepare --train wsj/02 ... wsj/21 --validation wsj/22 --test wsj/23 \\
+        --output data/wsj
     python -m vaswani_tx.training.train_translation training/recipes/wsj_parsing.yaml
     python -m vaswani_tx.training.parsing.evaluate --model runs/wsj_parsing/averaged --trees data/wsj/test.mrg
 
@@ -28,7 +29,7 @@ MARK = "parsing.json"
 
 
 def clean_trees(paths: Sequence[str | Path]) -> tuple[list[Tree], int]:
-    """The cleaned trees of files and folders, and how many held nothing but traces; TreeError if none is left."""
+    """Return the cleaned trees of files and folders, and how many held only traces; raise TreeError if none is left."""
     cleaned = [clean_tree(tree) for tree in read_trees(paths)]
     trees = [tree for tree in cleaned if tree is not None]
     if not trees:
@@ -37,7 +38,7 @@ def clean_trees(paths: Sequence[str | Path]) -> tuple[list[Tree], int]:
 
 
 def sentence(tree: Tree) -> str:
-    """The source side: the plain words, parted by spaces."""
+    """Return the source side: the plain words, separated by spaces."""
     return " ".join(plain_word(word) for word in tree.words())
 
 
@@ -55,7 +56,7 @@ def write_parts(
     Args:
         parts: cleaned trees by name.
         vocab_size: entries, the symbols, 4 special tokens and 256 bytes included.
-        leaves: what stands for a word in a linearised tree, one of LEAVES (training/parsing/linear.py).
+        leaves: the symbol of a word in a linearised tree, one of LEAVES (training/parsing/linear.py).
         dropped: how many trees of each part held no word; for the report.
         replace: exchange an existing folder.
         notes: further entries of `parsing.json`, which is returned.
@@ -83,7 +84,7 @@ def write_parts(
 
 
 def describe(report: dict[str, Any]) -> Iterator[str]:
-    """The report as lines for people."""
+    """Yield the lines of the report."""
     for name, part in report["parts"].items():
         line = f"{name}: {part['trees']:,} trees, {part['words'] / part['trees']:.1f} words and "
         line += f"{part['symbols'] / part['trees']:.1f} symbols a tree; longest {part['longest_source']} and "
@@ -99,7 +100,7 @@ def describe(report: dict[str, Any]) -> Iterator[str]:
 def _measure(
     trees: list[Tree], lines: tuple[list[str], list[str]], unknown: set[str], tokenizer: Any
 ) -> dict[str, Any]:
-    """Counts of one part; its longest source and target in tokens are what the recipe's limits must hold."""
+    """Count one part; its longest source and target in tokens are what the recipe's limits must allow."""
     longest = [max(map(len, tokenizer(texts, verbose=False)["input_ids"])) for texts in lines]
     return {
         "trees": len(trees),
@@ -113,7 +114,7 @@ def _measure(
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line as a namespace."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vaswani_tx.training.parsing.prepare",
         description=__doc__,
@@ -124,7 +125,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--{name}", nargs="+", required=name == "train", metavar="PATH", help=f"trees of the {name} part"
         )
     parser.add_argument("--vocab-size", type=int, default=16000, help="entries of the vocabulary (16000, the paper's)")
-    parser.add_argument("--leaves", choices=LEAVES, default="XX", help="what stands for a word in a tree (XX)")
+    parser.add_argument("--leaves", choices=LEAVES, default="XX", help="symbol of a word in a tree (XX)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
     return parser.parse_args(argv)

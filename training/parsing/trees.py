@@ -2,8 +2,8 @@
 
     ( (S (NP-SBJ (DT The) (NN dog)) (VP (VBZ barks)) (. .)) )
 
-A file holds any number of trees, each over any number of lines; a folder stands for all its `.mrg` and `.txt` files.
-The outer bracket without a label is left away. Words stay as they are written (`-LRB-` for a bracket); `plain_word` and
+A file holds any number of trees, each over any number of lines; a folder is read as all its `.mrg` and `.txt` files.
+The outer bracket without a label is dropped. Words stay as they are written (`-LRB-` for a bracket); `plain_word` and
 `bracket_word` go between that and plain text.
 """
 
@@ -17,7 +17,7 @@ from vaswani_tx.training.errors import TreeError
 SUFFIXES = (".mrg", ".txt")
 EMPTY_TAG = "-NONE-"
 ROOTS = ("TOP", "ROOT", "S1")
-# The deepest tree of the Penn Treebank has some 40 levels; what is deeper is no sentence but a damaged file.
+# The deepest tree of the Penn Treebank has some 40 levels; a deeper one comes from a damaged file.
 MAX_DEPTH = 200
 WIDTH = 100  # of a pretty printed line
 
@@ -39,26 +39,26 @@ class Tree:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether this is a tagged word."""
+        """Return whether this is a tagged word."""
         return self.word is not None
 
     def leaves(self) -> list["Tree"]:
-        """The tagged words from left to right."""
+        """Return the tagged words from left to right."""
         return [self] if self.is_leaf else [leaf for child in self.children for leaf in child.leaves()]
 
     def words(self) -> list[str]:
-        """The words as the treebank writes them."""
+        """Return the words as the treebank writes them."""
         return [leaf.word for leaf in self.leaves()]
 
     def constituents(self) -> Iterator["Tree"]:
-        """Every constituent, the parents first; tagged words are none."""
+        """Yield every constituent, the parents first; tagged words are none."""
         if not self.is_leaf:
             yield self
             for child in self.children:
                 yield from child.constituents()
 
     def with_leaves(self, leaves: Iterable["Tree"]) -> "Tree":
-        """The same tree over other tagged words, as many as it has; ValueError if the numbers differ."""
+        """Return the same tree over as many other tagged words; raise ValueError if the numbers differ."""
         rest = iter(leaves)
         try:
             changed = self._over(rest)
@@ -80,7 +80,7 @@ class Tree:
         return f"({self.label} {' '.join(map(str, self.children))})"
 
     def pretty(self, indent: int = 0) -> str:
-        """The tree over several lines: a constituent that does not fit on one has each child on a line of its own."""
+        """Return the tree over several lines: a constituent that is too long for one has each child on its own line."""
         line = " " * indent + str(self)
         if self.is_leaf or len(line) <= WIDTH:
             return line
@@ -89,7 +89,7 @@ class Tree:
 
 
 def read_trees(paths: Iterable[str | Path] | str | Path) -> Iterator[Tree]:
-    """The trees of files and folders, in the order of the paths; those of a folder in the order of their names.
+    """Yield the trees of files and folders, in the order of the paths; those of a folder in the order of their names.
 
     Raises TreeError: no such file, a folder without .mrg or .txt files, a file without a tree, text that is not UTF-8,
     a bracket too many or too few, a bracket without label or content, a word without a tag, a depth beyond MAX_DEPTH.
@@ -103,12 +103,12 @@ def read_trees(paths: Iterable[str | Path] | str | Path) -> Iterator[Tree]:
 
 
 def parse_trees(text: str, name: str = "text") -> list[Tree]:
-    """All trees of a text; TreeError names `name` and the line, as described at `read_trees`."""
+    """Return all trees of a text; a TreeError names `name` and the line, as described at `read_trees`."""
     return _Reader(name).read(text)
 
 
 def parse_tree(text: str) -> Tree:
-    """The only tree of a text; TreeError if it holds another number of trees."""
+    """Return the only tree of a text; raise TreeError if it holds another number of trees."""
     trees = parse_trees(text)
     if len(trees) != 1:
         raise TreeError(f"{len(trees)} trees where one is wanted: {text[:80]!r}.")
@@ -116,15 +116,15 @@ def parse_tree(text: str) -> Tree:
 
 
 def write_trees(trees: Iterable[Tree], pretty: bool = False) -> str:
-    """The trees as the text of a file, one a line, or pretty printed with a blank line between two."""
+    """Return the text of a file of trees, one a line, or pretty printed with a blank line between two."""
     return "".join(f"{tree.pretty()}\n\n" if pretty else f"{tree}\n" for tree in trees)
 
 
 def clean_tree(tree: Tree) -> Tree | None:
-    """The tree as parsers learn it, None if nothing is left.
+    """Return the tree as parsers learn it, None if nothing is left.
 
-    Empty elements (tag -NONE-) go, with every constituent that held nothing else; labels of constituents lose what
-    follows their first `-` or `=` (NP-SBJ-1 becomes NP); TOP, ROOT or S1 over a single tree goes. Tags stay.
+    Empty elements (tag -NONE-) are removed with the constituents that held nothing else; labels of constituents lose
+    what follows their first `-` or `=` (NP-SBJ-1 becomes NP); TOP, ROOT or S1 over a single tree is removed. Tags stay.
     """
     cleaned = _clean(tree)
     while cleaned is not None and cleaned.label in ROOTS and len(cleaned.children) == 1:
@@ -133,17 +133,17 @@ def clean_tree(tree: Tree) -> Tree | None:
 
 
 def base_label(label: str) -> str:
-    """A constituent's label without function tags and indices; one that begins with `-` or `=` stays whole."""
+    """Return a constituent's label without function tags and indices; one that begins with `-` or `=` stays whole."""
     return label[:1] + re.split("[-=]", label[1:], maxsplit=1)[0] if label[:1] not in ("-", "=") else label
 
 
 def plain_word(word: str) -> str:
-    r"""The word as text has it: `(` for `-LRB-`, `/` for `\/`."""
+    r"""Return the word as text has it: `(` for `-LRB-`, `/` for `\/`."""
     return _ESCAPED.sub(lambda match: _ESCAPES[match[0]], word)
 
 
 def bracket_word(word: str) -> str:
-    """The word as a bracketed tree can hold it: `-LRB-` and `-RRB-` for round brackets, everything else as it is."""
+    """Return the word as a bracketed tree can hold it: `-LRB-` and `-RRB-` for round brackets, the rest unchanged."""
     return re.sub("[()]", lambda match: _ROUND[match[0]], word)
 
 
@@ -187,7 +187,7 @@ class _Open:
 
 
 class _Reader:
-    """Turns text into trees; a stack instead of recursion, so that a damaged file cannot exhaust Python's."""
+    """A reader of bracketed text; it has a stack of its own, so that a damaged file cannot exhaust Python's."""
 
     def __init__(self, name: str):
         self.name = name
@@ -195,7 +195,7 @@ class _Reader:
         self.stack: list[_Open] = []
 
     def read(self, text: str) -> list[Tree]:
-        """All trees of the text."""
+        """Return all trees of the text."""
         for number, line in enumerate(text.split("\n"), start=1):
             for token in _TOKEN.findall(line):
                 if token == "(":
@@ -221,7 +221,7 @@ class _Reader:
 
     def _token(self, token: str, line: int) -> None:
         if not self.stack:
-            raise self._error(line, f"{token!r} stands outside of any bracket. Remove it")
+            raise self._error(line, f"{token!r} is outside of any bracket. Remove it")
         top = self.stack[-1]
         if top.label is None and top.children is None:
             top.label = token

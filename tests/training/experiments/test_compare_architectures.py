@@ -1,7 +1,6 @@
 """The measurements of Transformer against LSTM: equal sizes, exact gradients, equal time and updates, the command."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -10,30 +9,10 @@ from matplotlib.image import imread
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.compare_architectures import main
 from vaswani_tx.training.errors import MeasurementError, MetricsError
-from vaswani_tx.training.experiments import architecture_speed as before_speed
-from vaswani_tx.training.experiments.architecture_gradients import (
-    distances,
-    encoder_gradients,
-    gradient_table,
-    measure_gradients,
-    target_gradients,
-)
-from vaswani_tx.training.experiments.architecture_models import (
-    CONTENDERS,
-    count_parameters,
-    make_contenders,
-    matching_width,
-    random_tokens,
-    size_of,
-)
-from vaswani_tx.training.experiments.architecture_runs import (
-    Run,
-    compare_runs,
-    read_run,
-    read_test,
-    run_table,
-    training_clock,
-)
+from vaswani_tx.training.experiments import architecture_measurements as measurements
+from vaswani_tx.training.experiments import architecture_runs
+from vaswani_tx.training.experiments.architecture_measurements import CONTENDERS, make_contender, random_tokens
+from vaswani_tx.training.experiments.architecture_runs import compare_runs, read_run, read_test, run_table
 
 pytest_plugins = ["tests.helpers.training_runs"]
 
@@ -42,18 +21,16 @@ VOCABULARY = 60
 
 @pytest.fixture(scope="module")
 def contenders():
-    """One of each kind, of the smallest preset, in float64 and without dropout."""
-    return {
-        name: model.double().eval() for name, model in make_contenders(CONTENDERS, "tiny", VOCABULARY, seed=1).items()
-    }
+    """One model of each name, of the smallest preset, in float64 and without dropout."""
+    return {name: make_contender(name, "tiny", VOCABULARY, seed=1).double().eval() for name in CONTENDERS}
 
 
 # Equal sizes
 
 
 def test_all_contenders_have_the_transformers_number_of_parameters(contenders):
-    sizes = {name: count_parameters(model) for name, model in contenders.items()}
-    assert sizes["Transformer"] == size_of("vaswani", "tiny", {"vocab_size": VOCABULARY})
+    sizes = {name: model.num_parameters() for name, model in contenders.items()}
+    assert sizes["Transformer"] == measurements.size_of("vaswani", "tiny", {"vocab_size": VOCABULARY})
     for size in sizes.values():
         assert size == pytest.approx(sizes["Transformer"], rel=0.01)
     widths = {model.config.hidden_size for name, model in contenders.items() if name != "Transformer"}
@@ -64,11 +41,13 @@ def test_all_contenders_have_the_transformers_number_of_parameters(contenders):
 
 def test_the_width_is_the_nearest_of_all_even_ones():
     fields = {"vocab_size": VOCABULARY, "attention": "dot"}
-    sizes = {width: size_of("lstm", "tiny", fields | {"hidden_size": width}) for width in range(2, 40, 2)}
+    sizes = {width: measurements.size_of("lstm", "tiny", fields | {"hidden_size": width}) for width in range(2, 40, 2)}
     for wanted in (sizes[2], sizes[10] + 1, sizes[20] - 5, (sizes[30] + sizes[32]) // 2 + 1):
-        assert matching_width("tiny", wanted, fields) == min(sizes, key=lambda width: abs(sizes[width] - wanted))
+        assert measurements.matching_width("tiny", wanted, fields) == min(
+            sizes, key=lambda width: abs(sizes[width] - wanted)
+        )
     with pytest.raises(MeasurementError, match="as few as 100"):
-        matching_width("tiny", 100, fields)
+        measurements.matching_width("tiny", 100, fields)
 
 
 def test_random_tokens_are_repeatable_and_no_special_ones():
@@ -93,8 +72,8 @@ def test_rounds_are_interleaved_warmed_up_and_summed_up_by_their_median(contende
         assert batch["labels"].shape == (rows, length) and batch["attention_mask"].all()
         return fake.now * length
 
-    monkeypatch.setattr(before_speed, "_time_step", fake)
-    result = before_speed.measure_speed(models, [4, 8], 16, 5, torch.device("cpu"))
+    monkeypatch.setattr(measurements, "_time_step", fake)
+    result = measurements.measure_speed(models, [4, 8], 16, 5, torch.device("cpu"))
     one = [("vaswani", 4, 4), ("lstm_seq2seq", 4, 4), ("vaswani", 2, 8), ("lstm_seq2seq", 2, 8)]
     assert order == one * 7
     for place, length in enumerate((4, 8)):
@@ -104,13 +83,13 @@ def test_rounds_are_interleaved_warmed_up_and_summed_up_by_their_median(contende
         assert step["seconds_least"] == length
         assert step["steps_per_second"] == 1 / (3 * length)
         assert step["target_tokens_per_second"] == pytest.approx(16 / (3 * length))
-    assert result["rows"] == [4, 2] and result["models"]["LSTM"]["parameters"] == count_parameters(models["LSTM"])
+    assert result["rows"] == [4, 2] and result["models"]["LSTM"]["parameters"] == models["LSTM"].num_parameters()
     with pytest.raises(MeasurementError, match="--lengths 17"):
-        before_speed.measure_speed(models, [17], 16, 1, torch.device("cpu"))
+        measurements.measure_speed(models, [17], 16, 1, torch.device("cpu"))
 
 
 def test_a_timed_step_is_the_loops_forward_and_backward_pass_with_dropout():
-    model = make_contenders(["LSTM"], "tiny", VOCABULARY, seed=1)["LSTM"].train()
+    model = make_contender("LSTM", "tiny", VOCABULARY, seed=1).train()
     seen = {}
 
     def look(module, args, kwargs, output):
@@ -118,7 +97,7 @@ def test_a_timed_step_is_the_loops_forward_and_backward_pass_with_dropout():
 
     model.register_forward_hook(look, with_kwargs=True)
     tokens = random_tokens(2, 3, VOCABULARY, seed=1)
-    assert before_speed._time_step(model, {"input_ids": tokens, "labels": tokens}, lambda: None) > 0
+    assert measurements._time_step(model, {"input_ids": tokens, "labels": tokens}, lambda: None) > 0
     assert (seen["gradient"], seen["label_smoothing"], seen["skip_logits"], model.training) == (1.0, 0.1, True, True)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -130,8 +109,8 @@ def test_a_timed_step_is_the_loops_forward_and_backward_pass_with_dropout():
 def test_gradients_are_those_of_each_sentence_and_token_alone(contenders, name):
     model, length = contenders[name].eval(), 5
     source, target = random_tokens(2, length, VOCABULARY, 1), random_tokens(2, length, VOCABULARY, 2)
-    found = target_gradients(model, source, target, [1, 3, 5])
-    states = encoder_gradients(model, source, [2, 5], seed=3)
+    found = measurements.target_gradients(model, source, target, [1, 3, 5])
+    states = measurements.encoder_gradients(model, source, [2, 5], seed=3)
     assert found.shape == (3, 2, length) and states.shape == (2, 2, length)
     direction = torch.randn(states_width(model), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     table = model.get_input_embeddings().weight.detach()
@@ -155,10 +134,8 @@ def states_width(model):
 
 
 def test_what_the_measurement_is_for_shows_at_once():
-    makers = {
-        name: (lambda seed, name=name: make_contenders([name], "tiny", VOCABULARY, seed)[name]) for name in CONTENDERS
-    }
-    result = measure_gradients(makers, length=64, rows=2, seeds=1)
+    makers = {name: lambda seed, name=name: make_contender(name, "tiny", VOCABULARY, seed) for name in CONTENDERS}
+    result = measurements.measure_gradients(makers, length=64, rows=2, seeds=1)
     assert result["distances"][0] == 1 and result["distances"][-1] == 64
     left = {(kind, name): model[kind]["norm"][-1] / model[kind]["norm"][1] for name, model in result["models"].items()
             for kind in ("encoder", "target")}  # fmt: skip
@@ -171,13 +148,13 @@ def test_what_the_measurement_is_for_shows_at_once():
                 low <= mid <= high
                 for low, mid, high in zip(*(model[kind][k] for k in ("low", "norm", "high")), strict=True)
             )
-    assert [row[0] for row in gradient_table(result)][1] == "encoder: Transformer"
+    assert [row[0] for row in measurements.gradient_table(result)][1] == "encoder: Transformer"
 
 
 @pytest.mark.parametrize("length, wanted", [(1, [1]), (4, [1, 2, 3, 4])])
 def test_distances_of_short_sentences_are_all_of_them(length, wanted):
-    assert distances(length) == wanted
-    assert distances(1000)[-1] == 1000 and len(distances(1000)) == 12
+    assert measurements.distances(length) == wanted
+    assert measurements.distances(1000)[-1] == 1000 and len(measurements.distances(1000)) == 12
 
 
 # Runs
@@ -204,9 +181,11 @@ def course(speed, scores, every=100):
 
 
 def test_time_is_that_of_training_alone_and_a_resume_is_bridged():
-    steps, minutes = training_clock([record(10, 600, 10.0), record(20, 1200, 0.0), record(30, 2400, 20.0)])
+    steps, minutes = architecture_runs.training_clock(
+        [record(10, 600, 10.0), record(20, 1200, 0.0), record(30, 2400, 20.0)]
+    )
     assert steps == [0, 10, 20, 30] and minutes == pytest.approx([0, 1, 2, 3])
-    assert training_clock([record(10, 600, 0.0)])[1] == [0, 0]
+    assert architecture_runs.training_clock([record(10, 600, 0.0)])[1] == [0, 0]
 
 
 def test_runs_are_compared_at_equal_time_and_at_equal_updates(tmp_path):
@@ -214,8 +193,9 @@ def test_runs_are_compared_at_equal_time_and_at_equal_updates(tmp_path):
     slow = course(100.0, [(10.0, 3.0), (20.0, 2.0), (30.0, 1.5)])
     fast = course(200.0, [(8.0, 3.5), (None, 2.8), (24.0, 2.2), (25.0, 2.1)])
     slow.append({"event": "averaged", "step": 300, "bleu": 33.0, "loss": 1.4})
-    runs = [read_run(name, write_run(tmp_path / name, records)) for name, records in (("slow", slow), ("fast", fast))]
-    assert runs[0].minutes == pytest.approx([10, 20, 30]) and runs[1].minutes == pytest.approx([5, 10, 15, 20])
+    runs = {name: read_run(write_run(tmp_path / name, records)) for name, records in (("slow", slow), ("fast", fast))}
+    assert runs["slow"]["curve"]["minutes"] == pytest.approx([10, 20, 30])
+    assert runs["fast"]["curve"]["minutes"] == pytest.approx([5, 10, 15, 20])
     result = compare_runs(runs, {"slow": {"bleu": 31.0}})
     assert (result["equal_updates"], result["equal_minutes"], result["common_bleu"]) == (300, pytest.approx(20), 25.0)
     at = {name: (run["at_equal_updates"]["bleu"], run["at_equal_time"]["bleu"]) for name, run in result["runs"].items()}
@@ -235,18 +215,21 @@ def test_runs_are_compared_at_equal_time_and_at_equal_updates(tmp_path):
 
 
 def test_a_run_without_translations_or_before_its_first_validation():
-    late = Run("late", [500], [50.0], {"bleu": [math.nan], "loss": [1.0]}, total_minutes=50.0, total_updates=500)
-    early = Run("early", [10], [1.0], {"bleu": [3.0], "loss": [2.0]}, total_minutes=1.0, total_updates=10)
-    result = compare_runs([late, early])
+    def run(updates, minutes, bleu, loss):
+        curve = {"updates": [updates], "minutes": [minutes], "bleu": [bleu], "loss": [loss]}
+        totals = {"parameters": None, "updates": updates, "minutes": minutes, "target_tokens": 0, "final": {}}
+        return totals | {"curve": curve}
+
+    result = compare_runs({"late": run(500, 50.0, None, 1.0), "early": run(10, 1.0, 3.0, 2.0)})
     assert result["runs"]["late"]["at_equal_time"] is None and result["runs"]["late"]["minutes_to_common_bleu"] is None
     assert "-" in {row[0]: row for row in run_table(result)}["bleu after 10 updates"]
 
 
 def test_folders_and_files_that_cannot_be_compared_are_refused(tmp_path):
     with pytest.raises(MeasurementError, match="no record of training with validations"):
-        read_run("a", write_run(tmp_path / "a", [record(1, 2, 3.0)]))
+        read_run(write_run(tmp_path / "a", [record(1, 2, 3.0)]))
     with pytest.raises(MetricsError, match="cannot be read"):
-        read_run("b", tmp_path / "b")
+        read_run(tmp_path / "b")
     (tmp_path / "scores.json").write_text('{"bleu": 1.0}', encoding="utf-8")
     with pytest.raises(MeasurementError, match="evaluate_translation --json"):
         read_test(tmp_path / "scores.json")
@@ -276,7 +259,7 @@ def test_the_command_draws_prints_and_keeps_other_parts(tmp_path, capsys, revers
     folder = tmp_path / "trained"
     tokenizer = VaswaniTokenizer.from_pretrained(reversal / "tokenizer")
     tokenizer.save_pretrained(folder)
-    make_contenders(["LSTM"], "tiny", len(tokenizer), seed=1)["LSTM"].save_pretrained(folder)
+    make_contender("LSTM", "tiny", len(tokenizer), seed=1).save_pretrained(folder)
     more = ["--parts", "gradients", "--models", "Transformer", "--checkpoint", f"trained={folder}"]
     more += ["--text", str(reversal / "a.src"), str(reversal / "a.tgt")]
     assert main(small(output, *more)) == 0
@@ -308,7 +291,7 @@ def test_flags_that_cannot_be_used_end_with_status_2_before_anything_is_measured
 
 def test_text_that_is_too_short_or_a_foreign_results_file_is_named(tmp_path, capsys, reversal):
     folder = tmp_path / "trained"
-    make_contenders(["LSTM"], "tiny", VOCABULARY, seed=1)["LSTM"].save_pretrained(folder)
+    make_contender("LSTM", "tiny", VOCABULARY, seed=1).save_pretrained(folder)
     words = ["--parts", "gradients", "--models", "LSTM", "--checkpoint", f"mine={folder}", "--text"]
     words += [str(reversal / "v.src")] * 2
     assert main(small(tmp_path, *words)) == 2

@@ -17,7 +17,6 @@ from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniGe
 from vaswani_tx.training import train_translation
 from vaswani_tx.training.config.translation import SettingsError, parse_arguments
 from vaswani_tx.training.errors import CheckpointError
-from vaswani_tx.training.experiments.architecture_models import count_parameters
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer
 from vaswani_tx.training.inference.translation import translate as translate_texts
 from vaswani_tx.training.models.architectures import ARCHITECTURES
@@ -254,7 +253,7 @@ def test_presets_have_the_transformers_number_of_parameters(preset):
         with torch.device("meta"):
             ours = VaswaniForConditionalGeneration(VaswaniConfig.from_preset(preset, vocab_size=vocab_size))
             other = LstmForConditionalGeneration(LstmSeq2SeqConfig.from_preset(preset, vocab_size=vocab_size))
-        assert count_parameters(other) == pytest.approx(count_parameters(ours), rel=0.004)
+        assert other.num_parameters() == pytest.approx(ours.num_parameters(), rel=0.004)
 
 
 WRONG_FIELDS = [

@@ -112,7 +112,7 @@ def test_command(tmp_path, capsys):
     for text, words in (
         (f"{LOW}\n", "has 2 trees but"),
         (f"{LOW}\n(S (A a)\n", f"{test}, line 2: the bracket"),
-        (f"{LOW}\n(A a) (B b)\n", "line 2: 2 trees stand on one line"),
+        (f"{LOW}\n(A a) (B b)\n", "line 2: 2 trees are on one line"),
     ):
         test.write_text(text, encoding="utf-8")
         assert main([str(gold), str(test)]) == 2

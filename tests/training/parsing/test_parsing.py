@@ -31,7 +31,7 @@ TRACES = "( (S (NP-SBJ (-NONE- *)) (VP (VB Stop) (PRN (-LRB- -LRB-) (ADVP (RB no
 @pytest.fixture(scope="module")
 def treebank(tmp_path_factory):
     folder = tmp_path_factory.mktemp("treebank")
-    trees = generate_trees(60, 8)
+    trees = generate_trees(60, 20)  # every symbol of the validation part is in the training part, not so the test part
     for name, part in (("train", trees[:40]), ("validation", trees[40:50]), ("test", trees[50:])):
         (folder / name).mkdir()
         (folder / name / "a.mrg").write_text(write_trees(part, pretty=True), encoding="utf-8")
@@ -280,11 +280,11 @@ def test_demo_runs_every_stage(tmp_path, monkeypatch, capsys):
     assert len(gold) == 6 and [tree.leaves() for tree in parsed] == [tree.leaves() for tree in gold]
     settings = VaswaniForConditionalGeneration.from_pretrained(folder / "model").generation_config
     assert (settings.num_beams, settings.gnmt_alpha, settings.max_extra_tokens) == (21, 0.3, 300)
-    stranger = tmp_path / "stranger"
-    stranger.mkdir()
-    (stranger / "file").write_text("keep")
-    assert demo.main(["--output", str(stranger)]) == 1
-    assert "not empty" in capsys.readouterr().err and (stranger / "file").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("keep")
+    assert demo.main(["--output", str(other)]) == 1
+    assert "not empty" in capsys.readouterr().err and (other / "file").exists()
     assert demo.main(["--output", str(tmp_path / "few"), "--trees", "5"]) == 1
     assert "at least 10" in capsys.readouterr().err
 

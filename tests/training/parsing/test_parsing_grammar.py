@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from vaswani_tx.training.parsing import grammar, lexicon
+from vaswani_tx.training.experiments.english_german_lexicon import EnglishVerb, plural
+from vaswani_tx.training.parsing import grammar
 from vaswani_tx.training.parsing.grammar import LONGEST, SHORTEST, generate_trees, split_trees
 from vaswani_tx.training.parsing.trees import clean_tree, parse_tree
 
@@ -20,7 +21,7 @@ def test_the_seed_decides(trees):
     assert generate_trees(200, 2) != trees[:200]
 
 
-def test_no_sentence_stands_in_two_parts(trees):
+def test_no_sentence_is_in_two_parts(trees):
     parts = split_trees(trees, (300, 200), 5)
     assert [len(part) for part in parts] == [300, 200, 2500]
     sentences = [{tuple(tree.words()) for tree in part} for part in parts]
@@ -74,16 +75,15 @@ def test_word_forms():
              "play": ("plays", "played", "playing"), "see": ("sees", "saw", "seeing"),
              "teach": ("teaches", "taught", "teaching"), "drop": ("drops", "dropped", "dropping")}  # fmt: skip
     for base, (third, past, gerund) in forms.items():
-        verb = lexicon.verb(base)
-        assert (verb.third, verb.past, verb.gerund) == (third, past, gerund)
+        verb = EnglishVerb(base)
         assert [verb.form(tag) for tag in ("VB", "VBP", "VBZ", "VBD", "VBG")] == [base, base, third, past, gerund]
-    assert [lexicon.plural(noun) for noun in ("dog", "fox", "story", "boy", "man", "wolf", "church")] == [
+    assert [plural(noun) for noun in ("dog", "fox", "story", "boy", "man", "wolf", "church")] == [
         "dogs", "foxes", "stories", "boys", "men", "wolves", "churches",
     ]  # fmt: skip
 
 
 def test_too_many_trees_are_refused(monkeypatch):
-    monkeypatch.setattr(grammar.Sentences, "draw", lambda self: parse_tree("(S (A a) (B b) (C c) (. .))"))
+    monkeypatch.setattr(grammar.TreeSampler, "draw", lambda self: parse_tree("(S (A a) (B b) (C c) (. .))"))
     with pytest.raises(ValueError, match="only 1 different"):
         generate_trees(2, 1)
 

@@ -46,7 +46,7 @@ TREEBANK = r"""
 
 def test_reads_what_the_treebank_writes():
     tree = parse_tree(TREEBANK)
-    assert (tree.label, tree.children[0].label) == ("S", "NP-SBJ-1"), "the outer bracket without label is left away"
+    assert (tree.label, tree.children[0].label) == ("S", "NP-SBJ-1"), "the outer bracket without label is dropped"
     assert tree.words() == ["The", "man", "wanted", "*-1", "to", "sell", "1\\/2", "-LRB-", "*T*-3", "-RRB-", "."]
     assert [leaf.label for leaf in tree.leaves()][-4:] == ["-LRB-", "-NONE-", "-RRB-", "."]
     assert parse_tree("( (X (A a)) (Y (B b)) )") == parse_tree("(TOP (X (A a)) (Y (B b)))"), "several need a root"
@@ -75,7 +75,7 @@ def test_round_trip_is_exact():
         ("(S\n (NP the (NN dog)))", 2, "'the' inside of '(NP ...' has no tag"),
         ("(NP the dog)", 1, "'dog'"),
         ("(S (NP (DT the)\n dog))", 2, "'dog' inside of '(NP ...' has no tag"),
-        ("(A a)\n\nstray (B b)", 3, "'stray' stands outside"),
+        ("(A a)\n\nstray (B b)", 3, "'stray' is outside"),
         ("(S " * 300 + "(A a)" + ")" * 300, 1, f"more than {MAX_DEPTH} deep"),
     ],
 )
@@ -184,7 +184,7 @@ def test_words_of_the_output_only_hold_the_place():
         ("", "(S a b c)", {"too few", "roots"}),
     ],
 )
-def test_malformed_output_is_mended_by_the_rules(output, expected, faults):
+def test_malformed_output_is_repaired_by_the_rules(output, expected, faults):
     back = read_back(output, ["a", "b", "c"])
     assert re.sub(rf"\({LEAF} (\w)\)", r"\1", str(back.tree)) == expected
     assert set(back.faults) == faults
@@ -200,7 +200,7 @@ def test_any_output_gives_a_tree_over_all_words():
         for leaves in LEAVES:
             back = read_back(output, words, leaves)
             assert back.tree.words() == words and parse_tree(str(back.tree)) == back.tree
-            assert back == read_back(output, words, leaves), "mending is a rule, not a chance"
+            assert back == read_back(output, words, leaves), "the same output gives the same tree"
         # Faultless means: exactly what this tree is written as.
         plain = read_back(output, words)
         assert (plain.faults == ()) == (linearise(plain.tree) == output)

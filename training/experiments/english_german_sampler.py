@@ -1,46 +1,22 @@
-"""Drawing noun phrases and clauses of the demonstration language that make sense."""
+"""Sampling of noun phrases and clauses that make sense."""
 
 import random
 from collections.abc import Sequence
 
-from vaswani_tx.training.experiments.english_german_frames import (
-    FEW,
-    FRAMES,
-    INDIRECT,
-    KEIN,
-    KIN,
-    MOODS,
-    OBJECT,
-    PLACE,
-    SUBJECT,
-    Frame,
-)
-from vaswani_tx.training.experiments.english_german_lexicon import (
-    AGO,
-    DETERMINERS,
-    HABITS,
-    HUMANS,
-    NOUNS,
-    OPPOSITES,
-    PRONOUNS,
-    RECENT,
-    REMOTE,
-    VERBS,
-    Pronoun,
-    Time,
-)
+from vaswani_tx.training.experiments import english_german_frames as frames
+from vaswani_tx.training.experiments import english_german_lexicon as lexicon
 from vaswani_tx.training.experiments.english_german_syntax import Clause, Nominal, NounPhrase, Phrase
 
 # The first person singular has verb forms of its own: without this weight some would hardly be seen.
 WEIGHED_PRONOUNS = ("I",) * 7 + ("we", "he", "she", "they") * 2
 
 
-class Rejected(Exception):
-    """What was drawn does not fit together: draw again."""
+class SampleRejected(Exception):
+    """The parts of a sample do not fit together; another one must be drawn."""
 
 
-class Drawing:
-    """One sentence being drawn: the random source, and the nouns already named in it, which are not used twice."""
+class ClauseSampler:
+    """Draws the parts of one sentence; `used` holds its nouns, none of which is drawn twice."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
@@ -52,103 +28,107 @@ class Drawing:
 
     def noun_phrase(self, nouns: Sequence[str], roles: dict[str, int], largest: int = 12) -> NounPhrase:
         """Draw a phrase, every second one with an adjective; `roles` weighs the determiners."""
-        candidates = [name for name in nouns if name not in self.used and NOUNS[name].determiners & roles.keys()]
+        candidates = [
+            name for name in nouns if name not in self.used and lexicon.NOUNS[name].determiners & roles.keys()
+        ]
         if not candidates:
-            raise Rejected
-        noun = NOUNS[self.rng.choice(candidates)]
+            raise SampleRejected
+        noun = lexicon.NOUNS[self.rng.choice(candidates)]
         self.used.add(noun.english)
         letters = sorted(noun.determiners & roles.keys())
-        kin = noun.english in KIN  # "my brother" more often than "the brother"
+        kin = noun.english in frames.KIN  # "my brother" more often than "the brother"
         letter = self.rng.choices(letters, [roles[one] * (2 if kin and one in "mM" else 1) for one in letters])[0]
-        determiner, plural = DETERMINERS[letter]
-        count = self.rng.randint(2, min(largest, FEW.get(noun.english, 12))) if letter in "nN" else 0
-        mood = 0.3 if noun.human else 0.05  # nobody buys a tired horse
-        weights = [mood if word in MOODS else 1.0 for word in noun.adjectives]
+        determiner, plural = lexicon.DETERMINERS[letter]
+        count = self.rng.randint(2, min(largest, frames.FEW.get(noun.english, 12))) if letter in "nN" else 0
+        mood = 0.3 if noun.human else 0.05  # a thing that is bought is seldom tired
+        weights = [mood if word in frames.MOODS else 1.0 for word in noun.adjectives]
         adjective = "" if self.chance(0.55) else self.rng.choices(noun.adjectives, weights)[0]
         return NounPhrase(noun, determiner, plural, adjective, count)
 
     def subject(
         self, nouns: Sequence[str], roles: dict[str, int], singular: bool = False, pronouns: float = 0.3
     ) -> Nominal:
-        """Draw a subject, for people at the rate `pronouns` a pronoun."""
+        """Draw a subject, for humans at the rate `pronouns` a pronoun."""
         if not nouns:
-            raise Rejected
-        if self.chance(pronouns) and NOUNS[nouns[0]].human:
+            raise SampleRejected
+        if self.chance(pronouns) and lexicon.NOUNS[nouns[0]].human:
             names = ("he", "she") if singular else WEIGHED_PRONOUNS
-            return PRONOUNS[self.rng.choice(names)]
+            return lexicon.PRONOUNS[self.rng.choice(names)]
         if singular:
             roles = only(roles, "tam")
         return self.noun_phrase(nouns, roles)
 
-    def object_pronoun(self, subject: Nominal) -> Pronoun:
+    def object_pronoun(self, subject: Nominal) -> lexicon.Pronoun:
         """Draw me, us, him, her or them, unlike the subject."""
         own = getattr(subject, "subject", "")
         banned = ("I", "we") if own in ("I", "we") else (own,)
-        return PRONOUNS[self.rng.choice([name for name in ("I", "I", "we", "he", "she", "they") if name not in banned])]
+        return lexicon.PRONOUNS[
+            self.rng.choice([name for name in ("I", "I", "we", "he", "she", "they") if name not in banned])
+        ]
 
-    def time(self, frame: Frame, past: bool, negated: bool, new_object: bool) -> Time | None:
+    def time(self, frame: frames.Frame, past: bool, negated: bool, new_object: bool) -> lexicon.Time | None:
         """Draw a time expression that fits, if there is one; what is bought every day is not the same thing again."""
         if past:
-            times = list(RECENT.values()) + (list(REMOTE.values()) if frame.remote else [])
+            times = list(lexicon.RECENT.values()) + (list(lexicon.REMOTE.values()) if frame.remote else [])
             if not negated and self.chance(0.22) and frame.verb not in ("need", "drink", "eat"):
-                times = list(AGO.values())
+                times = list(lexicon.AGO.values())
         elif frame.habit_needs_new_object and not new_object:
             times = []
         else:
-            times = [HABITS[key] for key in frame.habits if not negated or HABITS[key].negatable]
+            times = [lexicon.HABITS[key] for key in frame.habits if not negated or lexicon.HABITS[key].negatable]
         return self.rng.choice(times) if times else None
 
-    def frame(self, verb: str, subject: Nominal | None = None) -> Frame:
+    def frame(self, verb: str, subject: Nominal | None = None) -> frames.Frame:
         """Return a frame of `verb` that allows `subject`."""
-        frames = [frame for frame in FRAMES if frame.verb == verb]
+        found = [frame for frame in frames.FRAMES if frame.verb == verb]
         if isinstance(subject, NounPhrase):
-            frames = [frame for frame in frames if subject.noun.english in frame.subjects]
-        if not frames:
-            raise Rejected
-        return self.rng.choice(frames)
+            found = [frame for frame in found if subject.noun.english in frame.subjects]
+        if not found:
+            raise SampleRejected
+        return self.rng.choice(found)
 
     def clause(
-        self, frame: Frame, *, subject: Nominal | None = None, past: bool | None = None, negated: bool | None = None,
-        time_rate: float = 0.45, phrase_rate: float | None = None, pronoun_objects: float = 0.2,
-        object_determiners: str = "",
+        self, frame: frames.Frame, *, subject: Nominal | None = None, past: bool | None = None,
+        negated: bool | None = None, time_rate: float = 0.45, phrase_rate: float | None = None,
+        pronoun_objects: float = 0.2, object_determiners: str = "",
     ) -> Clause:  # fmt: skip
         """Draw a clause of a frame, with the given parts fixed."""
         past = not self.chance(frame.present_rate) if past is None else past
-        if past and not VERBS[frame.verb].past.isalpha():
-            raise Rejected
+        if past and not lexicon.VERBS[frame.verb].participle:
+            raise SampleRejected
         negated = self.chance(0.28) if negated is None else negated
         if subject is None:
-            roles = only(SUBJECT, "tmTM") if negated else SUBJECT
+            roles = only(frames.SUBJECT, "tmTM") if negated else frames.SUBJECT
             subject = self.subject(frame.subjects, roles, frame.singular_subject)
         elif frame.singular_subject and subject.person != "er":
-            raise Rejected
+            raise SampleRejected
         accusative = dative = None
         if isinstance(subject, NounPhrase) and not subject.definite:
             pronoun_objects = 0.0  # a pronoun would have to leave its place: weil mich ein Mann besucht
-        human = frame.accusative and frame.accusative[0] in HUMANS and frame.verb != "like"
+        human = frame.accusative and frame.accusative[0] in lexicon.HUMANS and frame.verb != "like"
         if frame.dative:
             if self.chance(pronoun_objects):
                 dative = self.object_pronoun(subject)
             else:
-                dative = self.noun_phrase(frame.dative, only(INDIRECT, "tmTM") if negated else INDIRECT)
+                dative = self.noun_phrase(frame.dative, only(frames.INDIRECT, "tmTM") if negated else frames.INDIRECT)
         if frame.accusative:
             if human and self.chance(pronoun_objects):
                 accusative = self.object_pronoun(subject)
             else:
-                roles = only(OBJECT, object_determiners or frame.object_determiners)
-                roles = {**only(roles, "tmTM"), **only(KEIN, "".join(roles))} if negated else roles
+                roles = only(frames.OBJECT, object_determiners or frame.object_determiners)
+                roles = {**only(roles, "tmTM"), **only(frames.KEIN, "".join(roles))} if negated else roles
                 accusative = self.noun_phrase(frame.accusative, roles, frame.largest_number)
         new = isinstance(accusative, NounPhrase) and not accusative.definite
         time = self.time(frame, past, negated, new) if self.chance(time_rate) else None
         phrase = None
         if frame.phrases and self.chance(frame.phrase_rate if phrase_rate is None else phrase_rate):
             phrase = self.phrase(frame, negated)
-        return Clause(subject, VERBS[frame.verb], past, negated, accusative, dative, phrase, time)
+        return Clause(subject, lexicon.VERBS[frame.verb], past, negated, accusative, dative, phrase, time)
 
-    def phrase(self, frame: Frame, negated: bool) -> Phrase:
+    def phrase(self, frame: frames.Frame, negated: bool) -> Phrase:
         """Draw the prepositional phrase of a frame."""
         ((preposition, nouns),) = frame.phrases.items()
-        roles = INDIRECT if preposition in ("with", "for") else PLACE
+        roles = frames.INDIRECT if preposition in ("with", "for") else frames.PLACE
         return Phrase(preposition, self.noun_phrase(nouns, only(roles, "tmTM") if negated else roles, 4))
 
     def property(self, subject: Nominal, adjectives: Sequence[str], past: bool, negated: bool = False) -> Clause:
@@ -156,12 +136,12 @@ class Drawing:
         if isinstance(subject, NounPhrase):
             own = subject.adjective
             fitting = [word for word in adjectives if word in subject.noun.adjectives and word != own]
-            adjectives = [word for word in fitting if frozenset((word, own)) not in OPPOSITES]
+            adjectives = [word for word in fitting if frozenset((word, own)) not in lexicon.OPPOSITES]
         if not adjectives:
-            raise Rejected
+            raise SampleRejected
         predicate = self.rng.choice(list(adjectives))
         degree = "very" if self.chance(0.3) and predicate != "red" else ""
-        return Clause(subject, VERBS["be"], past, negated, predicate=predicate, degree=degree)
+        return Clause(subject, lexicon.VERBS["be"], past, negated, predicate=predicate, degree=degree)
 
 
 def only(roles: dict[str, int], letters: str) -> dict[str, int]:
