@@ -18,10 +18,12 @@ import vaswani_tx
 from tests.helpers import ROOT
 from tests.helpers.cli_runs import LINES, command, environment, refused, save_model
 from tests.helpers.fake_hub import WRITER, HubStandIn
-from vaswani_tx import VaswaniTokenizer, cli, hub
+from vaswani_tx import VaswaniTokenizer, cli
 from vaswani_tx.cli import info as cli_info
 from vaswani_tx.cli import models as cli_models
+from vaswani_tx.cli.translate import DECIDING
 from vaswani_tx.cli.common import CliFailure
+from vaswani_tx.hub import saving
 from vaswani_tx.training.inference.translation import perplexity
 
 pytest_plugins = ["tests.helpers.cli_runs"]
@@ -69,7 +71,7 @@ def test_help_and_version():
 def test_every_option_that_decides_the_output_is_part_of_what_a_resumed_run_must_repeat():
     options = vars(cli.parse(["translate", "model"], "0"))
     of_no_weight = {"verb", "model", "parser", "input", "output", "restart", "quiet", "num_threads", "device"}
-    assert set(options) - of_no_weight - {"trust_remote_code"} == set(vaswani_tx.cli.translate.DECIDING)
+    assert set(options) - of_no_weight - {"trust_remote_code"} == set(DECIDING)
 
 
 def test_python_m_and_the_installed_command_are_the_same():
@@ -296,9 +298,9 @@ def test_info_tells_where_a_model_comes_from_and_what_is_wrong(folder, tmp_path)
 
 
 def test_push_says_what_it_would_send_and_sends_it(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "get_token", lambda: WRITER)
+    monkeypatch.setattr(saving, "get_token", lambda: WRITER)
     with HubStandIn() as running:
-        monkeypatch.setattr(hub, "HfApi", partial(HfApi, endpoint=running.url, token=WRITER))
+        monkeypatch.setattr(saving, "HfApi", partial(HfApi, endpoint=running.url, token=WRITER))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         done = command("push", folder, "me/tiny", "--dry-run", "--no-code")
