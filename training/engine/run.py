@@ -5,8 +5,6 @@ A command gives a dataclass of keys (a `RunSettings`), and a function that makes
 
 import logging
 import os
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, set_seed
 
 from vaswani_tx import VaswaniTokenizer
-from vaswani_tx.training.config.recipe import parse, usage
+from vaswani_tx.training.command_line import command, print_status  # noqa: F401  `command` for the commands
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.engine.averaging import save_average
 from vaswani_tx.training.engine.checkpoint_manager import Task
@@ -33,7 +31,7 @@ from vaswani_tx.training.engine.parameter_groups import freeze, rate_groups
 from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.engine.schedules import PaperAdam, make_schedule
 from vaswani_tx.training.engine.trackers import check_tracker, start_tracker
-from vaswani_tx.training.errors import CheckpointError, Interrupted, SettingsError, TrainingError
+from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.files import atomic_folder
 from vaswani_tx.training.tasks.translation_validation import describe
 
@@ -284,41 +282,3 @@ def on_main(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
 def resolve_path(data_dir: str | None, name: str | None) -> str | None:
     """A data file's path: relative names start from `data_dir` where that is set."""
     return os.path.join(data_dir, name) if data_dir and name else name
-
-
-def print_status(text: str) -> None:
-    """Tells the user."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def command(argv: list[str] | None, kind: type[RunSettings], manual: str, run: Callable[[Any], None]) -> int:
-    """Runs a training command and returns its exit status.
-
-    Args:
-        argv: words of the command line; None: the process's own.
-        kind: the dataclass of its keys.
-        manual: what `--help` prints before the list of keys.
-        run: trains as the keys say.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help" in argv or "-h" in argv:
-        print(f"{manual}\nKeys of a recipe, each of them a flag:\n{usage(kind)}")
-        return 0
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    for name in ("httpx", "datasets", "absl", "accelerate"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        run(parse(argv, kind))
-    except Interrupted as stop:
-        name = signal.Signals(stop.signum).name
-        print_status(f"stopped by {name}; saved as {stop.saved}; the same command goes on from there.")
-        return 128 + stop.signum
-    except KeyboardInterrupt:
-        print_status("stopped by SIGINT; the same command goes on from the last checkpoint.")
-        return 130
-    except (ValueError, OSError) as error:
-        logger.debug("where the error came from", exc_info=True)
-        print_status(f"error: {error}")
-        return 1 if isinstance(error, (CheckpointError, TrainingError, OSError)) else 2
-    return 0
