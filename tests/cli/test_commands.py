@@ -21,8 +21,8 @@ from tests.helpers.fake_hub import WRITER, HubStandIn
 from vaswani_tx import VaswaniTokenizer, cli
 from vaswani_tx.cli import info as cli_info
 from vaswani_tx.cli import models as cli_models
-from vaswani_tx.cli.translate import DECIDING
 from vaswani_tx.cli.common import CliFailure
+from vaswani_tx.cli.translate import DECIDING
 from vaswani_tx.hub import saving
 from vaswani_tx.training.inference.translation import perplexity
 
