@@ -23,7 +23,7 @@ from vaswani_tx.cli import info as cli_info
 from vaswani_tx.cli import models as cli_models
 from vaswani_tx.cli.common import CliFailure
 from vaswani_tx.cli.translate import DECIDING
-from vaswani_tx.hub import saving
+from vaswani_tx.hub import saving as hub
 from vaswani_tx.training.inference.translation import perplexity
 
 pytest_plugins = ["tests.helpers.cli_runs"]
@@ -298,9 +298,9 @@ def test_info_tells_where_a_model_comes_from_and_what_is_wrong(folder, tmp_path)
 
 
 def test_push_says_what_it_would_send_and_sends_it(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "get_token", lambda: WRITER)
+    monkeypatch.setattr(hub, "get_token", lambda: WRITER)
     with HubStandIn() as running:
-        monkeypatch.setattr(saving, "HfApi", partial(HfApi, endpoint=running.url, token=WRITER))
+        monkeypatch.setattr(hub, "HfApi", partial(HfApi, endpoint=running.url, token=WRITER))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         done = command("push", folder, "me/tiny", "--dry-run", "--no-code")

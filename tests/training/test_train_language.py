@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from tests.helpers.language_runs import COMMANDS, flags, run
 from tests.helpers import ROOT
+from tests.helpers.language_runs import COMMANDS, flags, run
 from tests.helpers.training_runs import records
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
 from vaswani_tx.training.config.recipe import parse

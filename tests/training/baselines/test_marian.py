@@ -10,12 +10,16 @@ from tests.helpers.training_runs import flags
 from vaswani_tx import VaswaniConfig, VaswaniTokenizer
 from vaswani_tx.training.baselines import marian
 from vaswani_tx.training.config.translation import parse_arguments
-from vaswani_tx.training.data.batching import BatchPlan
+from vaswani_tx.training.data.batching import BatchPlan, pair_sides
 from vaswani_tx.training.data.parallel import load_parallel, tokenize_parallel
 from vaswani_tx.training.errors import SettingsError
 
 pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def sides_of(pairs, *budgets):
+    return pair_sides(pairs.source_lengths, pairs.target_lengths, *budgets)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def seen(monkeypatch):
 def plan_of(data):
     tokenizer = VaswaniTokenizer.from_pretrained(data / "tokenizer")
     pairs = tokenize_parallel(load_parallel(data / "a.src", data / "a.tgt"), tokenizer, 20, 20, disable_progress=True)
-    return pairs, BatchPlan.of_pairs(pairs, 60, 60, seed=1)
+    return pairs, BatchPlan(sides_of(pairs, 60, 60), seed=1)
 
 
 def test_the_trainer_sees_the_plans_batches_in_their_order_over_epochs(reversal, tmp_path, seen):

@@ -9,8 +9,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from transformers import AutoConfig
 
-from tests.helpers import GOLDEN_PAPER
-from tests.helpers import ROOT
+from tests.helpers import GOLDEN_PAPER, ROOT
 from tests.helpers.training_runs import WORDS, records
 from vaswani_tx.training import train_translation
 from vaswani_tx.training.config.translation import parse_arguments

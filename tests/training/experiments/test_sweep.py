@@ -10,8 +10,7 @@ import time
 import pytest
 from accelerate.state import AcceleratorState
 
-from tests.helpers import GOLDEN_PAPER
-from tests.helpers import ROOT
+from tests.helpers import GOLDEN_PAPER, ROOT
 from tests.helpers.training_runs import SMALL, steps
 from vaswani_tx import PRESETS, VaswaniConfig
 from vaswani_tx.training import evaluate_translation, sweep, train_translation

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModelForSeq2SeqLM
 
-from tests.helpers.generation_references import END, START, plain_beam_search, random_batch, spread, translate
 from tests.helpers import ROOT
+from tests.helpers.generation_references import END, START, plain_beam_search, random_batch, spread, translate
 from tests.helpers.training_runs import flags, records, run
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniGenerationConfig
 from vaswani_tx.training import train_translation
