@@ -1,14 +1,15 @@
 """The keys of a classifier's recipe, each also a flag of `vaswani_tx.training.train_classifier` (see training/config/recipe.py)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from vaswani_tx import PRESETS, VaswaniEncoderConfig
+import vaswani_tx
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
-from vaswani_tx.training.data.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.errors import SettingsError
-from vaswani_tx.training.inference.task_specs import TASK_SPECS, task_spec
+
+if TYPE_CHECKING:
+    from vaswani_tx.training.data.labelled import Fields
 
 # Validation scores that may choose the best model, of each task; more of each is better.
 SCORES = {
@@ -68,7 +69,10 @@ class ClassifierSettings(RunSettings):
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
         super().check()
-        self.check_model(PRESETS, VaswaniEncoderConfig)
+        # Here and below: they import torch, for which --help need not wait.
+        from vaswani_tx.training.inference.task_specs import TASK_SPECS
+
+        self.check_model(vaswani_tx.PRESETS, vaswani_tx.VaswaniEncoderConfig)
         self.check_least(4, "max_length")
         self.check_least(0, "stride")
         if self.task not in TASK_SPECS:
@@ -83,6 +87,9 @@ class ClassifierSettings(RunSettings):
             raise SettingsError("architecture: bert is there to compare, from scratch: leave init_from out.")
 
     def _check_task(self) -> None:
+        from vaswani_tx.training.data.labelled import TEXT_TASKS
+        from vaswani_tx.training.inference.task_specs import task_spec
+
         if self.pair_field and self.task not in TEXT_TASKS:
             raise SettingsError(f"pair_field has no meaning for task: {self.task}; leave it out.")
         if self.labels is not None and self.task in ("regression", "question_answering"):
@@ -115,8 +122,10 @@ class ClassifierSettings(RunSettings):
                 f"({self.warmup_steps}), got {end}: set one of the three, or take schedule: constant."
             )
 
-    def fields(self) -> Fields:
+    def fields(self) -> "Fields":
         """What the fields of the data are called."""
+        from vaswani_tx.training.data.labelled import Fields
+
         return Fields(
             self.text_field, self.pair_field, self.label_field, self.label_separator, self.tokens_field,
             self.tags_field, self.question_field, self.context_field, self.answers_field,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vaswani_tx import PRESETS, VaswaniVisionConfig
+import vaswani_tx
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -37,7 +37,7 @@ class ImageSettings(RunSettings):
     def check(self) -> None:
         """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         super().check()
-        self.check_model(PRESETS, VaswaniVisionConfig)
+        self.check_model(vaswani_tx.PRESETS, vaswani_tx.VaswaniVisionConfig)
         self.check_least(0, "shift", "split_seed", "image_memory")
         for name in ("validation_share", "test_share"):
             if not 0.0 <= getattr(self, name) < 1.0:

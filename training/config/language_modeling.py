@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from vaswani_tx import PRESETS, VaswaniDecoderConfig, VaswaniEncoderConfig
+import vaswani_tx
 from vaswani_tx.training.config.recipe import check_known, key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -17,7 +17,8 @@ CORPUS_KEYS = ("text", "weight", "split", "config", "field")
 class LanguageModelSettings(RunSettings):
     """What the training runs of masked and causal language models share."""
 
-    config_class: ClassVar[type] = VaswaniDecoderConfig
+    # The name of it, as the class would import torch, for which --help need not wait.
+    config_class: ClassVar[str] = "VaswaniDecoderConfig"
 
     train_text: list[str] | None = field(
         default=None,
@@ -58,7 +59,7 @@ class LanguageModelSettings(RunSettings):
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
         super().check()
-        self.check_model(PRESETS, self.config_class)
+        self.check_model(vaswani_tx.PRESETS, getattr(vaswani_tx, self.config_class))
         self.check_least(8, "row_length")
         self.check_least(0, "eval_samples")
         if self.batch_tokens < self.row_length:
@@ -107,7 +108,7 @@ class CausalSettings(LanguageModelSettings):
 class MaskedSettings(LanguageModelSettings):
     """Everything that decides the training run of a masked language model."""
 
-    config_class: ClassVar[type] = VaswaniEncoderConfig
+    config_class: ClassVar[str] = "VaswaniEncoderConfig"
 
     mask_rate: float = key(0.15, "Share of the words that are to be predicted.")
     mask_as_mask: float = key(0.8, "Share of their tokens that the mask replaces.")

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from vaswani_tx.training.config.recipe import check_known, key, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
-from vaswani_tx.training.models.architectures import ARCHITECTURES
 
 
 @dataclass
@@ -96,6 +95,9 @@ class TranslationSettings(RunSettings):
         self._check_corpora()
 
     def _check_architecture(self) -> None:
+        # Here, as it imports torch, for which --help need not wait.
+        from vaswani_tx.training.models.architectures import ARCHITECTURES
+
         check_known(self.architecture, ARCHITECTURES, f"architecture: there is none called '{self.architecture}'")
         kind = ARCHITECTURES[self.architecture]
         self.check_model(kind.presets, kind.config_class)

@@ -4,12 +4,9 @@
 `accelerate launch -m`. The commands come with the extra `train`.
 """
 
-import ast
 import importlib
-import re
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from vaswani_tx.cli.common import CliError
 from vaswani_tx.suggestions import did_you_mean
@@ -81,11 +78,8 @@ def run(words: list[str]) -> int:
             hint = did_you_mean(kind, command) or f": there are {', '.join(command)}"
             raise CliError(f"vaswani-tx {verb}: there is no '{kind}'{hint}")
         command = command[kind]
-    asks_for_help = any(flag in rest for flag in HELP_FLAGS)
     try:
-        if asks_for_help and print_settings(command):
-            return 0
-        if not asks_for_help:
+        if not any(flag in rest for flag in HELP_FLAGS):
             check_extra()
         return importlib.import_module(f"{PACKAGE}.{command.module}").main(rest)
     except ModuleNotFoundError as error:
@@ -98,31 +92,6 @@ def check_extra() -> None:
     """Raise CliError where a package of the extra `train` is missing."""
     if missing := [name for name in REQUIRED if find_spec(name) is None]:
         raise CliError(f"training needs packages that are not installed ({', '.join(missing)}): {EXTRA}")
-
-
-def print_settings(command: Command) -> bool:
-    """Print the manual of a command whose flags are the keys of a recipe; return False for any other command.
-
-    Its text and the class of its settings are read from its source, since the import of what trains takes seconds.
-    """
-    spec = find_spec(f"{PACKAGE}.{command.module}")
-    if spec is None or not spec.origin:
-        return False
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    found = [
-        (node.module, name.name)
-        for node in imports
-        for name in node.names
-        if re.fullmatch(rf"{PACKAGE}\.config\.\w+", node.module or "") and name.name.endswith("Settings")
-    ]
-    if len(found) != 1:
-        return False
-    ((module, name),) = found
-    from vaswani_tx.training.command_line import print_manual
-
-    print_manual(ast.get_docstring(tree, clean=False), getattr(importlib.import_module(module), name))
-    return True
 
 
 def kinds_help(verb: str) -> str:
