@@ -123,4 +123,4 @@ def _register() -> None:
     importlib.import_module(f"{__package__}.registration").register()
 
 
-HOOK = ImportHook("transformers", re.escape(f"{__package__}.") + r"\w+_vaswani(_\w+)?", _register)
+HOOK = ImportHook("transformers", re.escape(f"{__package__}.") + r"(\w+_vaswani(_\w+)?|registration)", _register)

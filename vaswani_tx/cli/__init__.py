@@ -13,6 +13,7 @@ import os
 import sys
 
 from vaswani_tx import __version__
+from vaswani_tx.cli import training
 from vaswani_tx.cli.arguments import RUN_HELP, parse
 from vaswani_tx.cli.common import (
     CLOSED_PIPE,
@@ -25,7 +26,6 @@ from vaswani_tx.cli.common import (
     print_status,
     quiet_libraries,
 )
-from vaswani_tx.cli.training import COMMANDS, HELP_FLAGS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _carry_out(words: list[str]) -> int:
     verb = words[0] if words else None
-    if verb in COMMANDS:
-        return importlib.import_module("vaswani_tx.cli.training").run(words)
+    if verb in training.COMMANDS:
+        return training.run(words)
     if verb == "run":
-        if len(words) == 1 or words[1] in HELP_FLAGS:
+        if len(words) == 1 or words[1] in training.HELP_FLAGS:
             print(RUN_HELP)
             return OK if words[1:] else USAGE
         return importlib.import_module("vaswani_tx.cli.foreign").run(words[1:])

@@ -1,5 +1,6 @@
 """`vaswani-tx run`: another program as Python would run it, in a process that knows this package's models."""
 
+import importlib
 import os
 import runpy
 import sys
@@ -17,10 +18,8 @@ def run(words: list[str]) -> int:
         CliError: there is no such module or file.
     """
     name = _checked(words)
-    # Now rather than when it imports transformers: an error of ours must not look like one of that program.
-    import vaswani_tx.registration
-
-    vaswani_tx.registration.register()
+    # This registers. Now rather than in that program: an error of ours must not look like one of its own.
+    importlib.import_module("transformers")
     if words[0] == "-m":
         sys.argv = words[1:]  # the first becomes the module's file
         sys.path.insert(0, os.getcwd())
