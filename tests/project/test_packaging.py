@@ -1,4 +1,4 @@
-"""The wheel holds `vaswani_tx` with its training commands and nothing else; installed alone, it trains and translates."""
+"""The wheel holds `vaswani_tx` with its training commands alone; installed from it, they train and translate."""
 
 import os
 import re
