@@ -26,48 +26,44 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from transformers import AutoTokenizer
+from typing import TYPE_CHECKING, Any
 
 import vaswani_tx  # noqa: F401  registers the Auto classes
-from vaswani_tx.training.data.labelled import (
-    TEXT_TASKS,
-    Example,
-    Fields,
-    QuestionExample,
-    TextExample,
-    WordsExample,
-    check_labels,
-    read_examples,
-)
-from vaswani_tx.training.data.labelled_files import numbered_lines
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.inference.classification import predict
-from vaswani_tx.training.inference.task_specs import TaskSpec, task_spec
-from vaswani_tx.training.inference.translation import check_vocabulary
-from vaswani_tx.training.models.loading import check_folder, load_pretrained
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+
+    from vaswani_tx.training.data.labelled import Example
+    from vaswani_tx.training.inference.task_specs import TaskSpec
 
 
 @dataclass
 class Classifier:
     """A model with its tokenizer and what it was trained to say."""
 
-    model: transformers.PreTrainedModel
+    model: "transformers.PreTrainedModel"
     tokenizer: Any
-    kind: TaskSpec
+    kind: "TaskSpec"
     batch_tokens: int = 8192
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu", **settings: Any) -> "Classifier":
+    def load(cls, folder: str | Path, device: "str | torch.device" = "cpu", **settings: Any) -> "Classifier":
         """The classifier that a folder holds; `settings` replace its own `max_length`, `stride` or `no_answer`.
 
         Raises:
             CheckpointError: the folder is damaged, or holds another kind of model.
         """
+        import torch
+        import transformers
+        from transformers import AutoTokenizer
+
+        from vaswani_tx.training.inference.task_specs import task_spec
+        from vaswani_tx.training.inference.translation import check_vocabulary
+        from vaswani_tx.training.models.loading import check_folder, load_pretrained
+
         folder = Path(folder)
         check_folder(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -85,22 +81,30 @@ class Classifier:
         check_vocabulary(model, tokenizer, str(folder))
         return cls(model.to(device).eval(), tokenizer, kind)
 
-    def predict(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def predict(self, examples: "Sequence[Example]") -> list[dict[str, Any]]:
         """A prediction for each example, in order."""
+        from vaswani_tx.training.inference.classification import predict
+
         rows = self.kind.rows(examples, self.tokenizer, labelled=False)
         return predict(self.model, self.kind, rows, batch_tokens=self.batch_tokens)[0]
 
     def texts(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:
         """A label for each text, or pair of texts."""
+        from vaswani_tx.training.data.labelled import TextExample
+
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
         return self.predict([TextExample(f"text {i}", *pair, None) for i, pair in enumerate(pairs, start=1)])
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         """A tag for each word of each sentence."""
+        from vaswani_tx.training.data.labelled import WordsExample
+
         return self.predict([WordsExample(f"sentence {i}", list(s), None) for i, s in enumerate(sentences, start=1)])
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
         """The answer to a question, where in the context it begins, and its probability in its window."""
+        from vaswani_tx.training.data.labelled import QuestionExample
+
         return self.predict([QuestionExample("the question", "1", question, context, None)])[0]
 
 
@@ -118,8 +122,18 @@ def _task_of(config: dict[str, Any], folder: Path) -> str:
     raise CheckpointError(f"'{folder}' holds a {name or 'model without a class'}, which is no classifier.")
 
 
-def read_input(options: argparse.Namespace, task: str) -> list[Example]:
+def read_input(options: argparse.Namespace, task: str) -> "list[Example]":
     """The examples to predict; raises DataError naming file, line and field."""
+    from vaswani_tx.training.data.labelled import (
+        TEXT_TASKS,
+        Example,
+        Fields,
+        TextExample,
+        WordsExample,
+        read_examples,
+    )
+    from vaswani_tx.training.data.labelled_files import numbered_lines
+
     path = options.input
     by_line = options.lines or path == "-" or (task in TEXT_TASKS and path.endswith(".txt"))
     if not by_line:
@@ -148,8 +162,10 @@ def _stdin_lines() -> Iterator[tuple[int, str]]:
         yield number, line.removesuffix("\n")
 
 
-def shown(example: Example, prediction: dict[str, Any]) -> str:
+def shown(example: "Example", prediction: dict[str, Any]) -> str:
     """An example's line of output."""
+    from vaswani_tx.training.data.labelled import QuestionExample, WordsExample
+
     if isinstance(example, WordsExample):
         row: dict[str, Any] = {"tokens": example.words}
     elif isinstance(example, QuestionExample):
@@ -169,6 +185,10 @@ def _rounded(value: Any) -> Any:
 
 def run(options: argparse.Namespace) -> None:
     """Predicts, writes, scores; raises a ValueError that says what is wrong."""
+    import torch
+
+    from vaswani_tx.training.data.labelled import check_labels
+
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {"max_length": options.max_length, "stride": options.stride}
     classifier = Classifier.load(options.model, device, **settings)
@@ -192,6 +212,8 @@ def run(options: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
+    from vaswani_tx.training.data.labelled import Fields
+
     parser = argparse.ArgumentParser(
         prog="python -m vaswani_tx.training.classify",
         description=__doc__,
@@ -218,6 +240,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     options = parse(argv)
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     try:
         with contextlib.suppress(BrokenPipeError):

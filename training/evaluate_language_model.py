@@ -30,27 +30,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-
 import vaswani_tx
-from vaswani_tx.training.data.masking import Masker
-from vaswani_tx.training.data.text import TextCorpus
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.inference.language_modeling import (
-    causal_scores,
-    masked_scores,
-    pseudo_log_likelihoods,
-    read_documents,
-)
-from vaswani_tx.training.metrics.scoring import aligned
-from vaswani_tx.training.models.loading import load_pretrained
 
-MODELS = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+MODELS = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
 ENDINGS = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForMaskedLM": "masked"}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# By their names in torch.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LENGTH = 1024  # of models without a limit of their own
 
 
@@ -93,6 +80,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """The scores that the options ask for; raises ValueError where model, text or numbers cannot be used."""
+    import torch
+    import transformers
+
+    from vaswani_tx.training.data.masking import Masker
+    from vaswani_tx.training.data.text import TextCorpus
+    from vaswani_tx.training.inference.language_modeling import (
+        causal_scores,
+        masked_scores,
+        pseudo_log_likelihoods,
+        read_documents,
+    )
+
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
     corpus = TextCorpus(
@@ -127,6 +126,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
     """Kind, model and tokenizer; raises CheckpointError naming the folder where they cannot be loaded."""
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
+
+    from vaswani_tx.training.models.loading import load_pretrained
+
     try:
         config = AutoConfig.from_pretrained(options.model)
         names = config.architectures or [""]
@@ -136,10 +141,11 @@ def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
                 f"'{options.model}' holds a {names[0] or 'model that does not say its class'}: name a causal or masked "
                 "language model, or say with --kind what it is to be loaded as."
             )
-        make = MODELS[kind].from_pretrained
+        auto_class = getattr(transformers, MODELS[kind])
+        make = auto_class.from_pretrained
         if Path(options.model).exists():
-            make = partial(load_pretrained, MODELS[kind])
-        model, found = make(options.model, dtype=DTYPES[options.dtype], output_loading_info=True)
+            make = partial(load_pretrained, auto_class)
+        model, found = make(options.model, dtype=getattr(torch, DTYPES[options.dtype]), output_loading_info=True)
         if missing := sorted(found["missing_keys"]):
             # from_pretrained only warns of these and goes on with random numbers in their place.
             raise CheckpointError(
@@ -157,6 +163,8 @@ def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
 
 def report(result: dict[str, Any]) -> str:
     """The results as lines for people."""
+    from vaswani_tx.training.metrics.scoring import aligned
+
     tokens = f"{result['documents']:,} documents, {result['tokens']:,} tokens"
     rows = [("loss", f"{result['loss']:.4f} nats a token   ({tokens})")]
     if result["kind"] == "causal":
@@ -183,6 +191,8 @@ def report(result: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, write what was asked for, print the scores; 2 with one line on stderr for input that cannot be used."""
     options = parse(argv)
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     try:
         for path in (options.scores, options.json):

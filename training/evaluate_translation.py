@@ -32,27 +32,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
+from typing import TYPE_CHECKING, Any
 
 import vaswani_tx
-from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
-from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.inference.translation import load_model_and_tokenizer, perplexity, translate_corpus
-from vaswani_tx.training.metrics.scoring import (
-    aligned,
-    check_seed,
-    make_metric_spec,
-    read_lines,
-    score_rows,
-    score_translations,
-)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+
+# By their names in torch.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -109,6 +100,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     Of several processes only the first scores; the others return without scores. Raises ValueError (CheckpointError,
     DataError) where the model, the data or a choice of scores cannot be used.
     """
+    from vaswani_tx.training.metrics.scoring import score_translations
+
     _check_scoring(options)
     sources, references = _test_set(options)
     if options.hypotheses:
@@ -127,8 +120,12 @@ def _translate(
     options: argparse.Namespace, sources: list[str], references: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The hypotheses of the model, and what it took to make them."""
+    import torch
+
+    from vaswani_tx.training.inference.translation import load_model_and_tokenizer, perplexity, translate_corpus
+
     device, distributed = _device(options.device)
-    loading = {"dtype": DTYPES[options.dtype]} if options.dtype else {}
+    loading = {"dtype": getattr(torch, DTYPES[options.dtype])} if options.dtype else {}
     model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
     work = {"batch_tokens": options.batch_tokens, "progress": not options.quiet, "distributed": distributed}
     made = translate_corpus(
@@ -150,6 +147,9 @@ def _translate(
 
 def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     """Sources (none where only hypotheses are scored) and the references, a list for each of their files."""
+    from vaswani_tx.training.data.parallel import load_parallel
+    from vaswani_tx.training.metrics.scoring import read_lines
+
     targets = options.target or []
     if options.source is None:
         return [], _same_length(targets, [read_lines(path) for path in targets])
@@ -177,6 +177,8 @@ def _same_length(files: list[str], streams: list[list[str]]) -> list[list[str]]:
 
 def _read_hypotheses(options: argparse.Namespace, total: int) -> list[str]:
     """The given translations, of the whole test set of `total` sentences or of its first `--limit`."""
+    from vaswani_tx.training.metrics.scoring import read_lines
+
     lines = read_lines(options.hypotheses)
     limit = min(options.limit or total, total)
     if len(lines) not in (limit, total):
@@ -201,6 +203,8 @@ def _scoring(options: argparse.Namespace) -> dict[str, Any]:
 
 def _check_scoring(options: argparse.Namespace) -> None:
     """Find an impossible choice of scores before the work of translating is done, not after."""
+    from vaswani_tx.training.metrics.scoring import check_seed, make_metric_spec
+
     choices = _scoring(options)
     for name in choices["forms"]:
         make_metric_spec(name, tokenize=choices["tokenize"], language=choices["language"]).prepare([])
@@ -210,6 +214,8 @@ def _check_scoring(options: argparse.Namespace) -> None:
 
 def report(result: dict[str, Any]) -> str:
     """The results as lines for people."""
+    from vaswani_tx.training.metrics.scoring import aligned, score_rows
+
     rows = []
     if "perplexity" in result:
         rows.append(("perplexity", f"{result['perplexity']:.3f}   a token, {result['nll']:.4f} nats"))
@@ -222,6 +228,9 @@ def report(result: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, write what was asked for, print the scores; 2 with one line on stderr for input that cannot be used."""
     options = parse(argv)
+    import torch
+    import transformers
+
     if options.quiet:
         transformers.utils.logging.disable_progress_bar()
     try:
@@ -256,8 +265,10 @@ def _field(name: str) -> str | int:
     return int(name) if name.isdecimal() else name
 
 
-def _device(name: str | None) -> tuple[torch.device, bool]:
+def _device(name: str | None) -> "tuple[torch.device, bool]":
     """The device, and whether several processes share the work; only then Accelerate is needed."""
+    import torch
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import Accelerator
 
@@ -272,6 +283,8 @@ def _is_main_process() -> bool:
 
 def _decoding(options: argparse.Namespace, model: Any) -> dict[str, Any]:
     """What the flags override of the model's generation configuration."""
+    from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+
     given = {
         "num_beams": options.beam,
         "gnmt_alpha": options.alpha,
@@ -286,6 +299,9 @@ def _decoding(options: argparse.Namespace, model: Any) -> dict[str, Any]:
 
 
 def _settings(options: argparse.Namespace, model: Any = None) -> dict[str, Any]:
+    import torch
+    import transformers
+
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     if model is not None:
         settings |= {

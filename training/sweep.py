@@ -37,24 +37,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from transformers import AutoConfig
 
 from vaswani_tx.training import evaluate_translation
-from vaswani_tx.training.engine.checkpoints import latest_checkpoint, read_state
 from vaswani_tx.training.errors import CheckpointError, SweepError
-from vaswani_tx.training.experiments.sweep_rows import (
-    Row,
-    Sweep,
-    count_parameters,
-    flag_text,
-    is_finished,
-    make_config,
-    read_sweep,
-)
 from vaswani_tx.training.files import atomic_text
+
+if TYPE_CHECKING:
+    from vaswani_tx.training.experiments.sweep_rows import Row, Sweep
+
 
 TRAIN, EVALUATE = "vaswani_tx.training.train_translation", "vaswani_tx.training.evaluate_translation"
 LAUNCHER = "accelerate.commands.launch"
@@ -79,14 +72,16 @@ TOKENIZER_KEYS = (
 # State
 
 
-def scored_model(row: Row) -> Path:
+def scored_model(row: "Row") -> Path:
     """The model folder that the table scores; where there is no average, the last checkpoint."""
+    from vaswani_tx.training.engine.checkpoints import latest_checkpoint
+
     folder = row.folder
     chosen = {"averaged": folder.averaged, "best": folder.best}.get(row.evaluation["model"])
     return chosen if chosen and chosen.is_dir() else latest_checkpoint(folder.checkpoints) or folder.checkpoints
 
 
-def evaluation_words(row: Row) -> list[str]:
+def evaluation_words(row: "Row") -> list[str]:
     """The evaluation command's arguments: the row's own development set and beam unless the sweep names others."""
     arguments = row.arguments
     values = {
@@ -106,8 +101,10 @@ def evaluation_words(row: Row) -> list[str]:
     return [f"--model={scored_model(row)}", *words, "--perplexity", *files]
 
 
-def evaluation_result(row: Row) -> dict[str, Any] | None:
+def evaluation_result(row: "Row") -> dict[str, Any] | None:
     """The scores of the row's model as the sweep asks for them, or None if there are none of it yet."""
+    from vaswani_tx.training.experiments.sweep_rows import is_finished
+
     file = row.folder.path / "evaluation.json"
     if not is_finished(row) or not file.exists() or file.stat().st_mtime < row.folder.finished.stat().st_mtime:
         return None
@@ -120,8 +117,10 @@ def evaluation_result(row: Row) -> dict[str, Any] | None:
     return result if asked.items() <= result.get("settings", {}).items() else None
 
 
-def shared_tokenizer(sweep: Sweep, row: Row) -> list[str]:
+def shared_tokenizer(sweep: "Sweep", row: "Row") -> list[str]:
     """`--tokenizer` of the first row with the same text, so that it is trained once and the rows can be compared."""
+    from vaswani_tx.training.experiments.sweep_rows import flag_text
+
     arguments = row.arguments
     if arguments.tokenizer or arguments.init_from:
         return []
@@ -195,7 +194,7 @@ def _trainers(launcher: int) -> list[int]:
         return []
 
 
-def training_command(sweep: Sweep, row: Row, launch: str | None) -> list[str]:
+def training_command(sweep: "Sweep", row: "Row", launch: str | None) -> list[str]:
     """The command line that trains a row."""
     launcher: list[str] = []
     if launch is not None:
@@ -206,7 +205,7 @@ def training_command(sweep: Sweep, row: Row, launch: str | None) -> list[str]:
     return [sys.executable, *launcher, "-m", TRAIN, *row.words, *shared_tokenizer(sweep, row)]
 
 
-def run_sweep(sweep: Sweep, rows: list[Row], launch: str | None = None) -> int:
+def run_sweep(sweep: "Sweep", rows: "list[Row]", launch: str | None = None) -> int:
     """Trains and scores the rows in order; returns the command's exit status."""
     problems: dict[str, str] = {}
     with Commands() as commands:
@@ -228,8 +227,10 @@ def run_sweep(sweep: Sweep, rows: list[Row], launch: str | None = None) -> int:
     return 1 if problems else 0
 
 
-def _run_row(commands: Commands, sweep: Sweep, row: Row, launch: str | None) -> str | None:
+def _run_row(commands: Commands, sweep: "Sweep", row: "Row", launch: str | None) -> str | None:
     """Does what is left to do of a row; returns what went wrong, if anything."""
+    from vaswani_tx.training.experiments.sweep_rows import is_finished
+
     if row.arguments.overwrite or not is_finished(row):
         status = commands.run(training_command(sweep, row, launch))
         if status or commands.signum:
@@ -244,8 +245,13 @@ def _run_row(commands: Commands, sweep: Sweep, row: Row, launch: str | None) -> 
 # The table
 
 
-def row_results(row: Row, problem: str | None = None) -> dict[str, Any]:
+def row_results(row: "Row", problem: str | None = None) -> dict[str, Any]:
     """What is known of a row by now, for table.json."""
+    from transformers import AutoConfig
+
+    from vaswani_tx.training.engine.checkpoints import latest_checkpoint, read_state
+    from vaswani_tx.training.experiments.sweep_rows import count_parameters, is_finished
+
     result = evaluation_result(row) or {}
     newest = latest_checkpoint(row.folder.checkpoints)
     state = read_state(newest) if newest else {}
@@ -266,7 +272,7 @@ def row_results(row: Row, problem: str | None = None) -> dict[str, Any]:
     }
 
 
-def write_table(sweep: Sweep, problems: dict[str, str]) -> None:
+def write_table(sweep: "Sweep", problems: dict[str, str]) -> None:
     """Writes table.json and table.md as the rows stand."""
     rows = [row_results(row, problems.get(row.name)) for row in sweep.rows]
     content = {"title": sweep.title, "recipe": sweep.recipe, "shared": sweep.shared, "rows": rows}
@@ -274,7 +280,7 @@ def write_table(sweep: Sweep, problems: dict[str, str]) -> None:
     atomic_text(sweep.output_dir / "table.md", table_text(sweep, rows))
 
 
-def table_text(sweep: Sweep, rows: list[dict[str, Any]]) -> str:
+def table_text(sweep: "Sweep", rows: list[dict[str, Any]]) -> str:
     """The table in Markdown: the rows' own numbers, and the published ones beside them."""
     columns = [("parameters", "parameters", ","), ("updates", "updates", ","), ("PPL", "perplexity", ".3f")]
     scores = {key: name for key, name in BLEU_COLUMNS.items() if any(key in row for row in rows)}
@@ -292,7 +298,7 @@ def table_text(sweep: Sweep, rows: list[dict[str, Any]]) -> str:
     return "\n".join([f"# {sweep.title}", "", *table, "", *_notes(sweep, rows, scores)]) + "\n"
 
 
-def _notes(sweep: Sweep, rows: list[dict[str, Any]], scores: dict[str, str]) -> list[str]:
+def _notes(sweep: "Sweep", rows: list[dict[str, Any]], scores: dict[str, str]) -> list[str]:
     """What the numbers of the table are."""
     shared = f" with `{shlex.join(sweep.shared)}`" if sweep.shared else ""
     notes = [f"- Recipe of all rows: `{sweep.recipe}`{shared}."]
@@ -316,8 +322,10 @@ def _of(names: list[str], rows: list[dict[str, Any]]) -> str:
 # The command
 
 
-def describe(sweep: Sweep, rows: list[Row], launch: str | None) -> str:
+def describe(sweep: "Sweep", rows: "list[Row]", launch: str | None) -> str:
     """What a sweep would do: state, size and command of each row."""
+    from vaswani_tx.training.experiments.sweep_rows import count_parameters, is_finished, make_config
+
     lines = []
     for row in rows:
         config = make_config(row.arguments)
@@ -355,6 +363,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands, start nothing")
     parser.add_argument("--launch", metavar="CONFIG", help="train through accelerate launch with this configuration")
     options, flags = parser.parse_known_args(argv)
+    from vaswani_tx.training.experiments.sweep_rows import read_sweep
+
     try:
         sweep = read_sweep(options.file, flags, options.output_dir)
         rows = sweep.choose(options.only)

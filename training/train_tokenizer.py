@@ -20,15 +20,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
-from vaswani_tx.training.data.parallel import is_dataset_name, load_parallel
 from vaswani_tx.training.data.readers import iterate_parallel
-from vaswani_tx.training.data.whole_words import train_with_whole_words
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_folder
-from vaswani_tx.training.metrics.scoring import read_lines
+
+if TYPE_CHECKING:
+    from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
+
 
 SAMPLE_PAIRS = 10_000
 
@@ -42,6 +42,8 @@ class Corpus:
         self.target: list[str] = []
 
     def _pieces(self) -> Iterator[tuple[list[str], list[str]]]:
+        from vaswani_tx.training.data.parallel import is_dataset_name, load_parallel
+
         options = self.options
         files = (options.source, options.target)
         fields = {"source_field": options.source_field, "target_field": options.target_field, "empty": options.empty}
@@ -95,6 +97,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Train, write, report; raises a ValueError that says what is wrong."""
+    from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
+    from vaswani_tx.training.data.whole_words import train_with_whole_words
+    from vaswani_tx.training.metrics.scoring import read_lines
+
     output: Path = options.output
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file: give a folder as --output.")
@@ -124,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"written to {output}")
 
 
-def _save(tokenizer: VaswaniTokenizer, folder: Path) -> None:
+def _save(tokenizer: "VaswaniTokenizer", folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:

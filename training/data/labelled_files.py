@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vaswani_tx.training.data.parallel import open_hub
 from vaswani_tx.training.data.readers import check_file, line_chunks
 from vaswani_tx.training.errors import DataError
 
@@ -191,6 +190,8 @@ def _conll_rows(path: str, tokens: str, tags: str) -> Iterator[Row]:
 
 def _hub_rows(path: str, split: str, name: str | None) -> Iterator[Row]:
     """A data set's rows; the numbers of classes become their names."""
+    from vaswani_tx.training.data.parallel import open_hub
+
     dataset = open_hub(path, split, name)
     names = {column: found for column, kind in dataset.features.items() if (found := _class_names(kind))}
     for number, fields in enumerate(dataset, start=1):
