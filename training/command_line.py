@@ -1,23 +1,30 @@
-"""What every command shares: its exit status, one line for an error, what it tells its user."""
+"""What every command does around its own work: arguments, messages, exit status. Needs neither torch nor transformers.
 
+Exit status: 0 done, 1 failed (disk, memory, a training that diverged), 2 wrong usage or input, 130 Ctrl-C, 141 the
+reader of the output went away, 128 + N stopped by signal N with everything saved.
+"""
+
+import argparse
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vaswani_tx.training.config.recipe import parse, usage
 from vaswani_tx.training.errors import CheckpointError, Interrupted, TrainingError
 
+FAILED, WRONG_INPUT, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
+HELP_FLAGS = {"-h", "--help"}
+# What is wrong with the machine or the run, not with what the user gave.
+FAILURES = (CheckpointError, TrainingError, OSError)
+
 logger = logging.getLogger(__name__)
 
 
-def print_status(text: str) -> None:
-    """Print one line for the user, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def command(argv: list[str] | None, settings_class: type, manual: str, run: Callable[[Any], Any]) -> int:
+def command(argv: Sequence[str] | None, settings_class: type, manual: str, run: Callable[[Any], None]) -> int:
     """Run a training command and return its exit status.
 
     Args:
@@ -27,26 +34,96 @@ def command(argv: list[str] | None, settings_class: type, manual: str, run: Call
         run: trains as the settings say.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help" in argv or "-h" in argv:
-        print(f"{manual}\nKeys of a recipe, each of them a flag:\n{usage(settings_class)}")
-        return 0
+    if HELP_FLAGS & set(argv):
+        return exit_status(lambda: print_manual(manual, settings_class))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "datasets", "absl", "accelerate"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    def work() -> None:
+        settings = parse(argv, settings_class)
+        import transformers  # takes a second, which a recipe with a wrong key need not wait
+
+        transformers.utils.logging.disable_progress_bar()
+        run(settings)
+
+    return exit_status(work, interrupted="the same command resumes from the last checkpoint")
+
+
+def print_manual(manual: str, settings_class: type) -> None:
+    """Print what `--help` of a training command says: its manual and every key with its default and meaning."""
+    print(f"{manual}\nKeys of a recipe, each of them a flag:\n{usage(settings_class)}")
+
+
+def make_parser(manual: str, name: str) -> argparse.ArgumentParser:
+    """Return a parser whose help is a command's manual as it is written; `name` is the command as one types it."""
+    return argparse.ArgumentParser(
+        prog=name, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def exit_status(work: Callable[[], None], interrupted: str = "") -> int:
+    """Do the work and return the exit status; what a user can fix is one line on standard error, not a traceback.
+
+    Args:
+        interrupted: what is left after Ctrl-C, for the message.
+    """
     try:
-        run(parse(argv, settings_class))
+        work()
+        sys.stdout.flush()
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
         print_status(f"stopped by {name}; saved as {stop.saved}; the same command resumes from there.")
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print_status("stopped by SIGINT; the same command resumes from the last checkpoint.")
-        return 130
+        print_status(f"stopped by SIGINT{'; ' if interrupted else ''}{interrupted}.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        abandon_stdout()
+        return CLOSED_PIPE
     except (ValueError, OSError) as error:
         logger.debug("where the error came from", exc_info=True)
         print_status(f"error: {error}")
-        return 1 if isinstance(error, (CheckpointError, TrainingError, OSError)) else 2
+        return FAILED if isinstance(error, FAILURES) else WRONG_INPUT
     return 0
+
+
+def print_status(text: str) -> None:
+    """Print a line on standard error, where it is not among the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def positive_int(text: str) -> int:
+    """Return a whole number of at least 1, as a type of argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+# argparse names the type of a value that it cannot convert.
+positive_int.__name__ = "whole number"
+
+
+def check_writable(path: str | os.PathLike | None) -> None:
+    """Raise ValueError where a file cannot be written, before the work is done rather than after it."""
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder: name a file for the results.")
+    # What writes the file makes the folders that are missing.
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not (nearest == path or nearest.is_dir()):
+        raise ValueError(f"'{path}' cannot be written, as '{nearest}' is a file: choose another name.")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"'{path}' cannot be written: check the permissions of '{nearest}', or choose another folder.")
+
+
+def abandon_stdout() -> None:
+    """Send what is not written yet nowhere: its reader is gone, and the interpreter would complain at its end."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        pass

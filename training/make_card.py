@@ -1,8 +1,7 @@
 """Write the model card (README.md) of a run: metadata, use, data, recipe, scores with signatures, time, licence.
 
-    python -m vaswani_tx.training.evaluate_translation --model runs/first/averaged --source test.en --target test.de \\
-        --json scores.json
-    python -m vaswani_tx.training.make_card runs/first --evaluation scores.json --output model_cards/first.md --language en de
+    vaswani-tx evaluate --model runs/first/averaged --source test.en --target test.de --json scores.json
+    vaswani-tx card runs/first --evaluation scores.json --output model_cards/first.md --language en de
 
 Every number comes from the run's files and the evaluations; what they do not hold is left out. What no file knows (the
 languages, licences and names) comes from the flags. Works offline; the metadata are what the Hub reads.
@@ -13,30 +12,27 @@ import sys
 from pathlib import Path
 
 from vaswani_tx.hub.model_card import About, CardError, make_card
-from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.command_line import exit_status, make_parser
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.metrics.registry import card_titles
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.make_card",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__, "vaswani-tx card")
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder that train_translation wrote")
+    add("run", type=Path, metavar="RUN", help="run folder that `vaswani-tx train` wrote")
     add("--output", type=Path, required=True, metavar="FILE", help="card to write, replaced where it exists")
     add("--model", type=Path, metavar="DIR", help="model folder; default: RUN/averaged, else RUN/best")
-    add("--evaluation", type=Path, nargs="+", default=[], metavar="FILE", help="what evaluate_translation --json wrote")
+    add(
+        "--evaluation", type=Path, nargs="+", default=[], metavar="FILE", help="what `vaswani-tx evaluate --json` wrote"
+    )
     add("--name", help="the model's name; default: the run folder's")
     add("--load-from", metavar="NAME", help="what the example loads: a folder, or a name on the Hub; default: the name")
     add("--with-code", action="store_true", help="the model is shared with its code (save_with_code)")
     add("--language", nargs="+", default=[], metavar="CODE", help="language codes, the source's first")
     add("--license", help="licence of the weights, such as apache-2.0")
-    add("--dataset-name", help="what people call the training data")
+    add("--dataset-name", help="usual name of the training data")
     add("--dataset-id", metavar="OWNER/NAME", help="the training data's name on the Hub")
     add("--dataset-license", metavar="TEXT", help="what the owners of the data allow")
     add("--widget", nargs="+", metavar="TEXT", help="sentences for the input box of the model's page")
@@ -81,14 +77,9 @@ def write_card(options: argparse.Namespace) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the card and say where; 2 with one line on stderr for input that cannot be used."""
+    """Write the card, say where, and return the exit status."""
     options = parse(argv)
-    try:
-        print(f"wrote {write_card(options)}")
-    except (CardError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(f"wrote {write_card(options)}"))
 
 
 if __name__ == "__main__":

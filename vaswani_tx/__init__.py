@@ -1,139 +1,89 @@
 """The 2017 Transformer ("Attention Is All You Need") for transformers, torch and their companions.
 
-Importing this package registers its classes, so that the Auto classes of transformers load saved folders.
+Importing this package registers its classes, so that the Auto classes of transformers load saved folders: at once where
+transformers is imported already, else as soon as it is (see `import_hook.py`). The import itself is quick: each public
+name brings its module, and with it torch and transformers, when it is first used.
 """
 
-import contextlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    pipelines,
-)
-from transformers.models.auto import modeling_auto
-
-from .configuration_vaswani import (
-    PRESETS,
-    VaswaniConfig,
-    VaswaniDecoderConfig,
-    VaswaniEncoderConfig,
-    VaswaniVisionConfig,
-)
-from .constraints_vaswani import constrained_beam_search
-from .generation_vaswani import VaswaniGenerationConfig
-from .hub.saving import HubError, push_to_hub, save_with_code
-from .image_processing_vaswani import VaswaniImageProcessor
-from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
-from .modeling_vaswani_decoder import VaswaniDecoderModel, VaswaniForCausalLM
-from .modeling_vaswani_encoder import (
-    VaswaniEncoderModel,
-    VaswaniForMaskedLM,
-    VaswaniForQuestionAnswering,
-    VaswaniForSequenceClassification,
-    VaswaniForTokenClassification,
-)
-from .modeling_vaswani_vision import VaswaniForImageClassification, VaswaniVisionModel
-from .pipeline_vaswani import LANGUAGES_IN_NAME, SummarizationPipeline, TranslationPipeline
-from .tokenization_vaswani_chat import VaswaniTokenizer
-from .transfer_vaswani import TransferError, VocabularyTransfer, transfer_vocabulary
+from .import_hook import HOOK
 
 __version__ = "0.1.0"
 
-_MODELS = {
-    VaswaniConfig: {AutoModel: VaswaniModel, AutoModelForSeq2SeqLM: VaswaniForConditionalGeneration},
-    VaswaniEncoderConfig: {
-        AutoModel: VaswaniEncoderModel,
-        AutoModelForMaskedLM: VaswaniForMaskedLM,
-        AutoModelForQuestionAnswering: VaswaniForQuestionAnswering,
-        AutoModelForSequenceClassification: VaswaniForSequenceClassification,
-        AutoModelForTokenClassification: VaswaniForTokenClassification,
-    },
-    VaswaniDecoderConfig: {AutoModel: VaswaniDecoderModel, AutoModelForCausalLM: VaswaniForCausalLM},
-    VaswaniVisionConfig: {
-        AutoModel: VaswaniVisionModel,
-        AutoModelForImageClassification: VaswaniForImageClassification,
-    },
+# The public names by the module that defines them; type checkers read the imports below instead.
+_MODULES = {
+    "configuration_vaswani": (
+        "PRESETS",
+        "VaswaniConfig",
+        "VaswaniDecoderConfig",
+        "VaswaniEncoderConfig",
+        "VaswaniVisionConfig",
+    ),
+    "constraints_vaswani": ("constrained_beam_search",),
+    "generation_vaswani": ("VaswaniGenerationConfig",),
+    "hub.saving": ("HubError", "push_to_hub", "save_with_code"),
+    "image_processing_vaswani": ("VaswaniImageProcessor",),
+    "modeling_vaswani": ("VaswaniForConditionalGeneration", "VaswaniModel", "VaswaniPreTrainedModel"),
+    "modeling_vaswani_decoder": ("VaswaniDecoderModel", "VaswaniForCausalLM"),
+    "modeling_vaswani_encoder": (
+        "VaswaniEncoderModel",
+        "VaswaniForMaskedLM",
+        "VaswaniForQuestionAnswering",
+        "VaswaniForSequenceClassification",
+        "VaswaniForTokenClassification",
+    ),
+    "modeling_vaswani_vision": ("VaswaniForImageClassification", "VaswaniVisionModel"),
+    "pipeline_vaswani": ("SummarizationPipeline", "TranslationPipeline"),
+    "tokenization_vaswani_chat": ("VaswaniTokenizer",),
+    "transfer_vaswani": ("TransferError", "VocabularyTransfer", "transfer_vocabulary"),
 }
-# Tables of names that parts of transformers read instead of the Auto classes: pipelines, the Trainer's label smoothing.
-_NAME_TABLES = {
-    AutoModelForCausalLM: "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    AutoModelForImageClassification: "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-    AutoModelForMaskedLM: "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-    AutoModelForQuestionAnswering: "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
-    AutoModelForSeq2SeqLM: "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-    AutoModelForSequenceClassification: "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    AutoModelForTokenClassification: "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+if TYPE_CHECKING:
+    from .configuration_vaswani import (
+        PRESETS,
+        VaswaniConfig,
+        VaswaniDecoderConfig,
+        VaswaniEncoderConfig,
+        VaswaniVisionConfig,
+    )
+    from .constraints_vaswani import constrained_beam_search
+    from .generation_vaswani import VaswaniGenerationConfig
+    from .hub.saving import HubError, push_to_hub, save_with_code
+    from .image_processing_vaswani import VaswaniImageProcessor
+    from .modeling_vaswani import VaswaniForConditionalGeneration, VaswaniModel, VaswaniPreTrainedModel
+    from .modeling_vaswani_decoder import VaswaniDecoderModel, VaswaniForCausalLM
+    from .modeling_vaswani_encoder import (
+        VaswaniEncoderModel,
+        VaswaniForMaskedLM,
+        VaswaniForQuestionAnswering,
+        VaswaniForSequenceClassification,
+        VaswaniForTokenClassification,
+    )
+    from .modeling_vaswani_vision import VaswaniForImageClassification, VaswaniVisionModel
+    from .pipeline_vaswani import SummarizationPipeline, TranslationPipeline
+    from .tokenization_vaswani_chat import VaswaniTokenizer
+    from .transfer_vaswani import TransferError, VocabularyTransfer, transfer_vocabulary
 
 
-def _register_models() -> None:
-    for config_class, models in _MODELS.items():
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        for auto_class, model_class in models.items():
-            auto_class.register(config_class, model_class, exist_ok=True)
-            names = getattr(modeling_auto, _NAME_TABLES.get(auto_class, ""), None)
-            if names is not None:
-                names[config_class.model_type] = model_class.__name__
-        if config_class is not VaswaniVisionConfig:
-            AutoTokenizer.register(config_class, tokenizer_class=VaswaniTokenizer, exist_ok=True)
-    with contextlib.suppress(ImportError):  # raised by the Auto class where its requirements are missing
-        # One class for both backends: under "pil" alone, transformers would warn where torchvision is installed.
-        both = {"pil": VaswaniImageProcessor, "torchvision": VaswaniImageProcessor}
-        AutoImageProcessor.register(VaswaniVisionConfig, image_processor_classes=both, exist_ok=True)
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a module of this package, when it is first used (PEP 562)."""
+    module = _MODULE_OF.get(name, name)
+    if module not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # First of all: two threads that import it and a module of ours in turns would wait for each other.
+    import_module("transformers")
+    found = import_module(f".{module}", __name__)
+    if name in _MODULE_OF:
+        found = globals()[name] = getattr(found, name)
+    return found
 
 
-class _NoDefaultModel(dict):
-    """Stands where a task's default model would: which one to take is the caller's choice."""
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
 
-    def __init__(self, task: str):
-        super().__init__(model=None)
-        self._task = task
-
-    def __getitem__(self, key):
-        raise ValueError(
-            f'the task "{self._task}" has no default model: pipeline("{self._task}", model=...) needs one.'
-        )
-
-
-class _TranslationNames(dict):
-    """The registry's aliases, and `translation_xx_to_yy` as a name of "translation" for any two languages."""
-
-    def __contains__(self, task):
-        return super().__contains__(task) or (isinstance(task, str) and bool(LANGUAGES_IN_NAME.fullmatch(task)))
-
-    def __missing__(self, task):
-        if task in self:
-            return "translation"
-        raise KeyError(task)
-
-
-def _register_pipelines() -> None:
-    """Give `pipeline()` the tasks that transformers 5 removed; one that it still has stays as it is."""
-    registry, removed = pipelines.PIPELINE_REGISTRY, getattr(pipelines, "REMOVED_TASKS", {})
-    for task, pipeline_class in (("translation", TranslationPipeline), ("summarization", SummarizationPipeline)):
-        if task in registry.supported_tasks:
-            continue
-        removed.pop(task, None)  # names in this table are refused before the registry is asked
-        registry.register_pipeline(
-            task, pipeline_class, pt_model=AutoModelForSeq2SeqLM, default=_NoDefaultModel(task), type="text"
-        )
-        # It would make `save_pretrained` of every pipeline copy our code beside other people's weights.
-        del pipeline_class._registered_impl
-        if task == "translation":
-            registry.task_aliases = _TranslationNames(registry.task_aliases)
-
-
-_register_models()
-_register_pipelines()
 
 __all__ = [
     "PRESETS",
@@ -167,3 +117,5 @@ __all__ = [
     "save_with_code",
     "transfer_vocabulary",
 ]
+
+HOOK.install()

@@ -22,6 +22,7 @@ from vaswani_tx import VaswaniTokenizer, cli
 from vaswani_tx.cli import info as cli_info
 from vaswani_tx.cli import models as cli_models
 from vaswani_tx.cli.common import CliFailure
+from vaswani_tx.cli.translate import DECIDING
 from vaswani_tx.hub import saving as hub
 from vaswani_tx.training.inference.translation import perplexity
 
@@ -70,7 +71,7 @@ def test_help_and_version():
 def test_every_option_that_decides_the_output_is_part_of_what_a_resumed_run_must_repeat():
     options = vars(cli.parse(["translate", "model"], "0"))
     of_no_weight = {"verb", "model", "parser", "input", "output", "restart", "quiet", "num_threads", "device"}
-    assert set(options) - of_no_weight - {"trust_remote_code"} == set(vaswani_tx.cli.translate.DECIDING)
+    assert set(options) - of_no_weight - {"trust_remote_code"} == set(DECIDING)
 
 
 def test_python_m_and_the_installed_command_are_the_same():

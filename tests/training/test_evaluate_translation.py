@@ -170,7 +170,7 @@ def test_impossible_scores_are_found_before_the_model_is_loaded(corpus, tmp_path
     def refuse(*arguments, **keywords):
         raise AssertionError("work was done in vain")
 
-    monkeypatch.setattr(evaluate_translation, "load_model_and_tokenizer", refuse)
+    monkeypatch.setattr("vaswani_tx.training.inference.translation.load_model_and_tokenizer", refuse)
     for flags, message in (
         (["--compound-split", "--target-language", "xx"], "no rules for 'xx'"),
         (["--bleu-tokenizer", "14a"], "no tokeniser '14a'"),

@@ -3,21 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaswani_tx import PRESETS, VaswaniEncoderConfig
+import vaswani_tx
 from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.config.schedules import SCHEDULES
 from vaswani_tx.training.errors import SettingsError
-from vaswani_tx.training.inference.task_specs import TASK_SPECS, task_spec
+from vaswani_tx.training.metrics.registry import MAIN_METRICS, metrics_for
 
-# Validation scores that may choose the best model, of each task; more of each is better.
-SCORES = {
-    "classification": ("accuracy", "f1", "weighted_f1", "matthews"),
-    "multi_label": ("f1", "macro_f1", "exact_match"),
-    "regression": ("spearman", "pearson"),
-    "tagging": ("f1", "accuracy", "macro_f1", "precision", "recall"),
-    "question_answering": ("f1", "exact_match"),
-}
+TASKS = ("classification", "multi_label", "regression", "tagging", "question_answering")
 
 
 @dataclass
@@ -26,8 +20,10 @@ class ClassifierSettings(RunSettings):
 
     positive = (*RunSettings.positive, "max_tokens", "batch_size", "tokenizer_vocab_size")
 
-    task: Literal["classification", "multi_label", "regression", "tagging", "question_answering"] = key(
-        "classification", "One class a text, several, numbers; a class for each word; a span of a context."
+    task: str = key(
+        "classification",
+        "One class a text, several, numbers; a class for each word; a span of a context.",
+        choices=TASKS,
     )
     train_file: str = key("", "Training data: .jsonl, .json, .csv, .tsv, .parquet, CoNLL columns, or a Hub data set.")
     validation_file: str | None = key(None, "Validation data; empty: no validation.")
@@ -57,7 +53,7 @@ class ClassifierSettings(RunSettings):
     max_tokens: int = key(4096, "Tokens of one batch on one process, padding counted.")
     batch_size: int | None = key(32, "Rows of one batch on one process; empty: as many as max_tokens allows.")
     label_smoothing: float = key(0.0, "Smoothing of the target distribution.")
-    schedule: Literal["noam", "inverse_sqrt", "constant", "linear", "cosine"] = key("linear", "Learning rate.")
+    schedule: str = key("linear", "Learning rate.", choices=SCHEDULES)
     warmup_steps: int = key(100, "Updates of linear warm-up.")
     learning_rate: float | None = key(5e-4, "Peak rate of every schedule but noam.")
     eval_every: int | None = key(200, "Updates between two validations; empty: only at the end.")
@@ -68,11 +64,11 @@ class ClassifierSettings(RunSettings):
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
         super().check()
-        self.check_model(PRESETS, VaswaniEncoderConfig)
+        self.check_model(vaswani_tx.PRESETS, vaswani_tx.VaswaniEncoderConfig)
         self.check_least(4, "max_length")
         self.check_least(0, "stride")
-        if self.task not in TASK_SPECS:
-            raise SettingsError(f"task must be one of {', '.join(TASK_SPECS)}, got {self.task!r}.")
+        if self.task not in TASKS:
+            raise SettingsError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}.")
         if self.max_tokens < self.max_length:
             raise SettingsError(
                 f"A batch must hold the longest row: max_tokens ({self.max_tokens}) is below max_length "
@@ -94,13 +90,13 @@ class ClassifierSettings(RunSettings):
                 f"stride ({self.stride}) must leave room in max_length ({self.max_length}) for a question and for "
                 "something new in each window."
             )
-        if self.best_by not in (*SCORES[self.task], "auto", "loss"):
+        scores = metrics_for(self.task)
+        if self.best_by not in (*scores, "auto"):
             raise SettingsError(
-                f"best_by: task {self.task} has no score {self.best_by!r}; there is {', '.join(SCORES[self.task])}, "
-                "loss, or auto."
+                f"best_by: task {self.task} has no score {self.best_by!r}; there is {', '.join(scores)}, or auto."
             )
         if self.best_by == "auto":
-            self.best_by = task_spec(self.task).main_score
+            self.best_by = MAIN_METRICS[self.task]
 
     def check_data(self) -> None:
         """Raises SettingsError when there is nothing to train on, no tokenizer for it, or no end of the schedule."""
@@ -109,7 +105,7 @@ class ClassifierSettings(RunSettings):
         if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from):
             raise SettingsError("No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one).")
         end = self.decay_steps or self.max_steps
-        if self.schedule in ("linear", "cosine") and (end is None or end <= self.warmup_steps):
+        if SCHEDULES[self.schedule].ends and (end is None or end <= self.warmup_steps):
             raise SettingsError(
                 f"schedule: {self.schedule} ends at decay_steps or max_steps, which must be beyond warmup_steps "
                 f"({self.warmup_steps}), got {end}: set one of the three, or take schedule: constant."

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vaswani_tx import PRESETS, VaswaniVisionConfig
+import vaswani_tx
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.metrics.registry import IMAGES, metrics_for
 
 
 @dataclass
@@ -32,12 +33,12 @@ class ImageSettings(RunSettings):
     batch_size: int = key(64, "Images of one batch on one process.")
     shift: int = key(0, "Move training images by up to so many pixels in both directions, differently in every epoch.")
     flip: bool = key(False, "Mirror half of the training images left to right, others in every epoch.")
-    best_by: Literal["accuracy", "f1", "loss"] = key("accuracy", "Validation score that chooses best/.")
+    best_by: str = key("accuracy", "Validation score that chooses best/.", choices=metrics_for(IMAGES))
 
     def check(self) -> None:
         """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         super().check()
-        self.check_model(PRESETS, VaswaniVisionConfig)
+        self.check_model(vaswani_tx.PRESETS, vaswani_tx.VaswaniVisionConfig)
         self.check_least(0, "shift", "split_seed", "image_memory")
         for name in ("validation_share", "test_share"):
             if not 0.0 <= getattr(self, name) < 1.0:

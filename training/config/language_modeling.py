@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from vaswani_tx import PRESETS, VaswaniDecoderConfig, VaswaniEncoderConfig
+import vaswani_tx
 from vaswani_tx.training.config.recipe import check_known, key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.metrics.registry import CAUSAL_LM, MASKED_LM, metrics_for
 
 CORPUS_KEYS = ("text", "weight", "split", "config", "field")
 
@@ -17,7 +18,8 @@ CORPUS_KEYS = ("text", "weight", "split", "config", "field")
 class LanguageModelSettings(RunSettings):
     """What the training runs of masked and causal language models share."""
 
-    config_class: ClassVar[type] = VaswaniDecoderConfig
+    # The name of it, as the class would import torch, for which --help need not wait.
+    config_class: ClassVar[str] = "VaswaniDecoderConfig"
 
     train_text: list[str] | None = field(
         default=None,
@@ -49,7 +51,7 @@ class LanguageModelSettings(RunSettings):
     label_smoothing: float = key(0.0, "Smoothing of the target distribution.")
 
     eval_samples: int = key(8, "Validation texts that the model completes, for samples.jsonl.")
-    best_by: Literal["loss"] = key("loss", "Validation score that chooses best/.")
+    best_by: str = key("loss", "Validation score that chooses best/.", choices=metrics_for(CAUSAL_LM))
 
     positive = (
         *RunSettings.positive, "row_length", "batch_tokens", "tokenizer_vocab_size", "stream_buffer",
@@ -58,7 +60,7 @@ class LanguageModelSettings(RunSettings):
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
         super().check()
-        self.check_model(PRESETS, self.config_class)
+        self.check_model(vaswani_tx.PRESETS, getattr(vaswani_tx, self.config_class))
         self.check_least(8, "row_length")
         self.check_least(0, "eval_samples")
         if self.batch_tokens < self.row_length:
@@ -107,12 +109,12 @@ class CausalSettings(LanguageModelSettings):
 class MaskedSettings(LanguageModelSettings):
     """Everything that decides the training run of a masked language model."""
 
-    config_class: ClassVar[type] = VaswaniEncoderConfig
+    config_class: ClassVar[str] = "VaswaniEncoderConfig"
 
     mask_rate: float = key(0.15, "Share of the words that are to be predicted.")
     mask_as_mask: float = key(0.8, "Share of their tokens that the mask replaces.")
     mask_as_random: float = key(0.1, "Share of their tokens that a random token replaces; the others stay.")
-    best_by: Literal["loss", "accuracy"] = key("loss", "Validation score that chooses best/.")
+    best_by: str = key("loss", "Validation score that chooses best/.", choices=metrics_for(MASKED_LM))
 
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""

@@ -22,9 +22,18 @@ import yaml
 from vaswani_tx.training.errors import SettingsError
 
 
-def key(default: Any, help: str) -> Any:
-    """A key of a recipe with its default and its line of help, which is its comment in a resolved recipe."""
-    return field(default=default, metadata={"help": help})
+def key(default: Any, help: str, choices: typing.Iterable[str] | None = None) -> Any:
+    """Return a key of a recipe as a field of a dataclass.
+
+    Args:
+        default: its value where neither a recipe nor a flag sets it; of a list, each object gets its own copy.
+        help: its line in `--help` and its comment in a resolved recipe.
+        choices: the names that it may have, or of a list its entries.
+    """
+    metadata = {"help": help} | ({} if choices is None else {"choices": tuple(choices)})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def parse(argv: list[str] | None, kind: type) -> Any:
@@ -72,11 +81,13 @@ def read_recipe(path: str | os.PathLike, kind: type) -> dict[str, Any]:
 
 
 def usage(kind: type) -> str:
-    """One line for each key of the dataclass `kind`: flag, default and meaning."""
+    """Return one line for each key of the dataclass `kind`: flag, meaning, choices and default."""
     lines = []
     for item in dataclasses.fields(kind):
-        default = item.default if item.default is not dataclasses.MISSING else {}
-        lines.append(f"  {_flag(item.name):28}{item.metadata['help']} (default: {default!r})")
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
+        choices = item.metadata.get("choices")
+        one_of = f"; one of {', '.join(choices)}" if choices else ""
+        lines.append(f"  {_flag(item.name):28}{item.metadata['help']} (default: {default!r}{one_of})")
     return "\n".join(lines)
 
 
@@ -171,7 +182,7 @@ def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
         entries = value.split(",") if isinstance(value, str) else value
         if not isinstance(entries, list) or not all(isinstance(entry, (str, int)) for entry in entries):
             raise SettingsError(f"{origin}: {name} must be a list of names, got '{value}'.")
-        return [str(entry).strip() for entry in entries]
+        return [_chosen(arguments, name, str(entry).strip(), origin) for entry in entries]
     if typing.get_origin(kind) is list:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise SettingsError(f"{origin}: {name} must be a list of mappings, got '{value}'.")
@@ -190,7 +201,15 @@ def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
     if converted is None:
         what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
         raise SettingsError(f"{origin}: {name} must be {what}, got '{value}'.")
-    return converted
+    return _chosen(arguments, name, converted, origin) if kind is str else converted
+
+
+def _chosen(arguments: type, name: str, text: str, origin: str) -> str:
+    """Return a text that a key may have; raise SettingsError, naming its choices, where it is none of them."""
+    choices = arguments.__dataclass_fields__[name].metadata.get("choices")
+    if choices and text not in choices:
+        raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got '{text}'.")
+    return text
 
 
 def _scalar(kind: type, value: Any) -> Any:

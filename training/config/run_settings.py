@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from vaswani_tx.training.config.recipe import check_known, key
+from vaswani_tx.training.config.schedules import SCHEDULES
 from vaswani_tx.training.errors import SettingsError
 
 
@@ -48,7 +49,7 @@ class RunSettings:
 
     accumulation_steps: int = key(1, "Batches whose gradients make one update, on each process.")
     label_smoothing: float = key(0.1, "Smoothing of the target distribution.")
-    schedule: Literal["noam", "inverse_sqrt", "constant", "linear", "cosine"] = key("noam", "Learning rate.")
+    schedule: str = key("noam", "Learning rate.", choices=SCHEDULES)
     warmup_steps: int = key(4000, "Updates of linear warm-up.")
     lr_factor: float = key(1.0, "Factor on the schedule's rate.")
     learning_rate: float | None = key(None, "Peak rate of every schedule but noam.")
@@ -105,7 +106,7 @@ class RunSettings:
             )
         if self.layer_lr_decay is not None and self.layer_lr_decay > 1.0:
             raise SettingsError(f"layer_lr_decay must be at most 1, got {self.layer_lr_decay}.")
-        if self.schedule != "noam" and self.learning_rate is None:
+        if SCHEDULES[self.schedule].needs_rate and self.learning_rate is None:
             raise SettingsError(f"schedule: {self.schedule} needs learning_rate, its rate after the warm-up.")
 
     def check_least(self, least: int, *names: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from vaswani_tx.training.config.recipe import check_known, key, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
-from vaswani_tx.training.models.architectures import ARCHITECTURES
+from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metrics
 
 
 @dataclass
@@ -71,7 +71,12 @@ class TranslationSettings(RunSettings):
     eval_sentences: int | None = key(None, "Validation sentences to translate; empty: all, 0: loss only.")
     eval_beam: int = key(1, "Beam of the translations during training; 1: greedy.")
     final_beam: int = key(4, "Beam of the last validation, of the best and of the averaged model.")
-    best_by: Literal["bleu", "chrf", "loss"] = key("bleu", "Validation score that chooses best/.")
+    metrics: list[str] = key(
+        ["bleu", "chrf"], "Scores of the translated validation sentences.", choices=signed_metrics()
+    )
+    best_by: str = key(
+        "bleu", "Validation score that chooses best/: one of metrics, or loss.", choices=metrics_for(TEXT)
+    )
 
     positive = (
         *RunSettings.positive, "eval_beam", "final_beam", "max_source_tokens", "max_target_tokens",
@@ -93,9 +98,17 @@ class TranslationSettings(RunSettings):
         self._check_start()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
+        if self.best_by not in (*self.metrics, "loss", "perplexity"):
+            raise SettingsError(
+                f"best_by: {self.best_by} is not among the scores of a validation: add it to metrics "
+                f"({', '.join(self.metrics)}), or set best_by to one of them or to loss."
+            )
         self._check_corpora()
 
     def _check_architecture(self) -> None:
+        # Here, as it imports torch, for which --help need not wait.
+        from vaswani_tx.training.models.architectures import ARCHITECTURES
+
         check_known(self.architecture, ARCHITECTURES, f"architecture: there is none called '{self.architecture}'")
         kind = ARCHITECTURES[self.architecture]
         self.check_model(kind.presets, kind.config_class)

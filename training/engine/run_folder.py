@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = {
     "output_dir", "data_dir", "train_source", "train_target", "validation_source", "validation_target", "tokenizer",
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_sentences", "eval_beam", "final_beam",
-    "best_by", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
+    "best_by", "metrics", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
     "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
     "train_text", "validation_text", "eval_samples", "sample_tokens", "train_file", "validation_file",
 }  # fmt: skip

@@ -53,7 +53,6 @@ class TaskSpec:
     model_class = VaswaniForSequenceClassification
     head = "classifier"
     auto_class = "AutoModelForSequenceClassification"
-    main_score = "accuracy"
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -95,11 +94,6 @@ class TaskSpec:
 
 class TextTaskSpec(TaskSpec):
     """Texts, or pairs of them: one class each, several classes, or numbers."""
-
-    @property
-    def main_score(self) -> str:
-        """What chooses the best model unless the recipe says otherwise."""
-        return {"multi_label": "f1", "regression": "spearman"}.get(self.task, "accuracy")
 
     def config_fields(self) -> dict[str, Any]:
         kinds = {"classification": "single_label_classification", "multi_label": "multi_label_classification"}
@@ -158,7 +152,6 @@ class TaggingSpec(TaskSpec):
 
     model_class = VaswaniForTokenClassification
     auto_class = "AutoModelForTokenClassification"
-    main_score = "f1"
 
     def rows(self, examples: Sequence[WordsExample], tokenizer: Any, labelled: bool = True) -> Rows:
         return word_rows(examples, tokenizer, self.numbers if labelled else None, self.max_length)
@@ -214,7 +207,6 @@ class QuestionAnsweringSpec(TaskSpec):
     model_class = VaswaniForQuestionAnswering
     auto_class = "AutoModelForQuestionAnswering"
     head = "qa_outputs"
-    main_score = "f1"
 
     def rows(self, examples: Sequence[QuestionExample], tokenizer: Any, labelled: bool = True) -> Rows:
         return question_rows(examples, tokenizer, self.max_length, self.stride)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +45,6 @@ class TranslationTask(MeasuredTask):
     """
 
     family = registry.TEXT
-    scored_by: ClassVar[Sequence[str]] = ("bleu", "chrf")
 
     def __init__(
         self,
@@ -104,9 +103,10 @@ class TranslationTask(MeasuredTask):
                 {"source": sources[i], "reference": targets[i], "hypothesis": text}
                 for i, text in zip(chosen[:SAMPLES], hypotheses, strict=False)
             ]
-            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=self.scored_by)
-            scores |= {name: found[name] for name in self.scored_by}
-            scores |= {f"{name}_signature": found[f"{name}_signature"] for name in self.scored_by}
+            names = self.settings.metrics
+            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=names)
+            scores |= {name: found[name] for name in names}
+            scores |= {f"{name}_signature": found[f"{name}_signature"] for name in names}
             scores |= {"beam": beam, "sentences": len(chosen)}
         scores["validation_seconds"] = round(time.monotonic() - start, 3)
         return Validation(scores, samples)

@@ -1,9 +1,11 @@
-"""The command `vaswani-tx`, also `python -m vaswani_tx`: translate, score, inspect and publish models.
+"""The command `vaswani-tx`, also `python -m vaswani_tx`: train, measure, use and publish models.
 
+    vaswani-tx train translation --preset tiny --train-source a.en --train-target a.de ... --output-dir runs/first
     cat test.en | vaswani-tx translate runs/first/averaged > test.out.de
 
-`vaswani-tx --help` and `vaswani-tx VERB --help` are its manual. Exit status: 0 all is well, 1 it failed (disk,
-memory of the device, network), 2 wrong usage or input, 130 Ctrl-C, 141 the reader of the output went away.
+`vaswani-tx --help` and `vaswani-tx VERB --help` are its manual, and import neither torch nor transformers. Exit status:
+0 all is well, 1 it failed (disk, memory of the device, network), 2 wrong usage or input, 130 Ctrl-C, 141 the reader of
+the output went away.
 """
 
 import importlib
@@ -11,45 +13,61 @@ import os
 import sys
 
 from vaswani_tx import __version__
-from vaswani_tx.cli.arguments import parse
-from vaswani_tx.cli.common import CLOSED_PIPE, FAILURE, INTERRUPTED, OK, CliError, quiet_libraries, say
+from vaswani_tx.cli import training
+from vaswani_tx.cli.arguments import RUN_HELP, parse
+from vaswani_tx.cli.common import (
+    CLOSED_PIPE,
+    FAILURE,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    CliError,
+    abandon_stdout,
+    print_status,
+    quiet_libraries,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command and return its exit status; what went wrong is one line on stderr."""
-    options = parse(argv, __version__)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with quiet_libraries():
-            importlib.import_module(f"vaswani_tx.cli.{options.verb}").run(options)
+        status = _carry_out(words)
         sys.stdout.flush()
-        return OK
+        return status
     except BrokenPipeError:
-        _close_stdout()
+        abandon_stdout()
         return CLOSED_PIPE
     except KeyboardInterrupt as error:
-        _tell(f"interrupted{f': {error}' if str(error) else ''}")
+        _print_once(f"interrupted{f': {error}' if str(error) else ''}")
         return INTERRUPTED
     except CliError as error:
-        _tell(f"error: {error}")
+        _print_once(f"error: {error}")
         return error.status
     except OSError as error:
-        _tell(f"error: {error}")
+        _print_once(f"error: {error}")
         return FAILURE
 
 
-def _tell(message: str) -> None:
-    """One line from one process, however many there are."""
+def _carry_out(words: list[str]) -> int:
+    verb = words[0] if words else None
+    if verb in training.COMMANDS:
+        return training.run(words)
+    if verb == "run":
+        if len(words) == 1 or words[1] in training.HELP_FLAGS:
+            print(RUN_HELP)
+            return OK if words[1:] else USAGE
+        return importlib.import_module("vaswani_tx.cli.foreign").run(words[1:])
+    options = parse(words, __version__)
+    with quiet_libraries():
+        importlib.import_module(f"vaswani_tx.cli.{options.verb}").run(options)
+    return OK
+
+
+def _print_once(message: str) -> None:
+    """Print one line from one process, however many there are."""
     if os.environ.get("RANK", "0") == "0":
-        say(f"vaswani-tx: {message}")
-
-
-def _close_stdout() -> None:
-    """What is still unwritten has no reader: without this the interpreter complains when it ends."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass
+        print_status(f"vaswani-tx: {message}")
 
 
 if __name__ == "__main__":

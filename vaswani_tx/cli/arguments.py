@@ -1,16 +1,61 @@
-"""The words of the command line: what each verb takes, with the help that a newcomer reads."""
+"""Arguments and help of the verbs that need the library alone, and the help of the whole command."""
 
 import argparse
 from typing import Any
 
-DESCRIPTION = """\
-Translate, score, inspect and publish encoder-decoder models: those of vaswani-tx, and every other one that
-AutoModelForSeq2SeqLM loads (MarianMT, T5, BART, M2M100, NLLB, ...).
+from vaswani_tx.cli.training import COMMANDS, Command
+from vaswani_tx.suggestions import did_you_mean
 
-MODEL is a folder (such as runs/first/averaged) or a model's name on the Hugging Face Hub."""
+DESCRIPTION = """\
+The 2017 Transformer ("Attention Is All You Need") for Hugging Face: train
+models, measure them, use them, publish them.
+
+use a model, ours or any other encoder-decoder (MarianMT, T5, BART, NLLB, ...):
+  translate   translate files, pipes, or what you type
+  score       the probability of given translations
+  classify    {classify}
+  info        what a model is: its sizes, files and origin
+  push        publish a model on the Hugging Face Hub
+
+make one:
+  train KIND  train it; KIND is one of
+{train}
+  average     {average}
+
+measure and describe it:
+  evaluate    {evaluate}
+  compare     {compare}
+  report      {report}
+  sweep       {sweep}
+  card        {card}
+
+other programs:
+  run         run lm_eval, `transformers serve` or a script that then knows our models"""
+EXAMPLES = """\
+from two text files, line N of one the translation of line N of the other:
+  vaswani-tx train translation --preset tiny --train-source train.en --train-target train.de \\
+      --tokenizer-vocab-size 8000 --max-minutes 30 --output-dir runs/first
+  echo "A dog runs." | vaswani-tx translate runs/first/averaged
+
+`vaswani-tx VERB --help` is the manual of a verb. A model is a folder (such as
+runs/first/averaged) or a name on the Hugging Face Hub. To train and to measure,
+install the extra `train`: pip install 'vaswani-tx[train]'
+
+"""
+RUN_HELP = """\
+usage: vaswani-tx run -m MODULE [ARGUMENT ...]
+       vaswani-tx run SCRIPT.py [ARGUMENT ...]
+
+Run another program as `python -m MODULE` or `python SCRIPT.py` would, with this package imported first: every tool that
+loads models by transformers' Auto classes then loads ours. `accelerate launch -m vaswani_tx run ...` works too.
+
+examples:
+  vaswani-tx run -m lm_eval --model hf --model_args pretrained=runs/causal/best --tasks lambada_openai
+  vaswani-tx run -m transformers.cli.transformers serve
+  vaswani-tx run examples/pytorch/translation/run_translation.py --model_name_or_path runs/first/averaged ..."""
 STATUS = """\
-exit status: 0 all is well; 1 it failed (disk, device memory, network); 2 wrong usage or input; 130 Ctrl-C;
-141 the reader of the output went away, as in `... | head -1`."""
+exit status: 0 all is well; 1 it failed (disk, device memory, network); 2 wrong
+usage or input; 130 Ctrl-C; 141 the reader of the output went away, as in `... | head -1`."""
 TRANSLATE = """\
 Translate text, one line a sentence, and answer each line by one line in the same order. An empty line stays empty.
 
@@ -20,7 +65,7 @@ TRANSLATE_EXAMPLES = """\
 examples:
   echo "A dog runs." | vaswani-tx translate MODEL
   vaswani-tx translate MODEL                                    a prompt; Ctrl-D ends
-  vaswani-tx translate MODEL --input big.en --output big.de     stopped or killed? the same command goes on
+  vaswani-tx translate MODEL --input big.en --output big.de     stopped or killed? the same command resumes
   vaswani-tx translate MODEL --input a.en --format tsv --n-best 4 --beams 4
   vaswani-tx translate MODEL --input a.en --format jsonl --alignments
   vaswani-tx translate MODEL --require "Hund|Hunde" --forbid Katze --beams 8
@@ -35,7 +80,7 @@ The score is what the beams are ranked by: log P(translation | source) over the 
 
 """
 SCORE = """\
-Say how probable a model finds given translations: line N of --target as translation of line N of --source.
+Print how probable a model finds given translations: line N of --target as translation of line N of --source.
 
 All logarithms are natural. The tokens of a line are those of its translation with the end of sentence: the model's loss
 is the mean over them. The perplexity of all lines together goes to standard error; compare it only between models with
@@ -54,7 +99,7 @@ formats:
 
 """
 INFO = """\
-Say what a model is: its class, parameters, vocabulary, settings, files and where it comes from.
+Print what a model is: its class, parameters, vocabulary, settings, files and where it comes from.
 
 No weights are loaded and no code of the model runs: sizes come from the headers of its safetensors files."""
 INFO_EXAMPLES = """\
@@ -78,7 +123,12 @@ examples:
 
 def parse(argv: list[str] | None, version: str) -> argparse.Namespace:
     """Read the command line; `options.verb` names the verb. Ends with status 2 and the usage where it is wrong."""
-    options, unknown = _make_parser(version).parse_known_args(argv)
+    parser = _make_parser(version)
+    verbs = ("translate", "score", "info", "push", "run", *COMMANDS)
+    if argv and not argv[0].startswith("-") and argv[0] not in verbs:
+        hint = did_you_mean(argv[0], verbs) or ": `vaswani-tx --help` lists them"
+        parser.error(f"there is no verb '{argv[0]}'{hint}")
+    options, unknown = parser.parse_known_args(argv)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _check(options.parser, options)
@@ -88,18 +138,27 @@ def parse(argv: list[str] | None, version: str) -> argparse.Namespace:
 def _make_parser(version: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vaswani-tx",
-        description=DESCRIPTION,
-        epilog=f"`vaswani-tx VERB --help` has examples.\n\n{STATUS}",
+        usage="vaswani-tx VERB ...",
+        description=_description(),
+        epilog=EXAMPLES + STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"vaswani-tx {version}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _translate(_verb(verbs, "translate", "translate files, pipes, or what you type", TRANSLATE, TRANSLATE_EXAMPLES))
-    _score(_verb(verbs, "score", "probability of given translations", SCORE, SCORE_EXAMPLES))
-    _info(_verb(verbs, "info", "what a model is", INFO, INFO_EXAMPLES))
-    _push(_verb(verbs, "push", "publish a model on the Hugging Face Hub", PUSH, PUSH_EXAMPLES))
+    # The description lists the verbs in groups, which argparse cannot.
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
+    _translate(_verb(verbs, "translate", TRANSLATE, TRANSLATE_EXAMPLES))
+    _score(_verb(verbs, "score", SCORE, SCORE_EXAMPLES))
+    _info(_verb(verbs, "info", INFO, INFO_EXAMPLES))
+    _push(_verb(verbs, "push", PUSH, PUSH_EXAMPLES))
     return parser
+
+
+def _description() -> str:
+    lines = {verb: command.help for verb, command in COMMANDS.items() if isinstance(command, Command)}
+    train = [f"    {kind:<18}{command.help}" for kind, command in COMMANDS["train"].items()]
+    evaluate = f"scores on a test set; of {', '.join(COMMANDS['evaluate'])}"
+    return DESCRIPTION.format(train="\n".join(train), evaluate=evaluate, **lines)
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -112,15 +171,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         if options.gnmt_alpha is not None and options.length_penalty is not None:
             parser.error("--gnmt-alpha and --length-penalty are two rankings of the same beams: give one")
         if options.restart and options.output in (None, "-"):
-            parser.error("--restart needs --output: only a file is begun anew")
+            parser.error("--restart needs --output: only a file can be started again")
     if options.verb == "score" and options.source == options.target == "-":
         parser.error("--source and --target cannot both be standard input")
 
 
-def _verb(verbs: Any, name: str, short: str, text: str, examples: str) -> argparse.ArgumentParser:
+def _verb(verbs: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name,
-        help=short,
         description=text,
         epilog=examples + STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -135,7 +193,7 @@ def _translate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("input and output").add_argument
     add("-i", "--input", metavar="FILE", help="text to translate; default, and `-`: standard input")
     add("-o", "--output", metavar="FILE", help="file that appears when all is done; default, and `-`: standard output")
-    add("--restart", action="store_true", help="do not go on with the --output of an earlier run, begin anew")
+    add("--restart", action="store_true", help="ignore what an earlier run left of --output, start again")
     add("--format", choices=("text", "tsv", "jsonl"), default="text", help="of the output, see below; default: text")
     add("--n-best", type=positive, metavar="N", help="the N best translations of each line (tsv and jsonl)")
     add("--alignments", nargs="?", const="words", choices=("words", "tokens"),
@@ -177,7 +235,7 @@ def _score(parser: argparse.ArgumentParser) -> None:
     _errors(add)
     add = parser.add_argument_group("long lines and batches").add_argument
     add("--max-length", type=positive, metavar="N",
-        help="longer lines (in tokens) are refused; default: the model's, 1024 at most")  # fmt: skip
+        help="longer lines (in tokens) are refused; default: the model's, at most 1024")  # fmt: skip
     add("--buffer-size", type=positive, default=512, metavar="N", help="pairs that are sorted by length; default: 512")
     _batches(add)
     _loading(parser)
@@ -206,7 +264,7 @@ def _push(parser: argparse.ArgumentParser) -> None:
 
 def _errors(add: Any) -> None:
     add("--errors", choices=("strict", "replace"), default="strict",
-        help="bytes that are no UTF-8: stop at their line (default), or put U+FFFD in their place")  # fmt: skip
+        help="bytes that are not UTF-8: stop at their line (default), or put U+FFFD in their place")  # fmt: skip
 
 
 def _batches(add: Any) -> None:

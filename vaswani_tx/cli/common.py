@@ -11,16 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging as transformers_logging
-
 OK, FAILURE, USAGE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 # A model's answer may hold what moves the cursor or changes colours: a terminal must not obey it.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class CliError(ValueError):
-    """A command that cannot be carried out as it was given; the message says what is wrong and the mend."""
+    """A command that cannot be carried out as it was given; the message says what is wrong and how to fix it."""
 
     status = USAGE
 
@@ -35,20 +32,33 @@ class CliInterrupted(KeyboardInterrupt):
     """Ctrl-C, with a line that says what is kept."""
 
 
-def say(message: str) -> None:
-    """Write one line for people to stderr, where it is in nobody's way."""
+def print_status(message: str) -> None:
+    """Print one line on standard error, where it is not among the results."""
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
 
 
+def abandon_stdout() -> None:
+    """Send what is not written yet nowhere: its reader is gone, and the interpreter would complain at its end."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        pass
+
+
 def shorten(error: object, length: int = 300) -> str:
-    """An error's text on one line."""
+    """Return an error's text on one line."""
     return " ".join(str(error).split())[:length]
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep the warnings and loading bars of transformers off stderr; Python's own -W switches the warnings on again."""
+    # Here, so that help needs neither of the two.
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as transformers_logging
+
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     of_the_hub = hub_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

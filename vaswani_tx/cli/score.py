@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from vaswani_tx.cli import models
-from vaswani_tx.cli.common import CliError, CliFailure, finite, json_line, one_field, open_sink, say
+from vaswani_tx.cli.common import CliError, CliFailure, finite, json_line, one_field, open_sink, print_status
 from vaswani_tx.cli.lines import blocks, open_input
 from vaswani_tx.pipeline_vaswani_parts import plan_batches
 
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
                     pairs += len(found)
                     tokens += sum(len(scored.ids) for scored in found)
                     parts += [scored.total for scored in found]
-            say(_summary(pairs, tokens, math.fsum(parts)))
+            print_status(_summary(pairs, tokens, math.fsum(parts)))
     finally:
         place.leave()
 

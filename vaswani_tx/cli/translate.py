@@ -24,7 +24,7 @@ from vaswani_tx.cli.common import (
     one_field,
     one_line,
     open_sink,
-    say,
+    print_status,
     shorten,
     stdout_sink,
 )
@@ -150,7 +150,7 @@ class Translator:
         self.warned += 1
         if self.warned <= MAX_WARNINGS and not self.options.quiet:
             rest = " (further lines like this are not named)" if self.warned == MAX_WARNINGS else ""
-            say(f"warning: {message}{rest}")
+            print_status(f"warning: {message}{rest}")
 
     def _format(self, number: int, source: str, records: list[dict[str, Any]]) -> str:
         if self.options.format == "text":
@@ -250,7 +250,7 @@ def _begin(
     if not place.is_first:
         stream.seek(consumed)
     elif lines and not options.quiet:
-        say(f"going on after line {lines}, where an earlier run stopped.")
+        print_status(f"going on after line {lines}, where an earlier run stopped.")
     return partial, lines
 
 
@@ -319,12 +319,12 @@ def _converse(translate: Translator, options: argparse.Namespace) -> None:
     """Answer what is typed, line by line, until Ctrl-D; the arrow keys bring back earlier lines."""
     sink = stdout_sink()
     if not options.quiet:
-        say("Type a sentence and press Enter; Ctrl-D ends.")
+        print_status("Type a sentence and press Enter; Ctrl-D ends.")
     for number, text in enumerate(_typed(), start=1):
         try:
             sink.write(translate(Block(number, [text], [])))
         except CliError as error:
-            say(f"error: {error}")
+            print_status(f"error: {error}")
 
 
 def _typed() -> Iterator[str]:
@@ -349,7 +349,7 @@ def _typed() -> Iterator[str]:
         try:
             yield ask()
         except UnicodeDecodeError:
-            say("error: what was typed is not valid UTF-8.")
+            print_status("error: what was typed is not valid UTF-8.")
         except EOFError:
-            say("")
+            print_status("")
             return

@@ -207,7 +207,7 @@ def test_the_command_in_shards_stops_together_on_a_signal_and_one_process_goes_o
         said, _ = process.communicate(timeout=300)
     finally:
         process.kill()
-    found = re.findall(r"stopped by SIGTERM; saved as \S+step-(\d+); the same command goes on", said)
+    found = re.findall(r"stopped by SIGTERM; saved as \S+step-(\d+); the same command resumes", said)
     assert len(found) == 2, said[-4000:]
     assert len(set(found)) == 1
     last = int(found[0])
