@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/parsing"), help="replaced if it is a demo's folder")
     parser.add_argument("--trees", type=int, default=16000, help="trees in all, 500 to validate and 500 to test")
     parser.add_argument("--leaves", choices=LEAVES, default="words", help="symbol of a word in a tree (words)")
-    parser.add_argument("--vocab-size", type=int, default=1600, help="entries of the vocabulary")
+    parser.add_argument("--vocab-size", type=int, default=1584, help="entries of the vocabulary (1584)")
     parser.add_argument("--max-steps", type=int, help="updates; the recipe's number if absent")
     parser.add_argument("--beam", type=int, default=PAPER_PARSING["num_beams"], help="beam of the evaluation (21)")
     parser.add_argument("--seed", type=int, default=2015, help="of the trees and their split")
