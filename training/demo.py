@@ -67,9 +67,7 @@ def prepare(folder: Path) -> None:
     mark = folder / "data"
     if folder.exists() and any(folder.iterdir()):
         if not (mark / "grammar.json").is_file():
-            raise ValueError(
-                f"'{folder}' is not empty and not an earlier demonstration's: give another --output-dir"
-            )
+            raise ValueError(f"'{folder}' is not empty and not an earlier demonstration's: give another --output-dir")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
