@@ -19,6 +19,9 @@ os.environ["VASWANI_TX_CACHE"] = tempfile.mkdtemp(prefix="token-cache-")
 import pytest
 import torch
 
+# The helpers hold assertions too. They are no plugins, so pytest has to be told before the first of them is imported.
+pytest.register_assert_rewrite("tests.helpers")
+
 # More threads than idle cores make tiny models many times slower: they wait for each other at every operation.
 torch.set_num_threads(1)
 

@@ -24,7 +24,6 @@ from vaswani_tx.cli import models as cli_models
 from vaswani_tx.cli.common import CliFailure
 from vaswani_tx.training.inference.translation import perplexity
 
-pytest_plugins = ["tests.helpers.cli_runs"]
 SOURCES, TARGETS = LINES[:3], LINES[4:]
 MARK = "evil code ran"
 

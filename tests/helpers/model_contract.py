@@ -1,7 +1,5 @@
 """What every model class owes its users, written once: `ModelContract` holds the checks, `CASES` the classes.
 
-Every check runs on poisoned memory: torch fills what it allocates without initialising with NaN, so a read of it shows.
-
 Shapes: B batch, L length, V vocabulary, C classes.
 """
 
@@ -207,18 +205,6 @@ def pad(inputs: dict[str, torch.Tensor], side: str, amount: int = 3) -> dict[str
     if side == "right":
         parts, masks = parts[::-1], masks[::-1]
     return {**inputs, "input_ids": torch.cat(parts, dim=1), "attention_mask": torch.cat(masks, dim=1)}
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """Fill memory that is allocated without a value with NaN."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
 class ModelContract:

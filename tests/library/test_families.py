@@ -25,7 +25,6 @@ from tests.helpers.model_contract import (
     labels_of,
     loss_of,
     make,
-    poisoned_memory,  # noqa: F401 - a fixture of every test below
 )
 from vaswani_tx import (
     VaswaniConfig,

@@ -3,8 +3,8 @@
 import subprocess
 
 import pytest
-from tests import quality_rules
 
+from tests import quality_rules
 from tests.helpers import ROOT
 
 SLASH = "/"  # keeps the planted paths of this file from being violations themselves

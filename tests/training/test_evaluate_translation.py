@@ -9,9 +9,9 @@ import sys
 import pytest
 import sacrebleu
 import torch
-from tests.training.inference.test_translation import folder, make_model, make_tokenizer, sentences  # noqa: F401  folder is a fixture
 
 from tests.helpers import ROOT
+from tests.training.inference.test_translation import folder, make_model, make_tokenizer, sentences  # noqa: F401  folder is a fixture
 from vaswani_tx.training import evaluate_translation
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate
 from vaswani_tx.training.metrics.scoring import METRIC_SPECS, score_translations

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from tests.helpers import ROOT
-from tests.helpers.training_runs import CLOCKS, fresh_accelerate  # noqa: F401
+from tests.helpers.training_runs import CLOCKS
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
 from vaswani_tx.training.baselines.bert import with_first_token

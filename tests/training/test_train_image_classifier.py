@@ -27,7 +27,6 @@ from vaswani_tx.training.errors import ImageDataError, SettingsError
 from vaswani_tx.training.tasks.image_scores import ImageValidator, class_scores, full_scores, macro_f1, show_confusion
 from vaswani_tx.training.train_image_classifier import ImageSettings
 
-pytest_plugins = ["tests.helpers.training_runs"]
 CLASSES = ["across", "cross", "down"]
 
 

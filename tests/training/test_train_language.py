@@ -15,13 +15,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from tests.helpers.language_runs import COMMANDS, flags, run
 from tests.helpers import ROOT
+from tests.helpers.language_runs import COMMANDS, flags, run
 from tests.helpers.training_runs import records
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
 from vaswani_tx.training.config.recipe import parse
 
-pytest_plugins = ["tests.helpers.language_runs", "tests.helpers.training_runs"]
 pytestmark = [pytest.mark.usefixtures("fresh_accelerate"), pytest.mark.timeout(600)]
 
 TASK_SPECS = ("causal", "masked")

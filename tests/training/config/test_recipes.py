@@ -9,14 +9,11 @@ import yaml
 from accelerate.state import AcceleratorState
 from transformers import AutoConfig
 
-from tests.helpers import GOLDEN_PAPER
-from tests.helpers import ROOT
+from tests.helpers import GOLDEN_PAPER, ROOT
 from tests.helpers.training_runs import WORDS, records
 from vaswani_tx.training import train_translation
 from vaswani_tx.training.config.translation import parse_arguments
 from vaswani_tx.training.experiments.sweep_rows import count_parameters, make_config
-
-pytest_plugins = ["tests.helpers.training_runs"]
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "training" / "recipes").glob("*.yaml"))}
 SWEEPS = sorted((ROOT / "training" / "sweeps").glob("*.yaml"))

@@ -13,8 +13,6 @@ from vaswani_tx.training.data.readers import Chunk
 from vaswani_tx.training.data.text import BlockMaker
 from vaswani_tx.training.errors import MaskingError, SettingsError
 
-pytest_plugins = ["tests.helpers.language_runs"]
-
 
 @pytest.fixture(scope="module")
 def tokenizer(language):

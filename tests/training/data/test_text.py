@@ -23,8 +23,6 @@ from vaswani_tx.training.data.readers import Chunk
 from vaswani_tx.training.data.text import BlockMaker, TextCorpus, collate_rows, make_rows, pack, text_corpora_of
 from vaswani_tx.training.errors import DataError
 
-pytest_plugins = ["tests.helpers.language_runs"]
-
 
 @pytest.fixture(scope="module")
 def tokenizer(language):

@@ -27,7 +27,6 @@ from tests.helpers.training_runs import flags, make_loop, records, run, steps
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.training.models.loading import read_tensors
 
-pytest_plugins = ["tests.helpers.training_runs"]
 # Half a minute on an idle machine; processes that wait for each other suffer most from a busy one.
 pytestmark = pytest.mark.timeout(900)
 

@@ -16,7 +16,6 @@ from vaswani_tx.training.engine.schedules import NoamSchedule
 from vaswani_tx.training.engine.trackers import MetricsLog
 from vaswani_tx.training.errors import CheckpointError, TrainingError
 
-pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 

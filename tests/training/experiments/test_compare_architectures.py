@@ -35,8 +35,6 @@ from vaswani_tx.training.experiments.architecture_runs import (
     training_clock,
 )
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 VOCABULARY = 60
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModelForSeq2SeqLM
 
-from tests.helpers.generation_references import END, START, plain_beam_search, random_batch, spread, translate
 from tests.helpers import ROOT
+from tests.helpers.generation_references import END, START, plain_beam_search, random_batch, spread, translate
 from tests.helpers.training_runs import flags, records, run
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniGenerationConfig
 from vaswani_tx.training import train_translation
@@ -23,8 +23,6 @@ from vaswani_tx.training.inference.translation import translate as translate_tex
 from vaswani_tx.training.models.architectures import ARCHITECTURES
 from vaswani_tx.training.models.lstm import LSTM_PRESETS, LstmForConditionalGeneration, LstmSeq2SeqConfig
 from vaswani_tx.training.models.lstm_layers import SCORES, LstmCache, LstmEncoderStack, SourceAttention
-
-pytest_plugins = ["tests.helpers.training_runs"]
 
 SIZES = {"d_model": 6, "hidden_size": 8, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.0}
 VARIANTS = [(score, feeding) for score in SCORES for feeding in (False, True)]
