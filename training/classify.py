@@ -47,9 +47,9 @@ from vaswani_tx.training.data.labelled_files import numbered_lines
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.classification import predict
+from vaswani_tx.training.inference.task_specs import TaskSpec, task_spec
 from vaswani_tx.training.inference.translation import check_vocabulary
 from vaswani_tx.training.models.loading import check_folder, load_pretrained
-from vaswani_tx.training.tasks.classification_tasks import TaskSpec, task_spec
 
 
 @dataclass

@@ -14,6 +14,11 @@ from vaswani_tx.training.errors import CheckpointError
 _TEMPORARY, _REPLACED = ".tmp-", ".old-"
 
 
+def resolve_path(data_dir: str | None, name: str | None) -> str | None:
+    """Return a data file's path: relative names start from `data_dir` where that is set."""
+    return os.path.join(data_dir, name) if data_dir and name else name
+
+
 @contextmanager
 def atomic_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `target` that becomes `target` when the block ends well, and vanishes otherwise.

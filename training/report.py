@@ -50,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def render(runs: Sequence[Run], title: str) -> str:
     """The page; every text that comes from a run is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parent / "reporting" / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {

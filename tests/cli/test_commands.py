@@ -18,10 +18,11 @@ import vaswani_tx
 from tests.helpers import ROOT
 from tests.helpers.cli_runs import LINES, command, environment, refused, save_model
 from tests.helpers.fake_hub import WRITER, HubStandIn
-from vaswani_tx import VaswaniTokenizer, cli, hub
+from vaswani_tx import VaswaniTokenizer, cli
 from vaswani_tx.cli import info as cli_info
 from vaswani_tx.cli import models as cli_models
 from vaswani_tx.cli.common import CliFailure
+from vaswani_tx.hub import saving as hub
 from vaswani_tx.training.inference.translation import perplexity
 
 SOURCES, TARGETS = LINES[:3], LINES[4:]

@@ -282,7 +282,7 @@ def test_lines_before_one_that_is_no_text_are_shared_too():
 
 
 def test_several_processes_need_files(folder, place, monkeypatch):
-    several = cli_translate.cli_models.Place(cli_translate.torch.device("cpu"), 0, 2)
-    monkeypatch.setattr(cli_translate.cli_models, "find_place", lambda *_: several)
+    several = cli_translate.models.Place(cli_translate.torch.device("cpu"), 0, 2)
+    monkeypatch.setattr(cli_translate.models, "find_place", lambda *_: several)
     refused(command("translate", folder, stdin="a\n"), "several processes need --input and --output")
     refused(command("translate", folder, "--input", place / "a.en", stdin="a\n"), "several processes need")

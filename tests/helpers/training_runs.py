@@ -11,15 +11,16 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.training import train_translation
+from vaswani_tx.training.config.schedules import NoamSchedule
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.batching import collate
 from vaswani_tx.training.data.parallel import load_parallel, tokenize_parallel
-from vaswani_tx.training.engine.checkpoint_manager import Task
+from vaswani_tx.training.data.translation_data import TrainingData
 from vaswani_tx.training.engine.checkpoints import list_checkpoints
 from vaswani_tx.training.engine.fsdp import shard_if_asked
 from vaswani_tx.training.engine.loop import TrainingLoop
+from vaswani_tx.training.engine.optimizer import PaperAdam
 from vaswani_tx.training.engine.run_folder import RunFolder
-from vaswani_tx.training.engine.schedules import NoamSchedule, PaperAdam
+from vaswani_tx.training.tasks.translation import TranslationTask
 
 SMALL = {"d_model": 16, "d_ff": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
 WORDS = ["ba", "be", "bi", "bo", "bu", "da", "de", "di", "do", "du"]
@@ -101,14 +102,12 @@ def make_loop(data, output, batches, schedule=None, dropout=0.0, start=None, pre
     torch.manual_seed(0)
     config = VaswaniConfig(vocab_size=len(tokenizer), dropout=dropout, **SMALL)
     model = VaswaniForConditionalGeneration.from_pretrained(start) if start else VaswaniForConditionalGeneration(config)
-    task = Task(
-        plan=FixedPlan([np.array(batch) for batch in batches]),
-        collate=lambda indices: collate(pairs, indices, tokenizer.pad_token_id),
-        pairs=pairs,
-        forward_options={"label_smoothing": 0.1, "skip_logits": True},
-    )
+    plan = FixedPlan([np.array(batch) for batch in batches])
+    training_data = TrainingData(plan, pairs, [], None, None, tokenizer.pad_token_id, 1)
     values = {"output_dir": str(output), "train_source": "a.src", "tokenizer_vocab_size": 290, "max_steps": 3}
     values = TranslationSettings(**(values | {"log_every": 1, "save_every": None, "eval_every": None} | arguments))
+    options = {"label_smoothing": 0.1, "skip_logits": True}
+    task = TranslationTask(training_data, tokenizer, None, values, options)
     shard_if_asked(accelerator, model)
     optimizer = PaperAdam(epsilon=values.adam_epsilon).build(model.parameters())
     folder = RunFolder(output)

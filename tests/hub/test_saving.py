@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from tests.helpers.fake_hub import READER, WRITER, HubStandIn
-from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer, hub
+from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.hub import saving as hub
 from vaswani_tx.hub.families import CODE_FOLDER, FAMILIES
 from vaswani_tx.hub.saving import HubError, push_to_hub, save_with_code
 

@@ -8,7 +8,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from tests.helpers.training_runs import make_loop, records
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.training.baselines.marian import PlannedTrainer
-from vaswani_tx.training.engine.schedules import PaperAdam
+from vaswani_tx.training.engine.optimizer import PaperAdam
 
 TEXTS = ["a b c", "b c d e f", "c", "d e", "e f a b", "f", "a c e", "b d f a c e"]
 

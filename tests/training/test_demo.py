@@ -6,7 +6,7 @@ import pytest
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.training import demo
-from vaswani_tx.training.engine.run import scale_attention
+from vaswani_tx.training.models.initialization import scale_attention
 
 
 @pytest.fixture(scope="module")

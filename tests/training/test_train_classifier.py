@@ -17,14 +17,15 @@ from tests.helpers import ROOT
 from tests.helpers.training_runs import CLOCKS
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
-from vaswani_tx.training.baselines.bert import with_first_token
 from vaswani_tx.training.classify import Classifier
 from vaswani_tx.training.config.classification import SCORES, ClassifierSettings
 from vaswani_tx.training.config.recipe import parse
 from vaswani_tx.training.data.labelled import read_examples
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.classification import predict
-from vaswani_tx.training.tasks.classification_tasks import task_spec
+from vaswani_tx.training.inference.task_specs import task_spec
+from vaswani_tx.training.models.bert import with_first_token
+from vaswani_tx.training.tasks import classification
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -173,14 +174,14 @@ def test_the_first_token_does_not_change_the_plan(data):
     for architecture in ("vaswani", "bert"):
         options = {"architecture": architecture, "batch_size": None, "max_tokens": 100, "max_length": 40}
         arguments = ClassifierSettings(train_file=str(data / "pairs.train.jsonl"), pair_field="text_b", **options)
-        examples = train_classifier.load_examples(arguments, arguments.train_file, "train")
+        examples = classification.load_examples(arguments, arguments.train_file, "train")
         tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
         if architecture == "bert":
             with_first_token(tokenizer)
-        kind = train_classifier.make_task_spec(arguments, examples, None)
-        found = train_classifier.make_data(arguments, kind, tokenizer, examples, None)
+        spec = classification.make_task_spec(arguments, examples, None)
+        found = classification.make_task(arguments, spec, tokenizer, examples, None)
         plans.append([batch.tolist() for batch in found.plan.epoch(0)])
-        assert found.kind.max_length == 40 + (architecture == "bert")
+        assert found.spec.max_length == 40 + (architecture == "bert")
     assert plans[0] == plans[1]
 
 
@@ -252,7 +253,7 @@ FROM_FOLDER = {"tokenizer": "null", **{f"model.{name}": ... for name in SMALL}}
 
 
 def test_a_pretrained_encoder_is_taken_over(data, masked, tmp_path, caplog):
-    with caplog.at_level("INFO", logger="vaswani_tx.training.train_classifier"):
+    with caplog.at_level("INFO", logger="vaswani_tx.training.tasks.classification"):
         folder = run(data, tmp_path / "a", max_steps=1, warmup_steps=0, schedule="constant", learning_rate=1e-7,
                      init_from=masked, **FROM_FOLDER)  # fmt: skip
     assert "classifier.bias and classifier.weight are new" in caplog.text and "lm_head.bias" in caplog.text
@@ -279,7 +280,7 @@ def test_frozen_and_slower_parts(data, masked, tmp_path):
 def test_the_last_layer_is_kept_for_the_same_labels_only(data, trained, tmp_path, caplog):
     options = {"max_steps": 1, "warmup_steps": 0, "schedule": "constant", "learning_rate": 1e-7, **FROM_FOLDER}
     best = trained["classification"] / "best"
-    with caplog.at_level("INFO", logger="vaswani_tx.training.train_classifier"):
+    with caplog.at_level("INFO", logger="vaswani_tx.training.tasks.classification"):
         same = run(data, tmp_path / "a", init_from=best, **options)
         assert "none is new" in caplog.text
         assert scores(same)["accuracy"] == 1.0

@@ -141,7 +141,7 @@ def test_a_signal_saves_and_says_so(reversal, tmp_path, monkeypatch, capsys, sig
 
     def interrupted_update(self, *window):
         update(self, *window)
-        if self.position.step == 3:
+        if self.state.step == 3:
             os.kill(os.getpid(), signum)
 
     monkeypatch.setattr(TrainingLoop, "_update", interrupted_update)

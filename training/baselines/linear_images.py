@@ -10,12 +10,14 @@ import sys
 
 import numpy as np
 
+from vaswani_tx.training.command_line import command, print_status
+from vaswani_tx.training.config.images import ImageSettings
 from vaswani_tx.training.data.image_batches import Pixels
 from vaswani_tx.training.data.images import Images, load_images
-from vaswani_tx.training.engine.run import RunContext, command, print_status
+from vaswani_tx.training.engine.run import RunContext
+from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.errors import ImageDataError
-from vaswani_tx.training.tasks.image_scores import macro_f1
-from vaswani_tx.training.train_image_classifier import ImageSettings, make_processor
+from vaswani_tx.training.tasks.images import macro_f1, make_processor
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
@@ -30,7 +32,7 @@ def run(arguments: ImageSettings) -> dict[str, float]:
     data = load_images(arguments)
     if not len(data.validation) or not len(data.test):
         raise ImageDataError("The baseline needs a validation and a test split: set their shares above 0.")
-    processor = make_processor(arguments, data, RunContext(arguments, None, None, None))
+    processor = make_processor(RunContext(arguments, None, RunFolder(""), None), data)
     train, validation, test = (_rows(part, processor) for part in (data.train, data.validation, data.test))
     found = []
     for penalty in PENALTIES:

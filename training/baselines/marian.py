@@ -28,17 +28,19 @@ from transformers import MarianConfig, MarianMTModel, Seq2SeqTrainer, Seq2SeqTra
 from transformers.trainer_utils import get_last_checkpoint
 
 from vaswani_tx import VaswaniConfig
+from vaswani_tx.training.command_line import print_status
+from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
-from vaswani_tx.training.data.batching import BatchPlan, collate
+from vaswani_tx.training.data.batching import BatchPlan, collate_pairs
 from vaswani_tx.training.data.parallel import TokenizedPairs
 from vaswani_tx.training.data.translation_data import prepare_training_data
 from vaswani_tx.training.engine.averaging import save_average
-from vaswani_tx.training.engine.run import print_status
+from vaswani_tx.training.engine.optimizer import PaperAdam
+from vaswani_tx.training.engine.run import RunContext
 from vaswani_tx.training.engine.run_folder import RunFolder
-from vaswani_tx.training.engine.schedules import PaperAdam, make_schedule
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.train_translation import make_tokenizer
+from vaswani_tx.training.tasks.translation import make_tokenizer
 
 REFUSED = (
     "corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing",
@@ -135,7 +137,7 @@ def train(arguments: TranslationSettings) -> dict[str, Any]:
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)
     folder = Path(arguments.output_dir)
-    tokenizer = make_tokenizer(arguments, RunFolder(folder), None)
+    tokenizer = make_tokenizer(RunContext(arguments, None, RunFolder(folder), None))
     data = prepare_training_data(arguments, tokenizer)
     plan, pairs = data.plan, data.pairs
     trainer, clock = make_trainer(arguments, folder, tokenizer, pairs, plan)
@@ -167,7 +169,7 @@ def make_trainer(
         model.set_attn_implementation("eager")
 
     def collator(indices: list[int]) -> dict[str, torch.Tensor]:
-        batch = collate(pairs, indices, tokenizer.pad_token_id)
+        batch = collate_pairs(pairs, indices, tokenizer.pad_token_id)
         # Trainer's label smoothing takes the labels away, so the decoder's inputs must be there beside them.
         return batch | {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(batch["labels"])}
 

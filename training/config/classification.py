@@ -8,7 +8,7 @@ from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.data.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.errors import SettingsError
-from vaswani_tx.training.tasks.classification_tasks import TASK_SPECS, task_spec
+from vaswani_tx.training.inference.task_specs import TASK_SPECS, task_spec
 
 # Validation scores that may choose the best model, of each task; more of each is better.
 SCORES = {

@@ -1,14 +1,15 @@
-"""Batches by token budget: pairs of similar length together, the same plan in every process (the paper's section 5.1).
+"""Batches by token budget: examples of similar length together, the same plan in every process (the paper's section 5.1).
 
 The plan of an epoch depends on the lengths, the budgets, the seed and the epoch's number alone. So a run resumes at any
 batch from two numbers, epoch and position, and the number of processes only decides who computes which batch.
 
-    lengths -> sort, equal lengths in random order -> cut by budget -> shuffle the batches -> `shard` -> `collate`
+    sides (lengths and budgets) -> sort, equal lengths in random order -> cut by budget -> shuffle the batches -> `shard`
 
 B batch, S source length, T target length; all lengths count `</s>`.
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,133 +25,140 @@ GOOD_WASTE = 0.02  # below this share of padding no other order is tried
 
 
 class PaddingWaste(NamedTuple):
-    """Share of the batches' matrices that is padding, from 0 to 1: of the sources, the targets, and both together."""
+    """Share of the batches' matrices that is padding, from 0 to 1: of each side, and of all together."""
 
-    source: float
-    target: float
+    sides: tuple[float, ...]
     total: float
 
 
-class BatchPlan:
-    """Cuts pairs into batches of at most so many source and so many target tokens, anew for every epoch.
+class Side(NamedTuple):
+    """One side of every example, such as the sources of pairs, or the only one of plain text.
 
     Args:
-        source_lengths, target_lengths: tokens of every pair, [N].
-        max_source_tokens, max_target_tokens: a batch's budgets. Padding counts: B * S and B * T stay within them.
+        name: how messages call it: "source", or "" where there is only one.
+        lengths: tokens of every example, [N].
+        budget: how many a batch may hold of this side.
+        budget_key: the recipe's key of that budget, for messages.
+        limit_key: the recipe's key of the longest example, for messages.
+    """
+
+    name: str
+    lengths: Sequence[int] | np.ndarray
+    budget: int
+    budget_key: str = "batch_tokens"
+    limit_key: str = "row_length"
+
+
+def pair_sides(
+    source_lengths: Sequence[int] | np.ndarray,
+    target_lengths: Sequence[int] | np.ndarray,
+    max_source_tokens: int,
+    max_target_tokens: int,
+) -> list[Side]:
+    """Return the two sides of parallel text with a budget each."""
+    return [
+        Side("source", source_lengths, max_source_tokens, "max_source_tokens", "max_source_length"),
+        Side("target", target_lengths, max_target_tokens, "max_target_tokens", "max_target_length"),
+    ]
+
+
+class BatchPlan:
+    """Cuts examples into batches of at most so many tokens a side, in another order in every epoch.
+
+    Args:
+        sides: lengths and budgets, one side or two. Padding counts: B * S and B * T stay within their budgets.
         seed: with the epoch's number, decides the order of equal lengths and of the batches.
-        count_padding: False lets the budgets count the sentences' own tokens only, as the paper seems to; a batch's
+        count_padding: False lets the budgets count the examples' own tokens only, as the paper seems to; a batch's
             matrices may then be larger.
         pad_to_multiple_of: what `collate` will be given; rounded lengths then count.
-        max_pairs: upper bound of B, or None.
-        lines: for messages, the line of every pair, or its place as a string, or a function from index to that.
+        max_rows: upper bound of B, or None.
+        locate: for messages, the place of the example of an index, such as `train.en line 17`.
+        order: the order that another plan chose, `other.order`, instead of looking for the best one again.
 
     Raises:
-        BatchError: a pair longer than a budget (its line and length), no pairs, lengths or numbers that make no sense.
+        BatchError: an example longer than a budget (its place and length), none at all, lengths or numbers that make
+            no sense.
     """
 
     def __init__(
         self,
-        source_lengths: Sequence[int] | np.ndarray,
-        target_lengths: Sequence[int] | np.ndarray,
-        max_source_tokens: int,
-        max_target_tokens: int,
+        sides: Sequence[Side],
         seed: int = 0,
         *,
         count_padding: bool = True,
         pad_to_multiple_of: int = 1,
-        max_pairs: int | None = None,
-        lines: Sequence[int | str] | Callable[[int], int | str] | None = None,
+        max_rows: int | None = None,
+        locate: Callable[[int], str] | None = None,
+        order: tuple[int, int] | None = None,
     ):
-        for name, value in (("pad_to_multiple_of", pad_to_multiple_of), ("max_pairs", max_pairs)):
+        for name, value in (("pad_to_multiple_of", pad_to_multiple_of), ("max_rows", max_rows)):
             if value is not None and value < 1:
                 raise BatchError(f"{name} is {value}: it must be at least 1.")
-        lengths = [np.asarray(side, dtype=np.int64) for side in (source_lengths, target_lengths)]
-        if lengths[0].ndim != 1 or lengths[0].shape != lengths[1].shape or not len(lengths[0]):
-            raise BatchError(
-                f"Source lengths {lengths[0].shape} and target lengths {lengths[1].shape} must be two lists of equal "
-                "length with at least one pair."
-            )
-        self.source_lengths, self.target_lengths = (_round_up(side, pad_to_multiple_of) for side in lengths)
-        self._own_lengths = lengths
-        self.max_source_tokens, self.max_target_tokens, self.seed = max_source_tokens, max_target_tokens, seed
-        self.count_padding, self.max_pairs = count_padding, max_pairs
-        self._check_budgets(lines)
-        self._order = self._choose_order()
-
-    @classmethod
-    def of_pairs(cls, pairs: "TokenizedPairs", max_source_tokens: int, max_target_tokens: int, **options: Any):
-        """The plan of tokenised pairs, with their files and lines in messages."""
-        return cls(
-            pairs.source_lengths,
-            pairs.target_lengths,
-            max_source_tokens,
-            max_target_tokens,
-            lines=pairs.where,
-            **options,
-        )
+        own = [np.asarray(side.lengths, dtype=np.int64) for side in sides]
+        if not own or any(side.ndim != 1 or side.shape != own[0].shape for side in own) or not len(own[0]):
+            shapes = " and ".join(f"{side.name} lengths {array.shape}" for side, array in zip(sides, own, strict=True))
+            raise BatchError(f"{shapes}: each must be a list, of equal length, with at least one example.")
+        self.sides, self.seed, self.count_padding, self.max_rows = list(sides), seed, count_padding, max_rows
+        self._own, self._rounded = own, [_round_up(side, pad_to_multiple_of) for side in own]
+        self._check_budgets(locate or (lambda index: f"Example {index} (counted from 0)"))
+        self.order = order or self._choose_order()
 
     def __len__(self) -> int:
-        return len(self.source_lengths)
+        return len(self._own[0])
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        """All batches of an epoch in order, each an array of indices; every pair stands in exactly one."""
+        """Return all batches of an epoch in order, each an array of indices; every example is in exactly one."""
         random = np.random.default_rng([self.seed, epoch])
-        batches = self._cut(self._sorted(random, *self._order))
+        batches = self._cut(self._sorted(random, *self.order))
         return [batches[i] for i in random.permutation(len(batches))]
 
     def padding_waste(self, batches: Sequence[np.ndarray | None]) -> PaddingWaste:
-        """What part of these batches' matrices is padding."""
-        own, padded = np.zeros(2), np.zeros(2)
+        """Return what share of these batches' matrices is padding."""
+        real, cells = np.zeros(len(self._own)), np.zeros(len(self._own))
         for batch in batches:
-            if batch is None or not len(batch):
-                continue
-            rounded = (self.source_lengths, self.target_lengths)
-            own += [side[batch].sum() for side in self._own_lengths]
-            padded += [len(batch) * side[batch].max() for side in rounded]
-        if not padded.all():
-            return PaddingWaste(0.0, 0.0, 0.0)
-        shares = 1 - own / padded
-        return PaddingWaste(float(shares[0]), float(shares[1]), float(1 - own.sum() / padded.sum()))
+            if batch is not None and len(batch):
+                real += [side[batch].sum() for side in self._own]
+                cells += [len(batch) * side[batch].max() for side in self._rounded]
+        if not cells.all():
+            return PaddingWaste((0.0,) * len(self._own), 0.0)
+        return PaddingWaste(tuple((1 - real / cells).tolist()), float(1 - real.sum() / cells.sum()))
 
-    def _check_budgets(self, lines: Any) -> None:
-        for side, lengths, budget in (
-            ("source", self.source_lengths, self.max_source_tokens),
-            ("target", self.target_lengths, self.max_target_tokens),
-        ):
+    def _check_budgets(self, locate: Callable[[int], str]) -> None:
+        for side, lengths in zip(self.sides, self._rounded, strict=True):
+            tokens = f"{side.name} tokens".strip()
             if lengths.min() < 1:
-                raise BatchError(f"{_place(lines, int(lengths.argmin()))} has no {side} tokens: drop the pair.")
-            if lengths.max() > budget:
+                raise BatchError(f"{locate(int(lengths.argmin()))} has no {tokens}: drop it.")
+            if lengths.max() > side.budget:
                 i = int(lengths.argmax())
                 raise BatchError(
-                    f"{_place(lines, i)} has {lengths[i]} {side} tokens, more than max_{side}_tokens={budget}, the "
-                    f"budget of a whole batch. Raise the budget, or lower max_{side}_length so that it is dropped."
+                    f"{locate(i)} has {lengths[i]} {tokens}, more than {side.budget_key}={side.budget}, the budget of "
+                    f"a whole batch. Raise the budget, or lower {side.limit_key} so that it is dropped or cut."
                 )
 
-    def _choose_order(self) -> tuple[bool, int]:
-        """Which length to sort by first, and in what steps: that with the least padding; equal in all epochs.
+    def _choose_order(self) -> tuple[int, int]:
+        """Return which side to sort by first, and in what steps: what pads least in epoch 0, for all epochs.
 
         Sorting by single tokens first leaves few pairs for every length of a small corpus, so that the second length
         jumps about within a batch. Coarser steps of the first length even that out.
         """
         found = []
         for step in (1, 2, 3, 4, 6, 8, 12, 16):
-            for target_first in (True, False):
+            for first in reversed(range(len(self.sides))):
                 random = np.random.default_rng([self.seed, 0])
-                waste = self.padding_waste(self._cut(self._sorted(random, target_first, step))).total
-                found.append((waste, step, target_first))
+                waste = self.padding_waste(self._cut(self._sorted(random, first, step))).total
+                found.append((waste, step, first))
             if min(found)[0] < GOOD_WASTE or min(found)[1] < step // 2:
                 break
-        _, step, target_first = min(found)
-        return target_first, step
+        _, step, first = min(found)
+        return first, step
 
-    def _sorted(self, random: np.random.Generator, target_first: bool, step: int) -> np.ndarray:
-        """Indices by one length, then the other, then at random.
+    def _sorted(self, random: np.random.Generator, first: int, step: int) -> np.ndarray:
+        """Return indices by the length of side `first`, then by that of the other one, then at random.
 
-        The second length runs up and down by turns: where the first one grows by a `step`, the second one goes on from
-        where it was, and the batch across that place holds no mixture of short and long sentences.
+        The second length runs up and down by turns: where the first one grows by a `step`, the second one continues
+        from where it was, and the batch across that place holds no mixture of short and long sentences.
         """
-        sides = (self.target_lengths, self.source_lengths)
-        major, minor = sides if target_first else sides[::-1]
+        major, minor = self._rounded[first], self._rounded[first - 1]
         width = int(minor.max()) + 1
         rank = np.unique(major // step, return_inverse=True)[1]
         key = rank * width + np.where(rank % 2 == 0, minor, width - 1 - minor)
@@ -158,19 +166,16 @@ class BatchPlan:
         return shuffled[np.argsort(key[shuffled], kind="stable")]
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
-        """Consecutive pieces of `order`, each as long as the budgets allow."""
-        source, target = self.source_lengths[order], self.target_lengths[order]
+        """Return consecutive parts of `order`, each as long as the budgets allow."""
+        sides = [(lengths[order], side.budget) for lengths, side in zip(self._rounded, self.sides, strict=True)]
         growth = np.maximum.accumulate if self.count_padding else np.cumsum
         batches, start, total = [], 0, len(order)
         while start < total:
-            # No batch that starts here is longer than this: its widest pair is at least as wide as its first one.
-            most = min(self.max_source_tokens // source[start], self.max_target_tokens // target[start])
-            if not self.count_padding:
-                most = min(self.max_source_tokens, self.max_target_tokens)
-            stop = min(total, start + int(most), start + (self.max_pairs or total))
+            # No batch that starts here is longer than this: its widest example is at least as wide as its first one.
+            most = min(budget // (lengths[start] if self.count_padding else 1) for lengths, budget in sides)
+            stop = min(total, start + int(most), start + (self.max_rows or total))
             rows = np.arange(1, stop - start + 1) if self.count_padding else 1
-            fits = growth(source[start:stop]) * rows <= self.max_source_tokens
-            fits &= growth(target[start:stop]) * rows <= self.max_target_tokens
+            fits = np.all([growth(lengths[start:stop]) * rows <= budget for lengths, budget in sides], axis=0)
             # `fits` is true up to some place and false from there: count it.
             count = int(np.count_nonzero(fits))
             batches.append(order[start : start + count])
@@ -178,21 +183,91 @@ class BatchPlan:
         return batches
 
 
+class WeightedPlan:
+    """Makes a `BatchPlan` for every epoch over the examples that the corpora's weights draw for it.
+
+    A whole weight repeats each example so often. A fraction adds that part of the examples, drawn by seed and epoch:
+    with 1/n, n epochs in a row (from epoch 0, n, 2n, ... on) hold each once, and the next n part them differently.
+
+    Args:
+        sides: lengths and budgets, as `BatchPlan`'s.
+        bounds: the examples of corpus c are those from `bounds[c]` to before `bounds[c + 1]`.
+        weights: one for each corpus.
+        options: further arguments of `BatchPlan`.
+
+    Raises:
+        BatchError: as `BatchPlan`; another number of weights than of corpora.
+    """
+
+    def __init__(
+        self, sides: Sequence[Side], bounds: Sequence[int], weights: Sequence[float], seed: int = 0, **options: Any
+    ):
+        self.seed, self.bounds, self._options = seed, list(bounds), options
+        # The plan of all examples checks every length, and chooses the order that all epochs keep.
+        self._all = BatchPlan(sides, seed, **options)
+        # A decimal weight such as 0.1 is meant as the fraction, not as the float beside it.
+        self.weights = [Fraction(str(weight)) for weight in weights]
+        if len(self.weights) != len(self.bounds) - 1:
+            raise BatchError(f"{len(self.weights)} weights for {len(self.bounds) - 1} corpora: give one for each.")
+
+    def __len__(self) -> int:
+        """Return the examples of an epoch, repeated ones counted as often."""
+        return sum(self.sizes())
+
+    def sizes(self) -> list[int]:
+        """Return how many examples an epoch takes of each corpus."""
+        spans = zip(self.bounds, self.bounds[1:], self.weights, strict=False)
+        return [int(weight) * (stop - start) + _part(stop - start, weight) for start, stop, weight in spans]
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """Return all batches of an epoch in order, each an array of indices, the same for the same seed and epoch."""
+        drawn = self.drawn(epoch)
+        sides = [
+            side._replace(lengths=lengths[drawn]) for side, lengths in zip(self._all.sides, self._all._own, strict=True)
+        ]
+        plan = BatchPlan(sides, self.seed, **self._options | {"locate": None, "order": self._all.order})
+        return [drawn[batch] for batch in plan.epoch(epoch)]
+
+    def drawn(self, epoch: int) -> np.ndarray:
+        """Return the indices of an epoch's examples in ascending order, repeated ones as often as they come."""
+        chosen = []
+        for number, (start, stop, weight) in enumerate(zip(self.bounds, self.bounds[1:], self.weights, strict=False)):
+            chosen += [np.arange(start, stop)] * int(weight)
+            part = _part(stop - start, weight)
+            if part:
+                turn, place = divmod(epoch, (stop - start) // part)
+                order = np.random.default_rng([self.seed, number, turn]).permutation(stop - start)
+                chosen.append(start + order[place * part : (place + 1) * part])
+        return np.sort(np.concatenate(chosen))
+
+    def padding_waste(self, batches: Sequence[np.ndarray | None]) -> PaddingWaste:
+        """Return what share of these batches' matrices is padding."""
+        return self._all.padding_waste(batches)
+
+
+def make_plan(
+    sides: Sequence[Side], bounds: Sequence[int], weights: Sequence[float], seed: int = 0, **options: Any
+) -> BatchPlan | WeightedPlan:
+    """Return the plan of corpora: a `BatchPlan` where every weight is 1, else a `WeightedPlan`."""
+    if all(weight == 1 for weight in weights):
+        return BatchPlan(sides, seed, **options)
+    return WeightedPlan(sides, bounds, weights, seed, **options)
+
+
+def _part(count: int, weight: Fraction) -> int:
+    """Return how many of so many examples the fraction of a weight takes, at least one."""
+    fraction = weight - int(weight)
+    return max(1, round(fraction * count)) if fraction and count else 0
+
+
 def _round_up(lengths: np.ndarray, multiple: int) -> np.ndarray:
     return -(-lengths // multiple) * multiple
-
-
-def _place(lines: Any, index: int) -> str:
-    if lines is None:
-        return f"Pair {index} (counted from 0)"
-    place = lines(index) if callable(lines) else lines[index]
-    return place if isinstance(place, str) else f"Line {place}"
 
 
 def shard(
     batches: Sequence[np.ndarray], process_index: int, num_processes: int, accumulation: int = 1
 ) -> list[np.ndarray | None]:
-    """The batches that one process computes, `accumulation` of them for every optimiser update.
+    """Return the batches that one process computes, `accumulation` of them for every optimiser update.
 
     Updates take the plan in groups of `num_processes * accumulation`, whoever computes them: 1 process x 4 steps, 2 x 2
     and 4 x 1 see the same batches in the same update. Every process gets equally many; where the last group of an
@@ -208,10 +283,10 @@ def shard(
     return [batches[i] if i < len(batches) else None for i in places]
 
 
-def collate(
+def collate_pairs(
     pairs: "TokenizedPairs", indices: np.ndarray, pad_token_id: int, pad_to_multiple_of: int = 1
 ) -> dict[str, torch.Tensor]:
-    """The model's inputs for these pairs, padded on the right: int64 tensors.
+    """Return the model's inputs for these pairs, padded on the right: int64 tensors.
 
     Returns: `input_ids` [B, S], `attention_mask` [B, S], `labels` [B, T] with -100 as padding.
     """
@@ -227,7 +302,7 @@ def collate(
 def _matrix(
     flat: np.ndarray, offsets: np.ndarray, indices: np.ndarray, padding: int, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a ragged array as a matrix, and where it holds their own tokens."""
+    """Return rows of a ragged array as a matrix, and where it holds their own tokens."""
     starts = offsets[indices]
     lengths = offsets[np.asarray(indices) + 1] - starts
     columns = np.arange(_round_up(lengths.max(), multiple))

@@ -1,25 +1,19 @@
 """Training corpora, one or several: where their text comes from, and how much of each an epoch holds.
 
     recipe -> corpora_of -> Corpus.chunks -> text
-    TokenizedPairs of all corpora, weights -> WeightedPlan -> batches
-
 A weight says how often the pairs of a corpus come in an epoch: 2 is twice, 0.5 a different half of them each epoch.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
-
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.batching import BatchPlan, PaddingWaste
 from vaswani_tx.training.data.filters import FilterCounts
-from vaswani_tx.training.data.parallel import TokenizedPairs, hub_chunks, is_dataset_name, open_hub
+from vaswani_tx.training.data.parallel import hub_chunks, is_dataset_name, open_hub
 from vaswani_tx.training.data.readers import (
     READERS,
     Chunk,
@@ -166,103 +160,3 @@ def training_texts(
                 left -= len(chunk.source)
                 if left <= 0:
                     break
-
-
-class WeightedPlan:
-    """A `BatchPlan` anew for every epoch over the pairs that the weights draw for it.
-
-    A whole weight repeats each pair so often. A fraction adds that part of the pairs, drawn by seed and epoch: with
-    1/n, n epochs in a row (from epoch 0, n, 2n, ... on) hold each pair once, and the next n part them differently.
-
-    Args:
-        bounds: the pairs of corpus c are those from `bounds[c]` to before `bounds[c + 1]`, as in `TokenizedPairs`.
-        weights: one for each corpus.
-        options: further arguments of `BatchPlan`.
-
-    Raises:
-        BatchError: as `BatchPlan`.
-    """
-
-    def __init__(
-        self,
-        source_lengths: np.ndarray,
-        target_lengths: np.ndarray,
-        bounds: Sequence[int],
-        weights: Sequence[float],
-        max_source_tokens: int,
-        max_target_tokens: int,
-        seed: int = 0,
-        **options: Any,
-    ):
-        budgets = (max_source_tokens, max_target_tokens)
-        self.seed, self.bounds = seed, list(bounds)
-        self._arguments, self._options = (*budgets, seed), options
-        # The plan of all pairs checks every length, and chooses the order that all epochs keep.
-        self._all = BatchPlan(source_lengths, target_lengths, *self._arguments, **options)
-        # A decimal weight such as 0.1 is meant as the fraction, not as the float beside it.
-        self.weights = [Fraction(str(weight)) for weight in weights]
-        if len(self.weights) != len(self.bounds) - 1:
-            raise DataError(f"{len(self.weights)} weights for {len(self.bounds) - 1} corpora: give one for each.")
-
-    @classmethod
-    def of_pairs(
-        cls,
-        pairs: TokenizedPairs,
-        weights: Sequence[float],
-        max_source_tokens: int,
-        max_target_tokens: int,
-        **options: Any,
-    ) -> "WeightedPlan":
-        """The plan of tokenised pairs, with their files and lines in messages."""
-        lengths = (pairs.source_lengths, pairs.target_lengths)
-        return cls(*lengths, pairs.bounds, weights, max_source_tokens, max_target_tokens, lines=pairs.where, **options)
-
-    def __len__(self) -> int:
-        """Pairs of an epoch, repeated ones counted as often."""
-        return sum(self.sizes())
-
-    def sizes(self) -> list[int]:
-        """Pairs that an epoch takes of each corpus."""
-        spans = zip(self.bounds, self.bounds[1:], self.weights, strict=False)
-        return [int(weight) * (stop - start) + _part(stop - start, weight) for start, stop, weight in spans]
-
-    def epoch(self, epoch: int) -> list[np.ndarray]:
-        """All batches of an epoch in order, each an array of indices, the same for the same seed and epoch."""
-        drawn = self.drawn(epoch)
-        lengths = (side[drawn] for side in self._all._own_lengths)
-        options = self._options | {"lines": None}
-        plan = _SameOrder(*lengths, *self._arguments, order=self._all._order, **options)
-        return [drawn[batch] for batch in plan.epoch(epoch)]
-
-    def drawn(self, epoch: int) -> np.ndarray:
-        """Indices of the pairs of an epoch in ascending order, repeated ones as often as they come."""
-        chosen = []
-        for number, (start, stop, weight) in enumerate(zip(self.bounds, self.bounds[1:], self.weights, strict=False)):
-            chosen += [np.arange(start, stop)] * int(weight)
-            part = _part(stop - start, weight)
-            if part:
-                turn, place = divmod(epoch, (stop - start) // part)
-                order = np.random.default_rng([self.seed, number, turn]).permutation(stop - start)
-                chosen.append(start + order[place * part : (place + 1) * part])
-        return np.sort(np.concatenate(chosen))
-
-    def padding_waste(self, batches: Sequence[np.ndarray | None]) -> PaddingWaste:
-        """What part of these batches' matrices is padding."""
-        return self._all.padding_waste(batches)
-
-
-def _part(pairs: int, weight: Fraction) -> int:
-    """How many of so many pairs the fraction of a weight takes, at least one."""
-    fraction = weight - int(weight)
-    return max(1, round(fraction * pairs)) if fraction and pairs else 0
-
-
-class _SameOrder(BatchPlan):
-    """A plan that takes over another's choice of what to sort by, which costs as much as many epochs."""
-
-    def __init__(self, *arguments: Any, order: tuple[bool, int], **options: Any):
-        self._given = order
-        super().__init__(*arguments, **options)
-
-    def _choose_order(self) -> tuple[bool, int]:
-        return self._given

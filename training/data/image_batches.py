@@ -106,19 +106,6 @@ def shifted(pixels: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return padded[*places, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-class ImageTask:
-    """What the loop counts: every image has its patches for a source and one label for a target."""
-
-    def __init__(self, images: Images, patches: int):
-        self.images = images
-        self.source_lengths = np.full(len(images), patches, dtype=np.int64)
-        self.target_lengths = np.ones(len(images), dtype=np.int64)
-
-    def where(self, index: int) -> str:
-        """An image's place for messages."""
-        return self.images.where(index)
-
-
 def statistics(pixels: Pixels, most: int = 2000) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, as shares of 255, over at most so many images spread evenly."""
     count = min(most, len(pixels))

@@ -57,12 +57,8 @@ class Rows:
         return len(self.offsets) - 1
 
     @cached_property
-    def source_lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
-
-    @property
-    def target_lengths(self) -> np.ndarray:
-        return self.targets
 
     def where(self, index: int) -> str:
         """The place of a row's example for a message."""
@@ -75,7 +71,7 @@ class Rows:
     def inputs(self, indices: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` [B, L] of some rows, padded on the right."""
         ids = self._padded(self.ids, indices, self.pad_token_id)
-        lengths = self.source_lengths[np.asarray(indices)]
+        lengths = self.lengths[np.asarray(indices)]
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 

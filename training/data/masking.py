@@ -6,19 +6,16 @@ process knows how many tokens of any row are to be predicted, and a resumed run 
 L tokens of a row.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from vaswani_tx.training.engine.checkpoint_manager import Task
+from vaswani_tx.training.data.batching import IGNORED_LABEL
 from vaswani_tx.training.errors import MaskingError
 
 # What a token is to the masks: never masked, the first of a word, or a later one of it.
 SPECIAL, START, INNER = 0, 1, 2
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -75,55 +72,3 @@ class Masker:
         swapped = (draw >= self.as_mask) & (draw < self.as_mask + self.as_random)
         seen[places[swapped]] = others[swapped]
         return seen, np.where(where, ids, IGNORED_LABEL)
-
-
-class EpochPlan:
-    """A plan that knows which epoch it was asked for last."""
-
-    def __init__(self, plan: Any):
-        self.plan, self.number = plan, 0
-
-    def epoch(self, number: int) -> list[np.ndarray]:
-        """The batches of an epoch."""
-        self.number = number
-        return self.plan.epoch(number)
-
-    def __getattr__(self, name: str) -> Any:
-        # `passes` only where the plan reads its data in pieces.
-        return getattr(self.plan, name)
-
-
-class MaskedTask(Task):
-    """A task whose numbers of labels are those of the epoch's masks.
-
-    Args:
-        rows: gives the rows that indices count at the moment (training/data/text.py).
-    """
-
-    def __init__(
-        self,
-        plan: Any,
-        pairs: Any,
-        rows: Callable[[], Any],
-        masker: Masker,
-        collate: Callable[[Any, np.ndarray, Any], dict[str, torch.Tensor]],
-        forward_options: dict[str, Any],
-    ):
-        self.rows, self.masker, self._collate_rows = rows, masker, collate
-        self._counted: tuple[Any, int, np.ndarray] | None = None
-        super().__init__(EpochPlan(plan), self._collate_masked, pairs, forward_options)
-
-    def lengths(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of the rows of a batch, and how many of them are to be predicted in this epoch."""
-        rows, epoch = self.rows(), self.plan.number
-        if self._counted is None or self._counted[0] is not rows or self._counted[1] != epoch:
-            self._counted = (rows, epoch, np.full(len(rows), -1))
-        counts = self._counted[2]
-        for index in batch[counts[batch] < 0]:
-            counts[index] = np.count_nonzero(self.masker.chosen(rows.words_of(index), epoch, int(index))[0])
-        return rows.source_lengths[batch], counts[batch]
-
-    def _collate_masked(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        rows, epoch = self.rows(), self.plan.number
-        pairs = [self.masker(rows.ids_of(i), rows.words_of(i), epoch, int(i)) for i in indices]
-        return self._collate_rows(rows, indices, pairs)

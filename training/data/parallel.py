@@ -251,9 +251,9 @@ class PairTokenizer:
         names: the files that pairs may come from; a part refers to them by number.
     """
 
-    def __init__(self, tokenizer: Any, rules: PairFilter, names: Sequence[str]):
+    def __init__(self, tokenizer: Any, rules: PairFilter, names: Sequence[str], counts: FilterCounts | None = None):
         self.tokenizer, self.rules, self.names = tokenizer, rules, list(names)
-        self.counts = FilterCounts()
+        self.counts = counts or FilterCounts()
         self._seen = SeenPairs() if rules.drop_duplicates else None
         special = tokenizer.num_special_tokens_to_add()
         self._special = (special, special)

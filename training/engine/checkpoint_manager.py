@@ -1,4 +1,4 @@
-"""Keeps a run: its resumable checkpoints and its best model, written and read on one process or many.
+"""The checkpoint manager: resumable checkpoints and the best model of a run, written and read on one process or many.
 
 The optimiser's tensors are stored whole under the parameters' names, so that a checkpoint written by several processes,
 sharded or not, resumes on any other number of them.
@@ -6,13 +6,11 @@ sharded or not, resumes on any other number of them.
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -39,10 +37,9 @@ from vaswani_tx.training.engine.checkpoints import (
 from vaswani_tx.training.engine.ema import MovingAverage
 from vaswani_tx.training.engine.fsdp import forget_gathered, is_sharded, own_part, whole
 from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.engine.task import Task
 from vaswani_tx.training.errors import CheckpointError, TrainingError
 from vaswani_tx.training.files import atomic_folder
-
-logger = logging.getLogger(__name__)
 
 # Whole tensors: on the main process's host memory to be written, on every process to be read.
 _ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -50,34 +47,8 @@ _EVERYWHERE = StateDictOptions(full_state_dict=True)
 
 
 @dataclass
-class Task:
-    """What is learned: batches of indices, how one becomes tensors, and where its pairs come from.
-
-    Args:
-        plan: `epoch(k)` gives the batches of epoch k. One that reads its data in pieces makes each an epoch, and tells
-            by `passes(k)` how often epoch k has all data behind it.
-        pairs: what the indices count, with `source_lengths`, `target_lengths` and `where(index)`. It may be such a plan
-            itself: all three are of the piece that was asked for last.
-    """
-
-    plan: Any
-    collate: Callable[[np.ndarray], dict[str, torch.Tensor]]
-    pairs: Any
-    forward_options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def in_pieces(self) -> bool:
-        """Whether an epoch is only a piece of the data."""
-        return hasattr(self.plan, "passes")
-
-    def lengths(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The source and the target lengths of a batch."""
-        return self.pairs.source_lengths[batch], self.pairs.target_lengths[batch]
-
-
-@dataclass
 class TrainingState:
-    """Where a run stands; all of it goes into a checkpoint's `state.json`."""
+    """How far a run is; all of it goes into a checkpoint's `state.json`."""
 
     step: int = 0
     epoch: int = 0
@@ -93,7 +64,7 @@ class TrainingState:
 
 
 class CheckpointManager:
-    """Writes and reads what a run needs to go on.
+    """Writes and reads what a run needs to resume.
 
     Args:
         write_extras: puts what is no weight, such as the tokenizer, into a model folder.
@@ -102,7 +73,7 @@ class CheckpointManager:
 
     def __init__(
         self,
-        arguments: RunSettings,
+        settings: RunSettings,
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -111,49 +82,49 @@ class CheckpointManager:
         write_extras: Callable[[Path], None],
         average: MovingAverage | None = None,
     ):
-        self.arguments, self.accelerator, self.model, self.task = arguments, accelerator, model, task
+        self.settings, self.accelerator, self.model, self.task = settings, accelerator, model, task
         self.folder, self.write_extras, self.average = folder, write_extras, average
         self.bare_model = accelerator.unwrap_model(model)
         # accelerate's wrapper hides the optimiser whose states are meant here.
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
 
-    def save(self, position: TrainingState) -> Path:
-        """Writes a checkpoint of `position` and deletes the oldest beyond `keep_last`; all processes call it.
+    def save(self, state: TrainingState) -> Path:
+        """Write a checkpoint of `state` and delete the oldest beyond `keep_last`; all processes call it.
 
         Raises:
             TrainingError: weights that are not finite, which no checkpoint may hold.
-            CheckpointError: the disk is full; the checkpoints that stood there are untouched.
+            CheckpointError: the disk is full; the checkpoints that were there are untouched.
         """
-        self._check_weights(position)
+        self._check_weights(state)
         write_model = self._model_writer()
-        state = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
+        moments = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
         rng = gather_object([rng_state(self.accelerator.device)])
         average = self.average.tensors(keep=self.accelerator.is_main_process) if self.average else None
-        target = step_folder(self.folder.checkpoints, position.step)
+        target = step_folder(self.folder.checkpoints, state.step)
         if self.accelerator.is_main_process:
-            marks = {"data": self._data_marks(), "scaler": self._scaler_state()}
-            content = dataclasses.asdict(position) | marks
-            write_checkpoint(target, write_model, content, optimizer_tensors(state), rng, average)
-            prune(self.folder.checkpoints, self.arguments.keep_last)
+            content = dataclasses.asdict(state)
+            content |= {"data": self.task.fingerprint(), "scaler": self._scaler_state()}
+            write_checkpoint(target, write_model, content, optimizer_tensors(moments), rng, average)
+            prune(self.folder.checkpoints, self.settings.keep_last)
         self.accelerator.wait_for_everyone()
         return target
 
     def load(self, folder: Path) -> TrainingState:
-        """Sets optimiser and random states to a checkpoint's and returns its position; weights are loaded before.
+        """Set optimiser and random states to a checkpoint's and return its training state; weights are loaded before.
 
         Raises:
             CheckpointError: a damaged checkpoint, or one of other data.
         """
-        state = read_state(folder)
-        data, scaler = state.pop("data"), state.pop("scaler")
-        position = TrainingState(**state)
-        if self.task.in_pieces:
-            # At the end of a piece the checkpoint's marks are still of that one.
-            self.task.plan.epoch(position.epoch if position.batches_done else max(position.epoch - 1, 0))
-        if data != self._data_marks():
+        content = read_state(folder)
+        data, scaler = content.pop("data"), content.pop("scaler")
+        state = TrainingState(**content)
+        if self.task.in_buffers:
+            # At the end of a buffer the checkpoint's fingerprint is still that one's.
+            self.task.epoch(state.epoch if state.batches_done else max(state.epoch - 1, 0))
+        if data != self.task.fingerprint():
             raise CheckpointError(
                 f"'{folder}' was trained on other data or another tokenizer than this command gives: its order of "
-                "batches cannot go on. Restore the data, or start anew from its weights with --init-from."
+                "batches cannot be resumed. Restore the data, or start a new run from its weights with --init-from."
             )
         fresh = get_optimizer_state_dict(self.model, self.optimizer, options=_EVERYWHERE)
         fresh["state"] = nested_optimizer_state(read_optimizer(folder))
@@ -165,22 +136,22 @@ class CheckpointManager:
         states = read_rng(folder)
         if self.accelerator.process_index < len(states):
             restore_rng(states[self.accelerator.process_index], self.accelerator.device)
-        if position.window:
-            # Speed is measured anew: these tokens were seen in another process's time.
-            position.window["fresh_tokens"] = 0
-        return position
+        if state.window:
+            # Speed is measured from here on: these tokens were seen in another process's time.
+            state.window["fresh_tokens"] = 0
+        return state
 
-    def save_best(self, position: TrainingState, value: list[float], key: str) -> None:
-        """Replaces best/, unless a later step of this run, being repeated after a resume, had left a better one."""
+    def save_best(self, state: TrainingState, value: list[float], key: str) -> None:
+        """Replace best/, unless a later step of this run, being repeated after a resume, had left a better one."""
         note = self.folder.best / "validation.json"
         former = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-        if former and former["step"] > position.step and former["by"] == key and former["value"] >= value:
+        if former and former["step"] > state.step and former["by"] == key and former["value"] >= value:
             return
-        note_text = json.dumps({"step": position.step, "by": key, "value": value}) + "\n"
+        note_text = json.dumps({"step": state.step, "by": key, "value": value}) + "\n"
         self._write_model(self.folder.best, lambda folder: (folder / note.name).write_text(note_text, encoding="utf-8"))
 
     def save_average(self, target: Path) -> None:
-        """Writes the moving average of the weights as a model folder in place of an old one; all processes call it."""
+        """Write the moving average of the weights as a model folder in place of an old one; all processes call it."""
         with self.average.in_place():
             self._write_model(target)
 
@@ -193,7 +164,7 @@ class CheckpointManager:
         self.accelerator.wait_for_everyone()
 
     def _model_writer(self) -> Callable[[Path], None]:
-        """Collects the weights, on all processes, and returns what writes them on one."""
+        """Collect the weights, on all processes, and return what writes them on one."""
         weights = self._whole_weights() if is_sharded(self.model) else None
 
         def write(folder: Path) -> None:
@@ -203,7 +174,7 @@ class CheckpointManager:
         return write
 
     def _whole_weights(self) -> dict[str, torch.Tensor]:
-        """The weights gathered on the main process's host memory; a shared matrix once, under all of its names."""
+        """Return the weights gathered on the main process's host memory; a shared matrix once, under all of its names."""
         forget_gathered(self.bare_model)
         gathered: dict[torch.Tensor, torch.Tensor] = {}
         for tensor in self.bare_model.state_dict(keep_vars=True).values():
@@ -212,21 +183,16 @@ class CheckpointManager:
                 gathered[tensor] = found.cpu() if self.accelerator.is_main_process else found.new_empty(0)
         return {name: gathered[tensor] for name, tensor in self.bare_model.state_dict(keep_vars=True).items()}
 
-    def _check_weights(self, position: TrainingState) -> None:
+    def _check_weights(self, state: TrainingState) -> None:
         names = [name for name, parameter in self.bare_model.named_parameters()
                  if not torch.isfinite(own_part([parameter])[0]).all()]  # fmt: skip
         # One process may hold the only shard that is bad: all have to stop.
         names = gather_object(names)
         if names:
             raise TrainingError(
-                f"'{names[0]}' is not finite after step {position.step}, whose loss was: its gradient overflowed. No "
+                f"'{names[0]}' is not finite after step {state.step}, whose loss was: its gradient overflowed. No "
                 "checkpoint was written, the earlier ones are good. Set max_grad_norm or use precision fp32."
             )
 
     def _scaler_state(self) -> dict[str, Any] | None:
         return None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
-
-    def _data_marks(self) -> dict[str, int]:
-        pairs = self.task.pairs
-        sides = {"source_tokens": pairs.source_lengths, "target_tokens": pairs.target_lengths}
-        return {"pairs": len(pairs.source_lengths)} | {name: int(side.sum()) for name, side in sides.items()}

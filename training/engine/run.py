@@ -1,14 +1,11 @@
-"""What every training command does around its own data and model: folder, optimiser, loop, averages, exit status.
+"""A whole run: folder, model, optimiser, loop, averages and their scores, for whatever task a command brings.
 
-A command gives a dataclass of keys (a `RunSettings`), and a function that makes the `TaskComponents` of a run from them.
+A command gives its settings, and a function that makes the `TaskComponents` of a run from a `RunContext`.
 """
 
 import logging
-import os
-import signal
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,307 +15,217 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
-from vaswani_tx import VaswaniTokenizer
-from vaswani_tx.training.config.recipe import parse, usage
+from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.run_settings import RunSettings
+from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.engine.averaging import save_average
-from vaswani_tx.training.engine.checkpoint_manager import Task
-from vaswani_tx.training.engine.checkpoints import list_checkpoints, read_state
+from vaswani_tx.training.engine.checkpoints import read_state
 from vaswani_tx.training.engine.environment import gather_environment
 from vaswani_tx.training.engine.fsdp import shard_if_asked
 from vaswani_tx.training.engine.loop import TrainingLoop
+from vaswani_tx.training.engine.optimizer import PaperAdam
 from vaswani_tx.training.engine.parameter_groups import freeze, rate_groups
+from vaswani_tx.training.engine.processes import on_main_process
 from vaswani_tx.training.engine.run_folder import RunFolder
-from vaswani_tx.training.engine.schedules import PaperAdam, make_schedule
+from vaswani_tx.training.engine.task import Task, TaskComponents, Validation
 from vaswani_tx.training.engine.trackers import check_tracker, start_tracker
-from vaswani_tx.training.errors import CheckpointError, Interrupted, SettingsError, TrainingError
+from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.files import atomic_folder
-from vaswani_tx.training.tasks.translation_validation import describe
+from vaswani_tx.training.models.loading import list_checkpoints
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class RunContext:
-    """Where a run begins: what a command needs to know to make its parts."""
+    """Where a run begins: what a command needs to know to make its components.
 
-    arguments: Any
-    accelerator: Accelerator
+    Args:
+        settings: the resolved recipe.
+        accelerator: device, precision and processes; None where only data are looked at.
+        folder: the run folder.
+        resume_from: the checkpoint to resume from; None for a new run.
+    """
+
+    settings: Any
+    accelerator: Accelerator | None
     folder: RunFolder
     resume_from: Path | None
 
     @property
     def weights(self) -> str | Path | None:
         """The folder that the model comes from, None for random weights."""
-        return self.resume_from or self.arguments.init_from
-
-    @property
-    def origin(self) -> str:
-        """What a new run starts from, for people."""
-        arguments = self.arguments
-        stacks = [getattr(arguments, name, None) for name in ("encoder_from", "decoder_from")]
-        return arguments.init_from or " and ".join(filter(None, stacks)) or "random weights"
+        return self.resume_from or self.settings.init_from
 
     @property
     def pad_to_multiple_of(self) -> int:
         """8 where tensor cores compute, which like such lengths; else 1."""
-        return 8 if self.accelerator.device.type == "cuda" and self.arguments.precision != "fp32" else 1
+        return 8 if self.accelerator.device.type == "cuda" and self.settings.precision != "fp32" else 1
+
+    @property
+    def quiet(self) -> bool:
+        """Whether this process logs no news, since the main one does."""
+        return not self.accelerator.is_main_process
 
 
 @dataclass
-class TaskComponents:
-    """What a command brings to a run.
+class RunResult:
+    """What a run ended with, on every process.
 
     Args:
-        make_model: makes or loads the model; called once the seed is set.
-        make_task: data and loss, once the model is there.
-        load_model: loads the model that a folder holds.
-        processor: the tokenizer or image processor that is saved beside every model.
-        processor_folder: its name in the run folder.
-        data: what the run is trained on, for data.json; asked at the beginning and at the end.
-        size: a few words on the amount of data, for the first line.
-        validate: `(model, beam) -> scores`, with the attributes `distributed` and `samples`; None: no validation.
+        context: where it began.
+        task: what was learned.
+        reason: the key whose limit it reached.
+        step: updates done.
+        validations: `best`, `averaged` and `ema`, as far as there are such models, with their scores; on the main
+            process only.
     """
 
-    make_model: Callable[[], transformers.PreTrainedModel]
-    make_task: Callable[[transformers.PreTrainedModel], Task]
-    load_model: Callable[[Path], transformers.PreTrainedModel]
-    processor: Any
-    data: Callable[[], dict[str, Any]]
-    size: str
-    validate: Any = None
-    processor_folder: str = "tokenizer"
+    context: RunContext
+    task: Task
+    reason: str
+    step: int
+    validations: dict[str, Validation] = field(default_factory=dict)
 
 
-def train(arguments: RunSettings, prepare: Callable[[RunContext], TaskComponents]) -> None:
-    """Trains as the arguments say, then averages and scores; raises ValueError for all that a user can mend."""
-    arguments.check_for_training()
-    check_tracker(arguments.tracker)
-    accelerator = make_accelerator(arguments)
-    if arguments.num_threads:
-        torch.set_num_threads(arguments.num_threads)
-    folder = RunFolder(arguments.output_dir)
-    resume_from = on_main(accelerator, lambda: folder.resume_point(arguments))
-    start = RunContext(arguments, accelerator, folder, resume_from)
-    parts = prepare(start)
-    set_seed(arguments.seed)
-    model = parts.make_model()
-    learning = freeze(model, arguments.freeze)
-    on_main(accelerator, lambda: create_run_folder(start, parts))
-    on_main(accelerator, lambda: folder.note_data(parts.data()))
-    init_tracker(start)
-    loop = make_loop(start, parts, model)
+def train(settings: RunSettings, prepare: Callable[[RunContext], TaskComponents]) -> RunResult:
+    """Train as the settings say, then average and score.
+
+    Raises:
+        ValueError: whatever a user can fix; the message says how.
+        Interrupted: a signal; the state is saved.
+    """
+    settings.check_for_training()
+    check_tracker(settings.tracker)
+    accelerator = make_accelerator(settings)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    folder = RunFolder(settings.output_dir)
+    resume_from = on_main_process(accelerator, lambda: folder.resume_point(settings))
+    context = RunContext(settings, accelerator, folder, resume_from)
+    components = prepare(context)
+    set_seed(settings.seed)
+    model = components.make_model()
+    trained = freeze(model, settings.freeze)
+    on_main_process(accelerator, lambda: create_run_folder(context, components))
+    on_main_process(accelerator, lambda: folder.note_data(components.describe_data()))
+    init_tracker(context)
+    loop = make_loop(context, components, model)
     if accelerator.is_main_process:
-        count = sum(parameter.numel() for parameter in model.parameters())
-        where = f"going on from {resume_from}" if resume_from else f"from {start.origin}"
-        frozen = f" ({learning:,} of them learn)" if arguments.freeze else ""
-        print_status(f"{count:,} parameters{frozen}, {parts.size}, {where}")
+        print_status(_first_line(context, components, model, trained))
     reason = loop.run(resume_from)
     # Of a stream, more has been counted by now.
-    on_main(accelerator, lambda: folder.note_data(parts.data()))
-    finalize(start, parts, loop, reason)
+    on_main_process(accelerator, lambda: folder.note_data(components.describe_data()))
+    result = RunResult(context, loop.task, reason, loop.state.step)
+    finalize(result, components, loop)
     accelerator.end_training()
+    return result
 
 
-def make_accelerator(arguments: RunSettings) -> Accelerator:
-    """The Accelerator for the precision that the recipe asks for; `accelerate launch` decides everything else."""
-    precision = {"fp32": "no"}.get(arguments.precision, arguments.precision)
+def make_accelerator(settings: RunSettings) -> Accelerator:
+    """Return the Accelerator for the precision of the recipe; `accelerate launch` decides everything else."""
+    precision = {"fp32": "no"}.get(settings.precision, settings.precision)
     if precision == "fp16" and not torch.accelerator.is_available():
         raise SettingsError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32.")
-    tracker = None if arguments.tracker == "none" else arguments.tracker
+    tracker = None if settings.tracker == "none" else settings.tracker
     if tracker == "tensorboard" and find_spec("tensorboard") is None:
         logger.warning("tensorboard is not installed: the curves go to metrics.jsonl only.")
         tracker = None
-    project = ProjectConfiguration(project_dir=arguments.output_dir, logging_dir=arguments.output_dir)
+    project = ProjectConfiguration(project_dir=settings.output_dir, logging_dir=settings.output_dir)
     cpu = not torch.accelerator.is_available()
     # The main process alone prepares data and scores at the end while the others wait: for longer than 10 minutes.
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     return Accelerator(
-        mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[patient]
+        mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[timeout]
     )
 
 
-def find_or_train_tokenizer(
-    places: list[str | Path | None], resumes: bool, vocab_size: int | None, train_one: Callable[[int], VaswaniTokenizer]
-) -> VaswaniTokenizer:
-    """The tokenizer of the first of `places` that holds one, else a new one of `vocab_size` entries.
-
-    Raises:
-        SettingsError: none of them holds one, and the run goes on or the recipe has none trained.
-    """
-    for folder in filter(None, places):
-        if (Path(folder) / "tokenizer.json").is_file():
-            return VaswaniTokenizer.from_pretrained(folder)
-    if resumes or not vocab_size:
-        raise SettingsError(
-            f"There is no tokenizer.json in '{next(filter(None, places))}': train one with `python -m "
-            "vaswani_tx.training.train_tokenizer`, or set tokenizer_vocab_size to have one trained here."
-        )
-    return train_one(vocab_size)
-
-
-def model_fields(arguments: RunSettings, vocabulary: int) -> dict[str, Any]:
-    """The recipe's fields of a new model with its vocabulary; raises SettingsError where it is given too small."""
-    fields = {"vocab_size": vocabulary} | arguments.model
-    if fields["vocab_size"] < vocabulary:
-        raise SettingsError(
-            f"model.vocab_size is {fields['vocab_size']} but the tokenizer has {vocabulary} tokens: leave it out, or "
-            "take the tokenizer that belongs to it."
-        )
-    return fields
-
-
-def configure_model(model: transformers.PreTrainedModel, arguments: RunSettings) -> transformers.PreTrainedModel:
-    """Gives a model the attention, checkpointing and compilation that suit the recipe and the device."""
-    if arguments.precision == "bf16" and model._supports_sdpa and not torch.accelerator.is_available():
+def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) -> transformers.PreTrainedModel:
+    """Give a model the attention, checkpointing and compilation that suit the recipe and the device."""
+    if settings.precision == "bf16" and model._supports_sdpa and not torch.accelerator.is_available():
         # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
         model.set_attn_implementation("eager")
-    if arguments.gradient_checkpointing:
+    if settings.gradient_checkpointing:
         # transformers 5.23 has renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if arguments.compile:
+    if settings.compile:
         model.compile(dynamic=True)
     return model
 
 
-@torch.no_grad()
-def scale_attention(model: torch.nn.Module, gain: float) -> None:
-    """Multiplies the query, key and value matrices of a new model by `gain`.
-
-    At Glorot's own scale (gain 1) each attention layer adds the sentence's mean to every position so strongly that the
-    encoder of a small, strongly dropped-out model may never tell its positions apart again (see training/LOG.md).
-    torch.nn.MultiheadAttention and fairseq start at 1/sqrt(2), Glorot's scale for the three matrices taken as one.
-    """
-    if gain != 1.0:
-        for name, parameter in model.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
-                parameter.mul_(gain)
-
-
-def create_run_folder(start: RunContext, parts: TaskComponents) -> None:
-    """Makes the run folder ready once everything that can be wrong has been looked at."""
-    arguments, folder, state = start.arguments, start.folder, AcceleratorState()
+def create_run_folder(context: RunContext, components: TaskComponents) -> None:
+    """Create or prepare the run folder, once everything that can be wrong has been looked at."""
+    settings, folder, state = context.settings, context.folder, AcceleratorState()
     part = gather_environment(
-        step=read_state(start.resume_from)["step"] if start.resume_from else 0, processes=state.num_processes,
-        engine=state.distributed_type.value, precision=arguments.precision,
+        step=read_state(context.resume_from)["step"] if context.resume_from else 0, processes=state.num_processes,
+        engine=state.distributed_type.value, precision=settings.precision,
     )  # fmt: skip
-    folder.begin(arguments, start.resume_from, part)
-    kept = folder.path / parts.processor_folder
+    folder.create(settings, context.resume_from, part)
+    kept = folder.path / components.processor_folder
     if not kept.exists():
-        with atomic_folder(kept) as place:
-            parts.processor.save_pretrained(place)
+        with atomic_folder(kept) as target:
+            components.processor.save_pretrained(target)
 
 
-def init_tracker(start: RunContext) -> None:
-    """Starts the tracker; a resumed run goes on in its own curve, TensorBoard forgets what is about to be repeated."""
-    accelerator = start.accelerator
+def init_tracker(context: RunContext) -> None:
+    """Start the tracker; a resumed run continues its own curve, TensorBoard forgets what is about to be repeated."""
+    accelerator = context.accelerator
     if not accelerator.log_with:
         return
-    step = read_state(start.resume_from)["step"] if start.resume_from else None
-    on_main(accelerator, lambda: start_tracker(accelerator, start.arguments, step))
+    step = read_state(context.resume_from)["step"] if context.resume_from else None
+    on_main_process(accelerator, lambda: start_tracker(accelerator, context.settings, step))
 
 
-def make_loop(start: RunContext, parts: TaskComponents, model: transformers.PreTrainedModel) -> TrainingLoop:
-    """Puts model, data, optimiser and schedule together."""
-    arguments = start.arguments
-    task = parts.make_task(model)
-    adam = PaperAdam(arguments.adam_beta1, arguments.adam_beta2, arguments.adam_epsilon, arguments.weight_decay)
+def make_loop(context: RunContext, components: TaskComponents, model: transformers.PreTrainedModel) -> TrainingLoop:
+    """Put model, task, optimiser and schedule together."""
+    settings = context.settings
+    task = components.make_task(model)
+    adam = PaperAdam(settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, settings.weight_decay)
     schedule = make_schedule(
-        arguments.schedule, model.config.hidden_size, arguments.warmup_steps, arguments.lr_factor,
-        arguments.learning_rate, arguments.decay_steps or arguments.max_steps,
+        settings.schedule, model.config.hidden_size, settings.warmup_steps, settings.lr_factor,
+        settings.learning_rate, settings.decay_steps or settings.max_steps,
     )  # fmt: skip
-    sharded = shard_if_asked(start.accelerator, model)
-    if parts.validate is not None:
-        parts.validate.distributed = not sharded
+    shard_if_asked(context.accelerator, model)
     return TrainingLoop(
-        arguments, start.accelerator, model, adam.build(rate_groups(model, arguments.layer_lr_decay)), schedule, task,
-        start.folder, write_extras=lambda place: parts.processor.save_pretrained(place), validate=parts.validate,
+        settings, context.accelerator, model, adam.build(rate_groups(model, settings.layer_lr_decay)), schedule, task,
+        context.folder, write_extras=lambda target: components.processor.save_pretrained(target),
     )  # fmt: skip
 
 
-def finalize(start: RunContext, parts: TaskComponents, loop: TrainingLoop, reason: str) -> None:
-    """Writes the averages, scores them and the best model with the final beam, and marks the end."""
-    arguments, folder = start.arguments, start.folder
+def finalize(result: RunResult, components: TaskComponents, loop: TrainingLoop) -> None:
+    """Write the averages, score them and the best model with the final settings, and mark the run as finished."""
+    settings, folder, accelerator = result.context.settings, result.context.folder, result.context.accelerator
     if loop.average:
-        loop.keeper.save_average(folder.ema)
-    if start.accelerator.is_main_process:
-        results = {}
-        chosen = list_checkpoints(folder.checkpoints)[-arguments.average_last :] if arguments.average_last > 1 else []
+        loop.checkpoints.save_average(folder.ema)
+    if accelerator.is_main_process:
+        chosen = list_checkpoints(folder.checkpoints)[-settings.average_last :] if settings.average_last > 1 else []
         if chosen:
             save_average(chosen, folder.averaged, replace=True)
             logger.info("averaged %s", ", ".join(path.name for path in chosen))
         for name, path in (("best", folder.best), ("averaged", folder.averaged), ("ema", folder.ema)):
-            if loop.validate and path.is_dir():
-                loop.validate.distributed = False
-                model = parts.load_model(path).to(start.accelerator.device)
-                results[name] = loop.score(model, arguments.final_beam)
-        if loop.validate and loop.validate.samples:
-            folder.note_samples(loop.validate.samples)
-        for name, scores in results.items():
-            loop.record({"event": name, "step": loop.position.step, **scores})
-            print_status(f"{name}: validation {describe(scores)}")
-        folder.finish(loop.position.step, reason, arguments)
-        minutes = loop.position.seconds / 60
-        print_status(f"finished at step {loop.position.step} ({reason}), {minutes:.1f} minutes: {folder.path}")
-    start.accelerator.wait_for_everyone()
+            if loop.task.validates and path.is_dir():
+                model = components.load_model(path).to(accelerator.device)
+                result.validations[name] = loop.score(model, final=True)
+        samples = [validation.samples for validation in result.validations.values() if validation.samples]
+        if samples:
+            folder.note_samples(samples[-1])
+        for name, validation in result.validations.items():
+            loop.record({"event": name, "step": result.step, **validation.scores})
+            print_status(f"{name}: validation {loop.task.describe(validation.scores)}")
+        folder.finish(result.step, result.reason, settings)
+        minutes = loop.state.seconds / 60
+        print_status(f"finished at step {result.step} ({result.reason}), {minutes:.1f} minutes: {folder.path}")
+    accelerator.wait_for_everyone()
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
-    """Runs `work` on the main process and gives its result, or its error, to all."""
-    outcome: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            outcome[0] = work()
-        except ValueError as error:
-            outcome[1] = error
-    if accelerator.num_processes > 1:
-        broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
-
-
-def resolve_path(data_dir: str | None, name: str | None) -> str | None:
-    """A data file's path: relative names start from `data_dir` where that is set."""
-    return os.path.join(data_dir, name) if data_dir and name else name
-
-
-def print_status(text: str) -> None:
-    """Tells the user."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def command(argv: list[str] | None, kind: type[RunSettings], manual: str, run: Callable[[Any], None]) -> int:
-    """Runs a training command and returns its exit status.
-
-    Args:
-        argv: words of the command line; None: the process's own.
-        kind: the dataclass of its keys.
-        manual: what `--help` prints before the list of keys.
-        run: trains as the keys say.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help" in argv or "-h" in argv:
-        print(f"{manual}\nKeys of a recipe, each of them a flag:\n{usage(kind)}")
-        return 0
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    for name in ("httpx", "datasets", "absl", "accelerate"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        run(parse(argv, kind))
-    except Interrupted as stop:
-        name = signal.Signals(stop.signum).name
-        print_status(f"stopped by {name}; saved as {stop.saved}; the same command goes on from there.")
-        return 128 + stop.signum
-    except KeyboardInterrupt:
-        print_status("stopped by SIGINT; the same command goes on from the last checkpoint.")
-        return 130
-    except (ValueError, OSError) as error:
-        logger.debug("where the error came from", exc_info=True)
-        print_status(f"error: {error}")
-        return 1 if isinstance(error, (CheckpointError, TrainingError, OSError)) else 2
-    return 0
+def _first_line(context: RunContext, components: TaskComponents, model: torch.nn.Module, trained: int) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    frozen = f" ({trained:,} of them are trained)" if context.settings.freeze else ""
+    if context.resume_from:
+        origin = f"resuming from {context.resume_from}"
+    else:
+        origin = f"from {components.origin or context.settings.init_from or 'random weights'}"
+    return f"{count:,} parameters{frozen}, {components.size}, {origin}"

@@ -79,8 +79,8 @@ class RunFolder:
         self._check_unfinished(arguments)
         return latest_checkpoint(self.checkpoints)
 
-    def begin(self, arguments: RunSettings, resume_from: Path | None, part: dict[str, Any] | None = None) -> None:
-        """Makes the folder ready: leftovers of a killed process go, an overwritten run goes, the recipe is written.
+    def create(self, arguments: RunSettings, resume_from: Path | None, part: dict[str, Any] | None = None) -> None:
+        """Prepare the folder: leftovers of a killed process go, an overwritten run goes, the recipe is written.
 
         Going back to an older checkpoint deletes the newer ones: they are a future that will not be. `part` says what
         this part of the run is made with (see `environment.py`); it follows those of the parts before.
@@ -162,14 +162,18 @@ class RunFolder:
                 "Choose another output_dir, restore those values to go on, or --overwrite to delete it."
             )
 
-    def _check_unfinished(self, arguments: RunSettings) -> None:
-        if not self.finished.exists():
-            return
+    def is_done(self, settings: RunSettings) -> bool:
+        """Whether the settings ask for nothing more than the finished run has done; RunError where it is another run."""
         done = json.loads(self.finished.read_text(encoding="utf-8"))
-        reason = done["reason"]
-        limit = getattr(arguments, reason)
-        if limit is not None and limit <= done[reason]:
+        self.check_same(settings)
+        limit = getattr(settings, done["reason"])
+        return limit is not None and limit <= done[done["reason"]]
+
+    def _check_unfinished(self, settings: RunSettings) -> None:
+        if self.finished.exists() and self.is_done(settings):
+            done = json.loads(self.finished.read_text(encoding="utf-8"))
+            reason = done["reason"]
             raise RunError(
                 f"The run in '{self.path}' is finished (step {done['step']}, {reason} {done[reason]}): raise "
-                f"{reason} to go on, choose another output_dir, or --overwrite to delete it."
+                f"{reason} to continue, choose another output_dir, or --overwrite to delete it."
             )

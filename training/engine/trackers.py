@@ -5,22 +5,16 @@ import json
 import logging
 import os
 import re
-import signal
-import sys
-import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from vaswani_tx.training.config.run_settings import RunSettings
-from vaswani_tx.training.errors import CheckpointError, Interrupted, TrackerError
+from vaswani_tx.training.errors import TrackerError
 from vaswani_tx.training.files import atomic_text
 
 logger = logging.getLogger(__name__)
@@ -121,115 +115,3 @@ def flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             known = value is None or isinstance(value, (bool, int, float, str))
             flat[f"{prefix}{name}"] = value if known else str(value)
     return flat
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one whole record a line, flushed at once.
-
-    Resuming keeps the first `keep` records, those written before the checkpoint, so that no step appears twice.
-    """
-
-    def __init__(self, path: Path, keep: int | None = None):
-        self.path = Path(path)
-        self.count = 0
-        if keep is None or not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-            return
-        whole = [line for line in self.path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")][:keep]
-        self.count = len(whole)
-        temporary = self.path.with_name(f".tmp-{self.path.name}")
-        temporary.write_bytes(b"".join(whole))
-        temporary.replace(self.path)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Appends one record; raises CheckpointError, with the file as it was, where the disk is full."""
-        line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
-        size = self.path.stat().st_size
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            os.truncate(self.path, size)
-            raise CheckpointError(
-                f"'{self.path}' could not be written: {error}. Free some space and run again."
-            ) from error
-        self.count += 1
-
-
-class Progress:
-    """The progress bar: updates, loss, target tokens a second, learning rate and time left."""
-
-    def __init__(self, step: int, total: int | None, enabled: bool):
-        self.total = total
-        self._started, self._first = time.monotonic(), step
-        # In a log file a bar is noise: there one line in half a minute is enough.
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(
-            total=total, initial=step, disable=not enabled, unit="step", mininterval=interval, dynamic_ncols=True,
-            bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]" if total else
-            "{desc}{n_fmt} steps [{elapsed}{postfix}]",
-        )  # fmt: skip
-
-    def advance(self) -> None:
-        """Counts one update."""
-        self._bar.update(1)
-
-    def show(self, loss: float, tokens_per_second: float, rate: float, left: float | None) -> None:
-        """Shows the newest numbers; `left` are seconds."""
-        text = f"loss {loss:.3f}, {tokens_per_second:,.0f} tok/s, lr {rate:.2e}"
-        if left is not None:
-            text += f", {tqdm.format_interval(max(0, int(left)))} left"
-        self._bar.set_postfix_str(text, refresh=False)
-
-    def say(self, text: str) -> None:
-        """Prints a line above the bar."""
-        if not self._bar.disable:
-            tqdm.write(text, file=sys.stderr)
-
-    def close(self) -> None:
-        """Ends the bar."""
-        self._bar.close()
-
-
-class Interruption:
-    """Turns SIGTERM and SIGINT into a wish that the loop fulfils after the update at hand.
-
-    A second signal takes the default way: it ends the process at once.
-    """
-
-    def __init__(self):
-        self.signum = 0
-        self._at_once = False
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                self._former[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(self, *_):
-        for signum, former in self._former.items():
-            signal.signal(signum, former)
-
-    @contextmanager
-    def at_once(self, allowed: bool = True) -> Iterator[None]:
-        """Within the block a signal raises Interrupted where the work can be repeated, as a validation can."""
-        if allowed and self.signum:
-            raise Interrupted(self.signum)
-        self._at_once = allowed
-        try:
-            yield
-        finally:
-            self._at_once = False
-
-    def _handle(self, signum, frame):
-        if self.signum:
-            signal.signal(signum, signal.SIG_DFL)
-            signal.raise_signal(signum)
-        self.signum = signum
-        if self._at_once:
-            self._at_once = False
-            raise Interrupted(signum)
-        logger.warning("%s: saving after this update; once more to stop without saving.", signal.Signals(signum).name)

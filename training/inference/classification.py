@@ -1,23 +1,13 @@
-"""Predictions of a classifier for many examples, and what validation makes of them.
+"""Predictions of a classifier for many examples, in their order, whatever the order of the batches."""
 
-`predict(model, kind, rows)` gives a prediction for each example in order, whatever the order of the batches;
-`ClassifierValidator` is what the training loop calls.
-"""
-
-import time
-from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 
 from vaswani_tx.training.data.labelled_rows import Rows
+from vaswani_tx.training.inference.task_specs import TaskSpec
 from vaswani_tx.training.inference.translation import length_batches
-from vaswani_tx.training.tasks.classification_tasks import TaskSpec
-
-SAMPLES = 8  # predictions kept for people to read
 
 
 def predict(
@@ -35,7 +25,7 @@ def predict(
         batch_tokens: tokens of a batch with its padding.
         distributed: processes share the work; all of them must call, and all get everything.
     """
-    plan = length_batches(rows.source_lengths.tolist(), batch_tokens)
+    plan = length_batches(rows.lengths.tolist(), batch_tokens)
     rank, processes = 0, 1
     if distributed and torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -62,33 +52,3 @@ def predict(
         by_example[rows.example_of[index]].append(values)
     predictions = [kind.join(example, part) for example, part in zip(rows.examples, by_example, strict=True)]
     return predictions, total / int(rows.targets.sum()) if with_loss else None
-
-
-@dataclass
-class ClassifierValidator:
-    """Scores a model on the validation examples.
-
-    Args:
-        samples: some examples with the predictions of the last call.
-        reports: scores with their details (the confusion matrix) of the last calls.
-    """
-
-    kind: TaskSpec
-    rows: Rows
-    batch_tokens: int = 8192
-    distributed: bool = False
-    samples: list[dict[str, Any]] = field(default_factory=list, init=False)
-    reports: deque = field(default_factory=lambda: deque(maxlen=3), init=False)
-
-    def __call__(self, model: torch.nn.Module, beam: int) -> dict[str, Any]:
-        """`loss` (nats a label, or squared error), and the scores of the kind of task; `beam` has no meaning here."""
-        start = time.monotonic()
-        predictions, loss = predict(
-            model, self.kind, self.rows, batch_tokens=self.batch_tokens, with_loss=True, distributed=self.distributed
-        )
-        scores, details = self.kind.scores(self.rows.examples, predictions)
-        chosen = np.linspace(0, len(predictions) - 1, min(SAMPLES, len(predictions)), dtype=int)
-        self.samples = [self.kind.sample(self.rows.examples[i], predictions[i]) for i in chosen]
-        scores = {"loss": loss, **scores, "examples": len(predictions)}
-        self.reports.append(scores | details)
-        return scores | {"validation_seconds": round(time.monotonic() - start, 3)}

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.masking import Masker
+from vaswani_tx.training.data.packing import BlockMaker, collate_rows, frame, make_rows
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.text import BlockMaker, TextCorpus, collate_rows, frame, make_rows
+from vaswani_tx.training.data.text import TextCorpus
 from vaswani_tx.training.inference.translation import length_batches
 
 LARGEST = 700.0  # nats whose exponential is still a number
@@ -102,7 +103,7 @@ def masked_scores(
     rows = _rows(tokenizer, texts, length)
     nats, right, count = 0.0, 0, 0
     with evaluating(model):
-        plan = length_batches(rows.source_lengths.tolist(), batch_tokens) if len(rows) else []
+        plan = length_batches(rows.lengths.tolist(), batch_tokens) if len(rows) else []
         for indices in _shared(plan, distributed, progress):
             masked = [masker(rows.ids_of(i), rows.words_of(i), 0, i) for i in indices]
             batch = collate_rows(rows, np.asarray(indices), tokenizer.pad_token_id or 0, False, 1, masked)

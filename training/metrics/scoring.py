@@ -112,7 +112,7 @@ def make_metric_spec(
 def score_translations(
     hypotheses: Sequence[str],
     *references: Sequence[str],
-    forms: Sequence[str] = ("bleu", "chrf"),
+    metrics: Sequence[str] = ("bleu", "chrf"),
     bootstrap: int = 0,
     lowercase: bool = False,
     tokenize: str | None = None,
@@ -123,7 +123,7 @@ def score_translations(
     Args:
         hypotheses: the translations.
         references: one sequence of sentences, or several, each as long as the hypotheses.
-        forms: which scores, keys of METRIC_SPECS.
+        metrics: which scores, keys of METRIC_SPECS.
         bootstrap: resamples of the test set for a 95 % confidence interval of every score; 0: none.
         lowercase, tokenize, language: see `make_metric_spec`.
 
@@ -133,7 +133,7 @@ def score_translations(
     """
     check_counts(hypotheses, references)
     scores: dict[str, Any] = {}
-    for name in forms:
+    for name in metrics:
         form = make_metric_spec(name, lowercase=lowercase, tokenize=tokenize, language=language)
         if bootstrap:
             # Not corpus_score(n_bootstrap=...): its mean fails where numpy's floats and Python's meet.

@@ -10,31 +10,35 @@ from tests.helpers.training_runs import flags
 from vaswani_tx import VaswaniConfig, VaswaniTokenizer
 from vaswani_tx.training.baselines import marian
 from vaswani_tx.training.config.translation import parse_arguments
-from vaswani_tx.training.data.batching import BatchPlan
+from vaswani_tx.training.data.batching import BatchPlan, pair_sides
 from vaswani_tx.training.data.parallel import load_parallel, tokenize_parallel
 from vaswani_tx.training.errors import SettingsError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
+def sides_of(pairs, *budgets):
+    return pair_sides(pairs.source_lengths, pairs.target_lengths, *budgets)
+
+
 @pytest.fixture
 def seen(monkeypatch):
     """The batches that reach the collator, as sets of target lengths' sums."""
     batches = []
-    collate = marian.collate
+    collate = marian.collate_pairs
 
     def remember(pairs, indices, *rest):
         batches.append(sorted(int(index) for index in indices))
         return collate(pairs, indices, *rest)
 
-    monkeypatch.setattr(marian, "collate", remember)
+    monkeypatch.setattr(marian, "collate_pairs", remember)
     return batches
 
 
 def plan_of(data):
     tokenizer = VaswaniTokenizer.from_pretrained(data / "tokenizer")
     pairs = tokenize_parallel(load_parallel(data / "a.src", data / "a.tgt"), tokenizer, 20, 20, disable_progress=True)
-    return pairs, BatchPlan.of_pairs(pairs, 60, 60, seed=1)
+    return pairs, BatchPlan(sides_of(pairs, 60, 60), seed=1)
 
 
 def test_the_trainer_sees_the_plans_batches_in_their_order_over_epochs(reversal, tmp_path, seen):

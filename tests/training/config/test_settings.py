@@ -5,8 +5,8 @@ import yaml
 
 from tests.helpers import ROOT
 from vaswani_tx.training.config.recipe import read_recipe, usage
+from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
-from vaswani_tx.training.engine.schedules import make_schedule
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.models.architectures import ARCHITECTURES
 

@@ -9,10 +9,10 @@ import pytest
 
 from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.data import corpora as corpora_module
-from vaswani_tx.training.data.batching import BatchPlan
-from vaswani_tx.training.data.corpora import Corpus, WeightedPlan, corpora_of, training_texts
+from vaswani_tx.training.data.batching import BatchPlan, WeightedPlan, pair_sides
+from vaswani_tx.training.data.corpora import Corpus, corpora_of, training_texts
 from vaswani_tx.training.data.filters import FilterCounts
-from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.errors import BatchError, DataError
 
 
 def write(path, lines):
@@ -144,7 +144,7 @@ def times(plan, epoch):
 
 
 def test_whole_weights_repeat_and_fractions_take_a_part(lengths):
-    plan = WeightedPlan(*lengths, (0, 100, 300, 400), (2.0, 0.5, 1.25), 500, 600, seed=4)
+    plan = WeightedPlan(pair_sides(*lengths, 500, 600), (0, 100, 300, 400), (2.0, 0.5, 1.25), seed=4)
     assert plan.sizes() == [200, 100, 125] and len(plan) == 425
     for epoch in range(4):
         count = times(plan, epoch)
@@ -154,46 +154,47 @@ def test_whole_weights_repeat_and_fractions_take_a_part(lengths):
 
 
 def test_another_part_every_epoch_and_all_pairs_in_turn(lengths):
-    plan = WeightedPlan(*lengths, (0, 100, 400), (1, 0.25), 500, 600, seed=4)
+    plan = WeightedPlan(pair_sides(*lengths, 500, 600), (0, 100, 400), (1, 0.25), seed=4)
     parts = [times(plan, epoch)[100:] for epoch in range(8)]
     assert (sum(parts[:4]) == 1).all() and (sum(parts[4:]) == 1).all()
     assert not any((a == b).all() for a in parts[:4] for b in parts[4:])
-    odd = WeightedPlan(*lengths, (0, 400), (0.3,), 500, 600, seed=4)
+    odd = WeightedPlan(pair_sides(*lengths, 500, 600), (0, 400), (0.3,), seed=4)
     assert [times(odd, epoch).sum() for epoch in range(5)] == [120] * 5
     assert max(times(odd, 0) + times(odd, 1) + times(odd, 2)) == 1
 
 
 def test_an_epoch_depends_on_seed_and_number_alone(lengths):
-    weights = ((0, 150, 400), (1.5, 0.1), 500, 600)
-    plan, again = WeightedPlan(*lengths, *weights, seed=4), WeightedPlan(*lengths, *weights, seed=4)
+    sides, weights = pair_sides(*lengths, 500, 600), ((0, 150, 400), (1.5, 0.1))
+    plan, again = WeightedPlan(sides, *weights, seed=4), WeightedPlan(sides, *weights, seed=4)
     for epoch in (0, 1, 2):
         plan.epoch(epoch)
     for epoch in (7, 3):
         pairs = zip(plan.epoch(epoch), again.epoch(epoch), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
-    other = WeightedPlan(*lengths, *weights, seed=5)
+    other = WeightedPlan(sides, *weights, seed=5)
     assert not np.array_equal(np.sort(np.concatenate(other.epoch(3))), np.sort(np.concatenate(plan.epoch(3))))
 
 
 def test_batches_keep_the_budgets_and_waste_little(lengths):
-    plan = WeightedPlan(*lengths, (0, 200, 400), (3, 0.5), 300, 350, seed=4, pad_to_multiple_of=4)
+    plan = WeightedPlan(pair_sides(*lengths, 300, 350), (0, 200, 400), (3, 0.5), seed=4, pad_to_multiple_of=4)
     batches = plan.epoch(1)
     for batch in batches:
         widths = [-(-side[batch].max() // 4) * 4 for side in lengths]
         assert len(batch) * widths[0] <= 300 and len(batch) * widths[1] <= 350
-    whole = BatchPlan(*lengths, 300, 350, seed=4, pad_to_multiple_of=4)
+    whole = BatchPlan(pair_sides(*lengths, 300, 350), seed=4, pad_to_multiple_of=4)
     assert plan.padding_waste(batches).total < whole.padding_waste(whole.epoch(1)).total + 0.03
     assert plan.padding_waste(batches) == whole.padding_waste(batches)
 
 
 def test_weights_of_one_give_the_plain_plan(lengths):
-    plan, plain = WeightedPlan(*lengths, (0, 9, 400), (1, 1.0), 500, 600, seed=4), BatchPlan(*lengths, 500, 600, seed=4)
+    sides = pair_sides(*lengths, 500, 600)
+    plan, plain = WeightedPlan(sides, (0, 9, 400), (1, 1.0), seed=4), BatchPlan(sides, seed=4)
     assert all(np.array_equal(a, b) for a, b in zip(plan.epoch(2), plain.epoch(2), strict=True))
 
 
 def test_a_tiny_part_is_at_least_one_pair(lengths):
-    plan = WeightedPlan(*lengths, (0, 3, 400), (0.01, 1), 500, 600)
+    plan = WeightedPlan(pair_sides(*lengths, 500, 600), (0, 3, 400), (0.01, 1))
     assert {int(times(plan, epoch)[:3].sum()) for epoch in range(6)} == {1}
     assert (sum(times(plan, epoch)[:3] for epoch in range(3)) == 1).all()
-    with pytest.raises(DataError, match="1 weights for 2 corpora"):
-        WeightedPlan(*lengths, (0, 3, 400), (1,), 500, 600)
+    with pytest.raises(BatchError, match="1 weights for 2 corpora"):
+        WeightedPlan(pair_sides(*lengths, 500, 600), (0, 3, 400), (1,))

@@ -14,7 +14,7 @@ from vaswani_tx.training.data.labelled_files import read_rows
 from vaswani_tx.training.data.labelled_rows import answer_tokens, question_rows, text_rows, word_rows
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.inference.classification import predict
-from vaswani_tx.training.tasks.classification_tasks import TaggingSpec, best_span, task_spec
+from vaswani_tx.training.inference.task_specs import TaggingSpec, best_span, task_spec
 
 SENTENCES = ["the cat sat on the mat", "don't go there", "it costs 12 $ today", "Zoë went home", "a b c d e f"]
 
@@ -167,7 +167,7 @@ def test_text_rows_equal_the_tokenizer(tokenizer, tmp_path):
     assert batch["attention_mask"].equal(expected["attention_mask"])
     assert batch["labels"].tolist() == [1, 0] and rows.targets.tolist() == [1, 1]
     short = text_rows(examples, tokenizer, np.zeros((2, 3), dtype=np.float32), 7)
-    assert short.cut == 1 and short.source_lengths.max() == 7 and short.targets.tolist() == [3, 3]
+    assert short.cut == 1 and short.lengths.max() == 7 and short.targets.tolist() == [3, 3]
     assert short.ids[-1] == tokenizer.eos_token_id
     with pytest.raises(DataError, match=r"line 3: .* tokens are more than max_length 7"):
         text_rows(examples, tokenizer, np.array([0, 1]), 7, too_long="error")
@@ -193,7 +193,7 @@ def test_long_sentences_are_parted_between_words(tokenizer, tmp_path):
     examples = words(tmp_path, "a b c d e f", "the cat", "a bbbbbbbbbbbbbbbb c")
     classes = {letter: number for number, letter in enumerate("ABCDEFT")}
     rows = word_rows(examples, tokenizer, classes, 5)
-    assert rows.source_lengths.max() <= 5 and rows.cut == 1
+    assert rows.lengths.max() <= 5 and rows.cut == 1
     for number, example in enumerate(examples):
         mine = [rows.labels[rows.piece(i)] for i in np.flatnonzero(rows.example_of == number)]
         found = np.concatenate(mine)
@@ -223,7 +223,7 @@ def test_parts_of_a_sentence_stay_in_order(tokenizer, tmp_path):
     examples = words(tmp_path, "bb aaaaaaaa bb", "a a", "aaaaaaaaa b")
     rows = word_rows(examples, tokenizer, None, 10)
     # Batches are made from the longest row down, which here is not the order of the text.
-    assert len(rows) > 3 and np.argmax(rows.source_lengths) > 0
+    assert len(rows) > 3 and np.argmax(rows.lengths) > 0
     predictions, _ = predict(Silent(), Echo("tagging"), rows, batch_tokens=10)
     assert [row for prediction in predictions for row in prediction["rows"]] == list(range(len(rows)))
 
@@ -238,7 +238,7 @@ def test_windows_cover_the_context_and_find_the_answer(tokenizer, tmp_path):
     path = write(tmp_path, "q.jsonl", "\n".join(map(json.dumps, lines)))
     rows = question_rows(read_examples(path, "question_answering", Fields()), tokenizer, 40, 10)
     mine = np.flatnonzero(rows.example_of == 0)
-    assert len(mine) > 2 and rows.source_lengths.max() <= 40
+    assert len(mine) > 2 and rows.lengths.max() <= 40
     seen, holds = set(), 0
     for i in mine:
         places = rows.characters[rows.piece(i)]

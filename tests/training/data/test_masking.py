@@ -7,11 +7,12 @@ import torch
 from tests.helpers.language_runs import WORDS
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.config.language_modeling import MaskedSettings
+from vaswani_tx.training.data.language_data import prepare_language_data
 from vaswani_tx.training.data.masking import IGNORED_LABEL, INNER, SPECIAL, START, Masker
-from vaswani_tx.training.data.packing import prepare_language_data
+from vaswani_tx.training.data.packing import BlockMaker
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.text import BlockMaker
 from vaswani_tx.training.errors import MaskingError, SettingsError
+from vaswani_tx.training.tasks.language_modeling import MaskedTask
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +117,18 @@ def test_the_divisor_is_that_of_the_masks_of_the_epoch(language, tokenizer, stre
         streaming=streaming, stream_buffer=25,
     )  # fmt: skip
     data = prepare_language_data(arguments, tokenizer, True)
-    task = data.masked_task(Masker.of(tokenizer), {})
-    assert task.in_pieces == streaming
+    task = MaskedTask(Masker.of(tokenizer), data, tokenizer, [], arguments, {})
+    assert task.in_buffers == streaming
     counts, labels = [], {}
     for epoch in (0, 1, 2, 1):
         counts.append([])
-        for batch in task.plan.epoch(epoch):
+        for batch in task.epoch(epoch):
             inputs = task.collate(batch)
-            assert int((inputs["labels"] != -100).sum()) == int(task.lengths(batch)[1].sum()) > 0
+            assert int((inputs["labels"] != -100).sum()) == task.size(batch).items > 0
             assert torch.equal(task.collate(batch)["input_ids"], inputs["input_ids"])
-            counts[-1].append(task.lengths(batch)[1].tolist())
+            counts[-1].append(task.predicted(batch).tolist())
             labels |= {(epoch, row): inputs["labels"][number].tolist() for number, row in enumerate(batch.tolist())}
     assert counts[1] == counts[3] != counts[0]
     if not streaming:
-        rows = range(len(data.rows()))
+        rows = range(len(data.rows))
         assert sum(labels[0, row] != labels[1, row] for row in rows) > len(rows) / 2, "other words in each epoch"

@@ -14,7 +14,7 @@ from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import PairFilter
 from vaswani_tx.training.data.parallel import PairTokenizer
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.streaming import StreamPlan
+from vaswani_tx.training.data.streaming import PairStream
 from vaswani_tx.training.errors import DataError
 
 
@@ -29,12 +29,12 @@ def corpus_of(folder, name, count, **options):
 
 def stream(corpora, buffer, seed=3, rules=None, **options):
     options = {"prefetch": False} | options
-    return StreamPlan(corpora, Words(), rules or PairFilter(), 60, 60, buffer, seed=seed, **options)
+    return PairStream(corpora, Words(), rules or PairFilter(), 60, 60, buffer, seed=seed, **options)
 
 
 def places(plan, epoch):
     batches = plan.epoch(epoch)
-    return [[plan.where(i).rsplit("/", 1)[-1] for i in batch] for batch in batches]
+    return [[plan.examples.where(i).rsplit("/", 1)[-1] for i in batch] for batch in batches]
 
 
 def flat(batches):
@@ -63,10 +63,10 @@ def tokenized(monkeypatch):
     return lines
 
 
-# Pieces
+# Buffers
 
 
-def test_pieces_follow_each_other_and_a_pass_ends_with_a_short_one(tmp_path):
+def test_buffers_follow_each_other_and_a_pass_ends_with_a_short_one(tmp_path):
     plan = stream([corpus_of(tmp_path, "a", 25)], 10)
     expected = [range(1, 11), range(11, 21), range(21, 26)] * 2
     seen = []
@@ -79,26 +79,26 @@ def test_pieces_follow_each_other_and_a_pass_ends_with_a_short_one(tmp_path):
     assert seen[0] != seen[3], "the second pass is shuffled differently"
 
 
-def test_a_pass_of_whole_pieces_has_no_empty_one(tmp_path):
+def test_a_pass_of_whole_buffers_has_no_empty_one(tmp_path):
     plan = stream([corpus_of(tmp_path, "a", 20)], 10)
     assert [plan.passes(epoch) for epoch in range(5)] == [0, 0, 1, 1, 2]
     assert [len(flat(places(plan, epoch))) for epoch in range(5)] == [10] * 5
 
 
-def test_lengths_ids_and_batches_are_of_the_piece(tmp_path):
+def test_lengths_ids_and_batches_are_of_the_buffer(tmp_path):
     plan = stream([corpus_of(tmp_path, "a", 23)], 10)
     for epoch in (0, 1, 2):
         batches = plan.epoch(epoch)
-        assert sorted(np.concatenate(batches)) == list(range(len(plan.pairs)))
-        assert all(len(batch) * plan.source_lengths[batch].max() <= 60 for batch in batches)
-        for i in range(len(plan.pairs)):
-            number = plan.pairs.lines[i] - 1
-            assert plan.source_lengths[i] == plan.target_lengths[i] == 2 + number % 5 + bool(number)
-            assert plan.pairs.source_ids(i)[-2:].tolist() == ([10 + number, 2] if number else [11, 2])
+        assert sorted(np.concatenate(batches)) == list(range(len(plan.examples)))
+        assert all(len(batch) * plan.examples.source_lengths[batch].max() <= 60 for batch in batches)
+        for i in range(len(plan.examples)):
+            number = plan.examples.lines[i] - 1
+            assert plan.examples.source_lengths[i] == plan.examples.target_lengths[i] == 2 + number % 5 + bool(number)
+            assert plan.examples.source_ids(i)[-2:].tolist() == ([10 + number, 2] if number else [11, 2])
         assert 0 <= plan.padding_waste(batches).total < 0.5
 
 
-def test_the_same_pieces_for_every_process_and_seed_but_another_order(tmp_path):
+def test_the_same_buffers_for_every_process_and_seed_but_another_order(tmp_path):
     corpora = [corpus_of(tmp_path, "a", 40)]
     one, same, other = stream(corpora, 15), stream(corpora, 15), stream(corpora, 15, seed=4)
     for epoch in range(4):
@@ -134,7 +134,7 @@ def test_corpora_share_every_piece_by_weight(tmp_path):
         found = flat(places(plan, epoch))
         for name in total:
             total[name] += [int(place.split()[-1]) for place in found if place[0] == name]
-        sizes = np.diff(plan.pairs.bounds)
+        sizes = np.diff(plan.examples.bounds)
         assert sizes.tolist() == [10, 5, 5]
     assert total["a"] == [*range(1, 31)] * 2
     assert sorted(total["b"]) == sorted([i % 7 + 1 for i in range(30)])
@@ -143,7 +143,7 @@ def test_corpora_share_every_piece_by_weight(tmp_path):
     counts = np.zeros(2, dtype=int)
     for epoch in range(7):
         uneven.epoch(epoch)
-        counts += np.diff(uneven.pairs.bounds)
+        counts += np.diff(uneven.examples.bounds)
         assert abs(counts[1] - 0.3 * counts[0]) < 1
 
 
@@ -157,7 +157,7 @@ def test_a_buffer_without_room_for_the_first_corpus_is_refused(tmp_path):
 # Filters
 
 
-def test_filters_work_in_pieces_and_are_counted(tmp_path, caplog):
+def test_filters_work_in_buffers_and_are_counted(tmp_path, caplog):
     lines = ["a", "b c", "a", "d", "b c", "e f g h", "i", "", "b c", "i"]
     for side in ("en", "de"):
         (tmp_path / f"f.{side}").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -171,7 +171,7 @@ def test_filters_work_in_pieces_and_are_counted(tmp_path, caplog):
     assert {name: value for name, value in total.items() if value} == {
         "read": 10, "empty": 1, "duplicates": 3, "too_long": 1, "kept": 5,
     }  # fmt: skip
-    assert "Piece 1 of the stream: Dropped 2 of 4 pairs (1 that stood there before; 1 over the limits" in caplog.text
+    assert "Buffer 1 of the stream: Dropped 2 of 4 pairs (1 that stood there before; 1 over the limits" in caplog.text
     assert caplog.text.count("f.en line 8") == 1
 
 
@@ -181,9 +181,9 @@ def test_an_empty_piece_has_no_batches_and_an_empty_pass_is_an_error(tmp_path):
     corpus = Corpus(str(tmp_path / "f.en"), str(tmp_path / "f.de"))
     plan = stream([corpus], 2, rules=PairFilter(max_source_length=3))
     assert [len(plan.epoch(epoch)) > 0 for epoch in range(6)] == [True, False, True] * 2
-    assert len(plan.pairs) == 1
+    assert len(plan.examples) == 1
     plan.epoch(1)
-    assert len(plan.pairs) == len(plan.source_lengths) == 0
+    assert len(plan.examples) == len(plan.examples.source_lengths) == 0
     plan = stream([corpus], 2, rules=PairFilter(max_source_length=3, min_length=3))
     for epoch in (0, 1):
         assert plan.epoch(epoch) == []
@@ -233,7 +233,7 @@ def test_reading_ahead_changes_nothing(tmp_path):
     ahead, plain = stream(corpora, 12, prefetch=True), stream(corpora, 12)
     for epoch in (0, 1, 1, 2, 3, 4, 9, 10, 2, 3, 0):
         assert places(ahead, epoch) == places(plain, epoch)
-        assert ahead.pairs.bounds == plain.pairs.bounds
+        assert ahead.examples.bounds == plain.examples.bounds
         assert [ahead.passes(k) for k in (epoch, epoch + 1)] == [plain.passes(k) for k in (epoch, epoch + 1)]
         if epoch in (2, 10):
             assert ahead.passes(epoch + 4) == plain.passes(epoch + 4)
@@ -271,9 +271,9 @@ def test_formats_and_data_sets_stream_alike(tmp_path, monkeypatch):
         batches = [plan.epoch(epoch) for plan in plans]
         for other, plan in zip(batches[1:], plans[1:], strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(batches[0], other, strict=True))
-            assert np.array_equal(plan.pairs.target_flat, plans[0].pairs.target_flat)
+            assert np.array_equal(plan.examples.target_flat, plans[0].examples.target_flat)
             assert plan.passes(epoch) == epoch // 3
-    assert plans[2].where(0).endswith("set (train) line 10")
+    assert plans[2].examples.where(0).endswith("set (train) line 10")
 
 
 class Text(str):
@@ -317,7 +317,7 @@ def test_no_more_text_than_a_piece_is_ever_held(prefetch):
     plan = stream([corpus], 50, prefetch=prefetch)
     for epoch in [*range(6), 30, 31]:
         plan.epoch(epoch)
-        assert len(plan.pairs) == 50 and len(plan.pairs.lines) == 50
+        assert len(plan.examples) == 50 and len(plan.examples.lines) == 50
     assert corpus.rows >= 32 * 50
     # Both sides of the piece that is read, of the chunk that it ends in, and of one chunk looked ahead.
     assert Text.most <= 2 * (50 + 2 * 7)

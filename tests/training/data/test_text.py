@@ -17,10 +17,11 @@ from vaswani_tx import (
     VaswaniTokenizer,
 )
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
+from vaswani_tx.training.data.language_data import TextStream, prepare_language_data
 from vaswani_tx.training.data.masking import SPECIAL, START, Masker
-from vaswani_tx.training.data.packing import TextStream, prepare_language_data
+from vaswani_tx.training.data.packing import BlockMaker, collate_rows, make_rows, pack
 from vaswani_tx.training.data.readers import Chunk
-from vaswani_tx.training.data.text import BlockMaker, TextCorpus, collate_rows, make_rows, pack, text_corpora_of
+from vaswani_tx.training.data.text import TextCorpus, text_corpora_of
 from vaswani_tx.training.errors import DataError
 
 
@@ -89,7 +90,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_their_documents(
             chosen = [masks[int(i)] for i in part] if masked else None
             yield collate_rows(rows, part, tokenizer.pad_token_id, is_packed, masked=chosen)
 
-    items = sum(int((labels != -100).sum()) for _, labels in of_block.values()) or int(packed.target_lengths.sum())
+    items = sum(int((labels != -100).sum()) for _, labels in of_block.values()) or int(packed.predicted.sum())
     loss, gradients = loss_and_gradients(model, batches(packed, seen, True), items)
     expected, wanted = loss_and_gradients(model, batches(single, of_block, False), items)
     assert loss == pytest.approx(expected, rel=0, abs=10 * tolerance)
@@ -102,7 +103,7 @@ def test_the_divisor_is_the_number_of_labels(language, tokenizer):
     rows = make_rows(blocks_of(tokenizer, language / "a.txt", False), 24, (1,))
     for row in range(len(rows)):
         labels = collate_rows(rows, np.array([row]), 0, True)["labels"]
-        assert rows.target_lengths[row] == int((labels[:, 1:] != -100).sum()) == int((labels != -100).sum())
+        assert rows.predicted[row] == int((labels[:, 1:] != -100).sum()) == int((labels != -100).sum())
 
 
 # Blocks
@@ -114,7 +115,7 @@ def test_every_token_but_the_first_is_predicted_once(language, tokenizer, length
     rows = make_rows(blocks, None, ())
     lines = (language / "a.txt").read_text(encoding="utf-8").splitlines()
     expected = [[1, *tokenizer(line, add_special_tokens=False).input_ids, 2] for line in lines]
-    assert rows.source_lengths.max() <= length
+    assert rows.lengths.max() <= length
     found = {number: [1] for number in range(1, len(lines) + 1)}
     for row in range(len(rows)):
         line = int(rows.where(row).rpartition(" ")[2])
@@ -240,7 +241,7 @@ def test_weights_repeat_a_corpus(language, tokenizer, tmp_path):
     text(tmp_path, "da de\ndu\n", "b.txt")
     corpora = [{"text": "a.txt"}, {"text": str(tmp_path / "b.txt"), "weight": 3}]
     data = prepare_language_data(arguments_of(language, train_text=None, corpora=corpora), tokenizer, False)
-    places = [data.pairs.where(int(i)) for batch in data.plan.epoch(0) for i in batch]
+    places = [data.rows.where(int(i)) for batch in data.plan.epoch(0) for i in batch]
     assert sum("b.txt" in place for place in places) == 3 * 1
     assert not any("a.txt" in place and "b.txt" in place for place in places)
     assert data.to_dict()["corpora"][1]["weight"] == 3
@@ -254,7 +255,7 @@ def test_what_was_left_out_and_the_waste_are_told(language, tokenizer, tmp_path,
     assert data.describe() == "2 blocks of 2 documents in 1 rows of 24 (66.7 % empty)"
     assert data.to_dict()["waste"] == pytest.approx(16 / 24)
     data = prepare_language_data(arguments_of(tmp_path, train_text=["x.txt"], packing=False), tokenizer, False)
-    batch = data.causal_task({}).collate(np.arange(2))
+    batch = data.collate(np.arange(2))
     assert set(batch) == {"input_ids", "labels", "attention_mask"} and batch["input_ids"].shape == (2, 4)
 
 
@@ -269,7 +270,7 @@ def test_a_stream_gives_the_same_rows_from_any_piece_on(language, tokenizer):
         found = []
         for number in range(first, 5):
             for batch in data.plan.epoch(number):
-                rows = data.rows()
+                rows = data.rows
                 found.append([rows.ids_of(i).tolist() for i in batch])
         return data, found
 
@@ -277,7 +278,7 @@ def test_a_stream_gives_the_same_rows_from_any_piece_on(language, tokenizer):
     assert isinstance(data.plan, TextStream) and [data.plan.passes(k) for k in range(6)] == [0, 0, 0, 1, 1, 1]
     skipped = sum(len(prepare_language_data(arguments, tokenizer, True).plan.epoch(k)) for k in (0, 1))
     assert contents(2)[1] == everything[skipped:]
-    whole = prepare_language_data(arguments_of(language, MaskedSettings), tokenizer, True).pairs
+    whole = prepare_language_data(arguments_of(language, MaskedSettings), tokenizer, True).rows
     fresh = prepare_language_data(arguments, tokenizer, True)
-    first_pass = [token for k in range(3) if fresh.plan.epoch(k) for token in fresh.rows().ids.tolist()]
+    first_pass = [token for k in range(3) if fresh.plan.epoch(k) for token in fresh.rows.ids.tolist()]
     assert sorted(first_pass) == sorted(whole.ids.tolist())

@@ -12,7 +12,7 @@ import pytest
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.data import parallel as data_module
 from vaswani_tx.training.data import token_cache
-from vaswani_tx.training.data.batching import BatchPlan, collate
+from vaswani_tx.training.data.batching import BatchPlan, collate_pairs, pair_sides
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import PairFilter
 from vaswani_tx.training.data.token_cache import cache_key, cache_root, tokenize_corpora
@@ -20,6 +20,10 @@ from vaswani_tx.training.errors import DataError
 
 ARRAYS = ("source_flat", "source_offsets", "target_flat", "target_offsets", "lines", "file_index")
 RULES = PairFilter(max_source_length=20, max_target_length=20, drop_duplicates=True)
+
+
+def sides_of(pairs, *budgets):
+    return pair_sides(pairs.source_lengths, pairs.target_lengths, *budgets)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +81,10 @@ def test_memory_maps_work_in_plans_and_batches(corpora, tokenizer, tmp_path):
     tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")
     mapped, _ = tokenize_corpora(corpora, tokenizer, RULES, tmp_path / "cache")
     assert isinstance(mapped.source_flat.base, np.memmap) and not mapped.source_flat.flags.writeable
-    plans = [BatchPlan.of_pairs(pairs, 100, 120, seed=1).epoch(2) for pairs in (plain, mapped)]
+    plans = [BatchPlan(sides_of(pairs, 100, 120), seed=1).epoch(2) for pairs in (plain, mapped)]
     for one, other in zip(*plans, strict=True):
         assert np.array_equal(one, other)
-        tensors = [collate(pairs, one, 0) for pairs in (plain, mapped)]
+        tensors = [collate_pairs(pairs, one, 0) for pairs in (plain, mapped)]
         assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
 
 

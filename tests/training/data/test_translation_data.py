@@ -8,12 +8,15 @@ import pytest
 
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.batching import BatchPlan
-from vaswani_tx.training.data.corpora import WeightedPlan
+from vaswani_tx.training.data.batching import BatchPlan, WeightedPlan, pair_sides
 from vaswani_tx.training.data.parallel import load_parallel, tokenize_parallel
-from vaswani_tx.training.data.streaming import StreamPlan
+from vaswani_tx.training.data.streaming import PairStream
 from vaswani_tx.training.data.translation_data import prepare_training_data
 from vaswani_tx.training.errors import DataError
+
+
+def sides_of(pairs, *budgets):
+    return pair_sides(pairs.source_lengths, pairs.target_lengths, *budgets)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ ONE = {"corpora": None, "train_source": "a.en", "train_target": "a.de"}
 
 def test_one_corpus_gives_the_plan_and_batches_of_the_plain_functions(recipe, tokenizer, tmp_path):
     pairs = tokenize_parallel(load_parallel(tmp_path / "a.en", tmp_path / "a.de"), tokenizer, 256, 256)
-    plan = BatchPlan.of_pairs(pairs, 256, 300, seed=7, pad_to_multiple_of=4)
+    plan = BatchPlan(sides_of(pairs, 256, 300), seed=7, pad_to_multiple_of=4)
     for _ in ("made", "reused"):
         data = prepare_training_data(recipe(**ONE), tokenizer, pad_to_multiple_of=4)
         assert type(data.plan) is BatchPlan and data.describe() == "60 pairs"
@@ -75,10 +78,10 @@ def test_the_cache_can_be_left_out(recipe, tokenizer, tmp_path):
     assert data.cache_folder is None and not (tmp_path / "cache").exists() and len(data.pairs) == 80
 
 
-def test_a_stream_is_read_in_pieces_and_collated_from_the_current_one(recipe, tokenizer, caplog):
+def test_a_stream_is_read_in_buffers_and_collated_from_the_current_one(recipe, tokenizer, caplog):
     with caplog.at_level(logging.INFO):
         data = prepare_training_data(recipe(streaming=True, stream_buffer=25), tokenizer)
-    assert isinstance(data.plan, StreamPlan) and data.pairs is data.plan and data.describe() == "a stream"
+    assert isinstance(data.plan, PairStream) and data.pairs is data.plan.examples and data.describe() == "a stream"
     assert "b.en: weight 1.5, 60.0 % of the stream" in caplog.text
     for epoch in (0, 1, 4):
         for batch in data.plan.epoch(epoch):
@@ -98,7 +101,7 @@ def test_quiet_processes_log_nothing(recipe, tokenizer, caplog):
     with caplog.at_level(logging.INFO):
         for changes in ({}, {"min_length": 4}, {"streaming": True}):
             prepare_training_data(recipe(**changes), tokenizer, quiet=True).plan.epoch(0)
-    assert not [record for record in caplog.records if record.name.startswith("training")]
+    assert not [record for record in caplog.records if record.name.startswith("vaswani_tx")]
 
 
 def test_filters_of_the_recipe_are_used(recipe, tokenizer):

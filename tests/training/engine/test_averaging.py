@@ -137,6 +137,6 @@ def test_a_checkpoint_without_an_average_or_with_another_models_is_refused(rever
     point = tmp_path / "checkpoints" / "step-00000001"
     loop = make_loop(reversal, tmp_path, [range(20)], ema_decay=0.9)
     with pytest.raises(CheckpointError, match="written without ema_decay"):
-        loop.keeper.load(point)
+        loop.checkpoints.load(point)
     with pytest.raises(CheckpointError, match="another model"):
         loop.average.load({"weight": torch.ones(2)})

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
+from vaswani_tx.training import files
 from vaswani_tx.training.engine import checkpoints
 from vaswani_tx.training.engine.checkpoints import (
     latest_checkpoint,
@@ -169,7 +170,7 @@ def test_a_model_folder_that_is_missing_or_damaged_is_named(tmp_path):
 
 def test_small_files_are_whole_or_as_they_were(tmp_path, monkeypatch):
     atomic_text(tmp_path / "note", "first")
-    monkeypatch.setattr(checkpoints.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+    monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
     with pytest.raises(CheckpointError, match="the disk is full"):
         atomic_text(tmp_path / "note", "second")
     assert (tmp_path / "note").read_text() == "first"

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from tests.helpers import ROOT
 from tests.helpers.training_runs import flags, make_loop, records, run, steps
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.models.loading import read_tensors
 
 # Half a minute on an idle machine; processes that wait for each other suffer most from a busy one.
@@ -46,13 +47,13 @@ def go(name, data, output, batches, start=None, precision="no", **changes):
     AcceleratorState._reset_state(reset_partial_state=True)
     loop = make_loop(data, output / name, batches, start=start, precision=precision, **(SETTINGS | changes))
 
-    def validate(model, beam):
+    def validate(model, final, distributed):
         with torch.no_grad():
             loss = model(**loop.task.collate(np.arange(10))).loss.item()
         # Only the first one is kept as best: writing a model drops what a validation leaves gathered.
-        return {"loss": loss, "perplexity": 0.0, "chrf": -loop.position.step}
+        return Validation({"loss": loss, "perplexity": 0.0, "chrf": -loop.state.step})
 
-    loop.validate = validate
+    loop.task.validation, loop.task.validate = ([], []), validate
     loop.run(start)
     return loop
 
@@ -71,7 +72,7 @@ def in_two_processes(data, output):
     loop = go("sharded", data, output, BATCHES, accumulation_steps=2)
     before = [parameter.to_local().clone() for parameter in loop.parameters]
     shares = [sum(tensor.numel() for tensor in tensors) for tensors in (before, loop.parameters)]
-    loop.keeper.save_average(output / "average")
+    loop.checkpoints.save_average(output / "average")
     same = all(torch.equal(old, new.to_local()) for old, new in zip(before, loop.parameters, strict=True))
     # At once, with no forward pass before that would have gathered what the encoder alone cannot.
     note = {"shares": shares, "untouched": same, "translations": translations(loop.model.eval(), loop.task)}

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from tests.helpers import ROOT
 from tests.helpers.training_runs import flags, records, steps
 from vaswani_tx import VaswaniForConditionalGeneration
-from vaswani_tx.training import train_translation
+from vaswani_tx.training import files, train_translation
 from vaswani_tx.training.engine import checkpoints
 from vaswani_tx.training.engine.checkpoints import list_checkpoints, read_state, write_checkpoint
 from vaswani_tx.training.engine.loop import TrainingLoop
-from vaswani_tx.training.engine.trackers import MetricsLog
+from vaswani_tx.training.engine.progress import MetricsLog
 from vaswani_tx.training.files import clean_leftovers
 
 # Half a minute on an idle machine: some 25 runs in the first test's fixture.
@@ -71,7 +71,7 @@ def half_of_the_optimiser():
 
 
 def before_a_checkpoint_has_its_name():
-    replace(checkpoints, "_put_in_place", lambda original, source, target: (
+    replace(files, "_put_in_place", lambda original, source, target: (
         die() if target.name == "step-00000004" else original(source, target)))  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def half_of_an_old_checkpoint_deleted():
             die()
         original(path, *arguments, **options)
 
-    replace(checkpoints.shutil, "rmtree", work)
+    replace(files.shutil, "rmtree", work)
 
 
 def between_the_renames_that_replace_the_best():
@@ -108,7 +108,7 @@ def half_of_a_record():
 def middle_of_an_update():
     def work(original, loop, *rest):
         loss = original(loop, *rest)
-        if loop.position.step == 3:
+        if loop.state.step == 3:
             die()
         return loss
 
@@ -116,8 +116,8 @@ def middle_of_an_update():
 
 
 def averaged_weights_in_place():
-    replace(TrainingLoop, "score", lambda original, loop, *rest: (
-        die() if loop.position.step == 4 else original(loop, *rest)))  # fmt: skip
+    replace(TrainingLoop, "score", lambda original, loop, *rest, **options: (
+        die() if loop.state.step == 4 else original(loop, *rest, **options)))  # fmt: skip
 
 
 def last_average_half_written():

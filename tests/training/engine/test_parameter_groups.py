@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
+from vaswani_tx.training.engine.optimizer import PaperAdam, set_learning_rate
 from vaswani_tx.training.engine.parameter_groups import freeze, rate_groups
-from vaswani_tx.training.engine.schedules import PaperAdam, set_learning_rate
 from vaswani_tx.training.errors import SettingsError
 
 

@@ -26,61 +26,61 @@ def parts(folder):
 
 def test_each_resumed_part_is_appended(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None, {"from_step": 0, "cpu": "Prozessor ü"})
+    folder.create(arguments(folder.path), None, {"from_step": 0, "cpu": "Prozessor ü"})
     assert folder.parts() == [{"from_step": 0, "cpu": "Prozessor ü"}]
     point = checkpoint(folder.path, 2)
-    folder.begin(arguments(folder.path), point, {"from_step": 2})
+    folder.create(arguments(folder.path), point, {"from_step": 2})
     assert [part["from_step"] for part in parts(folder.path)] == [0, 2]
 
 
 def test_a_run_that_begins_anew_begins_its_list_anew(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None, {"from_step": 0, "number": 1})
-    folder.begin(arguments(folder.path, overwrite=True), None, {"from_step": 0, "number": 2})
+    folder.create(arguments(folder.path), None, {"from_step": 0, "number": 1})
+    folder.create(arguments(folder.path, overwrite=True), None, {"from_step": 0, "number": 2})
     assert [part["number"] for part in parts(folder.path)] == [2]
 
 
 def test_overwriting_deletes_all_that_belongs_to_the_run_and_nothing_else(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None, {})
+    folder.create(arguments(folder.path), None, {})
     for name in ("data.json", "tracker.json", "samples.jsonl", "finished.json", "metrics.jsonl", "notes.txt"):
         (folder.path / name).write_text("{}")
     for name in ("tensorboard", "wandb", "best"):
         (folder.path / name).mkdir()
-    folder.begin(arguments(folder.path, overwrite=True), None, {})
+    folder.create(arguments(folder.path, overwrite=True), None, {})
     assert sorted(path.name for path in folder.path.iterdir()) == ["environment.json", "notes.txt", "recipe.yaml"]
 
 
 @pytest.mark.parametrize("text", ['{"parts": [', '{"parts": 3}', "[]", '{"parts": [1]}', "{}"])
 def test_a_damaged_list_stops_a_resume_before_anything_is_deleted(tmp_path, text):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None, {})
+    folder.create(arguments(folder.path), None, {})
     first, later = checkpoint(folder.path, 2), checkpoint(folder.path, 4)
     folder.environment.write_text(text)
     with pytest.raises(RunError, match=r"environment\.json' is damaged .* delete it to go on"):
-        folder.begin(arguments(folder.path), first, {})
+        folder.create(arguments(folder.path), first, {})
     assert later.is_dir() and folder.environment.read_text() == text
 
 
 def test_a_run_of_an_older_version_goes_on_and_gets_its_list(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None)
+    folder.create(arguments(folder.path), None)
     assert not folder.environment.exists()
-    folder.begin(arguments(folder.path), checkpoint(folder.path, 2), {"from_step": 2})
+    folder.create(arguments(folder.path), checkpoint(folder.path, 2), {"from_step": 2})
     assert parts(folder.path) == [{"from_step": 2}]
 
 
 def test_going_back_deletes_the_later_checkpoints(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None)
+    folder.create(arguments(folder.path), None)
     first, later = checkpoint(folder.path, 2), checkpoint(folder.path, 4)
-    folder.begin(arguments(folder.path), first)
+    folder.create(arguments(folder.path), first)
     assert first.is_dir() and not later.exists()
 
 
 def test_a_finished_run_goes_on_only_with_a_higher_limit(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None)
+    folder.create(arguments(folder.path), None)
     folder.finish(3, "max_steps", arguments(folder.path))
     assert json.loads(folder.finished.read_text()) == {"step": 3, "reason": "max_steps", "max_steps": 3}
     with pytest.raises(RunError, match=r"is finished .* raise max_steps"):
@@ -90,6 +90,6 @@ def test_a_finished_run_goes_on_only_with_a_higher_limit(tmp_path):
 
 def test_a_different_run_is_refused_by_the_key_that_differs(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(arguments(folder.path), None)
+    folder.create(arguments(folder.path), None)
     with pytest.raises(RunError, match="seed was 1 and is now 2"):
         folder.resume_point(arguments(folder.path, seed=2))

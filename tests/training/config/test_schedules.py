@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.helpers import GOLDEN_PAPER
-from vaswani_tx.training.engine.schedules import NoamSchedule, PaperAdam, PeakSchedule, make_schedule, set_learning_rate
+from vaswani_tx.training.config.schedules import NoamSchedule, PeakSchedule, make_schedule
+from vaswani_tx.training.engine.optimizer import PaperAdam, set_learning_rate
 
 GOLDEN = GOLDEN_PAPER["noam_lr"]
 

@@ -1,0 +1,224 @@
+"""Translation: pairs of texts, the paper's loss, and validation by loss, perplexity, BLEU and chrF.
+
+recipe -> prepare -> TaskComponents -> engine
+"""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import transformers
+
+from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
+from vaswani_tx.loss_vaswani import uniform_over_others
+from vaswani_tx.training.command_line import print_status
+from vaswani_tx.training.config.translation import TranslationSettings
+from vaswani_tx.training.data.corpora import training_texts
+from vaswani_tx.training.data.parallel import load_parallel
+from vaswani_tx.training.data.translation_data import TrainingData, prepare_training_data
+from vaswani_tx.training.engine.run import RunContext, configure_model
+from vaswani_tx.training.engine.task import BatchSize, Scores, TaskComponents, Validation
+from vaswani_tx.training.errors import SettingsError
+from vaswani_tx.training.files import resolve_path
+from vaswani_tx.training.inference.translation import check_vocabulary, perplexity, translate
+from vaswani_tx.training.metrics import registry
+from vaswani_tx.training.metrics.scoring import score_translations
+from vaswani_tx.training.models.architectures import ARCHITECTURES
+from vaswani_tx.training.models.initialization import scale_attention
+from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
+from vaswani_tx.training.tasks.tokenizers import model_fields, run_tokenizer
+
+SAMPLES = 8  # translations kept for reading
+
+
+class TranslationTask(MeasuredTask):
+    """Pairs of a source and a target text; the loss counts target tokens.
+
+    Args:
+        data: tokenised pairs and the plan of their batches.
+        validation: sources and targets to validate on, or None.
+        settings: the recipe.
+    """
+
+    family = registry.TEXT
+    scored_by: ClassVar[Sequence[str]] = ("bleu", "chrf")
+
+    def __init__(
+        self,
+        data: TrainingData,
+        tokenizer: VaswaniTokenizer,
+        validation: tuple[Sequence[str], Sequence[str]] | None,
+        settings: Any,
+        forward_options: dict[str, Any],
+    ):
+        super().__init__(data.plan, forward_options)
+        self.data, self.tokenizer, self.validation, self.settings = data, tokenizer, validation, settings
+
+    @property
+    def validates(self) -> bool:
+        """Whether the recipe names a validation set."""
+        return self.validation is not None
+
+    def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return `input_ids`, `attention_mask` [B, S] and `labels` [B, T] of some pairs."""
+        return self.data.collate(indices)
+
+    def size(self, indices: np.ndarray) -> BatchSize:
+        """Return the target tokens, and the tokens and cells of both sides."""
+        pairs = self.data.pairs
+        sides = pairs.source_lengths[indices], pairs.target_lengths[indices]
+        return BatchSize.of_lengths(int(sides[1].sum()), *sides)
+
+    def locate(self, index: int) -> str:
+        """Return the file and line of a pair."""
+        return self.data.pairs.where(index)
+
+    def fingerprint(self) -> dict[str, int]:
+        """Return the numbers of pairs and of their tokens."""
+        pairs = self.data.pairs
+        return pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
+
+    def validate(self, model: torch.nn.Module, *, final: bool, distributed: bool) -> Validation:
+        """Score the references' loss (nats a token, not smoothed), and fresh translations of some sentences.
+
+        `eval_sentences` of the recipe says how many are translated, spread evenly over the set.
+        """
+        start = time.monotonic()
+        sources, targets = self.validation
+        work = {"batch_tokens": 4096, "distributed": distributed}
+        quality = perplexity(model, self.tokenizer, sources, targets, **work)
+        # JSON knows no infinity; a perplexity that large says nothing that the loss does not.
+        scores: Scores = {"loss": quality["nll"], "perplexity": min(quality["perplexity"], 1e300)}
+        samples: list[dict[str, Any]] = []
+        chosen = spread(len(sources), self.settings.eval_sentences)
+        if chosen:
+            beam = self.settings.final_beam if final else self.settings.eval_beam
+            hypotheses = translate(
+                model, self.tokenizer, [sources[i] for i in chosen], num_beams=beam, do_sample=False, **work
+            )
+            samples = [
+                {"source": sources[i], "reference": targets[i], "hypothesis": text}
+                for i, text in zip(chosen[:SAMPLES], hypotheses, strict=False)
+            ]
+            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=self.scored_by)
+            scores |= {name: found[name] for name in self.scored_by}
+            scores |= {f"{name}_signature": found[f"{name}_signature"] for name in self.scored_by}
+            scores |= {"beam": beam, "sentences": len(chosen)}
+        scores["validation_seconds"] = round(time.monotonic() - start, 3)
+        return Validation(scores, samples)
+
+
+def spread(total: int, count: int | None) -> list[int]:
+    """Return `count` places spread evenly over `total`; None: all."""
+    count = total if count is None else min(count, total)
+    return [position * total // count for position in range(count)]
+
+
+def prepare(context: RunContext) -> TaskComponents:
+    """Return data, tokenizer, model and validation of a translation run."""
+    return components_of(context, TranslationTask)
+
+
+def components_of(context: RunContext, task_class: type[TranslationTask]) -> TaskComponents:
+    """Return the components of a run that learns to write a target text from a source text."""
+    settings = context.settings
+    validation = load_validation(settings)
+    tokenizer = make_tokenizer(context)
+    data = prepare_training_data(settings, tokenizer, context.pad_to_multiple_of, quiet=context.quiet)
+    stacks = " and ".join(filter(None, (settings.encoder_from, settings.decoder_from)))
+
+    def make_task(model: transformers.PreTrainedModel) -> TranslationTask:
+        return task_class(data, tokenizer, validation, settings, loss_options(settings, model))
+
+    return TaskComponents(
+        make_model=partial(make_model, settings, tokenizer, context.weights),
+        make_task=make_task,
+        load_model=ARCHITECTURES[settings.architecture].load,
+        processor=tokenizer,
+        describe_data=data.to_dict,
+        size=f"{data.describe()}, vocabulary {len(tokenizer):,}",
+        origin=stacks or None,
+    )
+
+
+def loss_options(settings: TranslationSettings, model: transformers.PreTrainedModel) -> dict[str, Any]:
+    """Return what the forward pass needs for the loss of section 5.4."""
+    smoothing = settings.label_smoothing
+    if settings.smoothing_over == "others":
+        smoothing = uniform_over_others(smoothing, model.config.vocab_size)
+    return {"label_smoothing": smoothing, "skip_logits": True, "use_cache": False}
+
+
+def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]] | None:
+    """Return sources and targets of the validation set, or None where the recipe names none."""
+    if not settings.validation_source:
+        return None
+    at = partial(resolve_path, settings.data_dir)
+    pairs = load_parallel(
+        at(settings.validation_source), at(settings.validation_target), split=settings.validation_split,
+        empty=settings.empty_lines, source_field=settings.source_field, target_field=settings.target_field,
+        name=settings.dataset_config,
+    )  # fmt: skip
+    return list(pairs["source"]), list(pairs["target"])
+
+
+def make_tokenizer(context: RunContext) -> VaswaniTokenizer:
+    """Return the tokenizer of the run: its own, the given one, or one trained on both sides."""
+    settings = context.settings
+    places = [settings.tokenizer, None if settings.new_vocabulary else settings.init_from, settings.encoder_from]
+    return run_tokenizer(
+        context, places, lambda size: VaswaniTokenizer.train(training_texts(settings), vocab_size=size)
+    )
+
+
+def make_model(
+    settings: TranslationSettings, tokenizer: VaswaniTokenizer, weights: str | Path | None
+) -> transformers.PreTrainedModel:
+    """Return a model from the preset, or from the folder `weights`; raise ValueError where the vocabulary does not fit."""
+    architecture = ARCHITECTURES[settings.architecture]
+    if weights:
+        changes = {} if weights != settings.init_from else settings.model
+        model = architecture.load(weights, dtype=torch.float32, **changes)
+        if weights == settings.init_from:
+            adopt_vocabulary(model, tokenizer, settings)
+    elif settings.encoder_from:
+        for source in filter(None, (settings.encoder_from, settings.decoder_from)):
+            check_same_vocabulary(tokenizer, source)
+        model = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained(
+            settings.encoder_from, settings.decoder_from, embeddings=settings.embeddings_from, **settings.model
+        ).train()
+    else:
+        model = architecture.make(settings.preset, model_fields(settings, len(tokenizer)))
+        scale_attention(model, settings.attention_init_gain)
+    check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
+    return configure_model(model, settings)
+
+
+def adopt_vocabulary(
+    model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, settings: TranslationSettings
+) -> None:
+    """Give a pre-trained model the run's vocabulary where the recipe asks for it; else both must be the same."""
+    if not settings.new_vocabulary:
+        check_same_vocabulary(tokenizer, settings.init_from)
+        return
+    if not (Path(settings.init_from) / "tokenizer.json").is_file():
+        raise SettingsError(f"new_vocabulary: there is no tokenizer.json in '{settings.init_from}' to compare with.")
+    counts = transfer_vocabulary(model, VaswaniTokenizer.from_pretrained(settings.init_from), tokenizer)
+    print_status(f"new vocabulary on '{settings.init_from}': {counts}")
+
+
+def check_same_vocabulary(tokenizer: VaswaniTokenizer, source: str) -> None:
+    """Raise SettingsError where a pre-trained model's own tokenizer is another one than the run's."""
+    if not (Path(source) / "tokenizer.json").is_file():
+        return
+    former = VaswaniTokenizer.from_pretrained(source).get_vocab()
+    if former != tokenizer.get_vocab():
+        raise SettingsError(
+            f"tokenizer: '{source}' was trained with another vocabulary ({len(former):,} tokens) than this run's "
+            f"({len(tokenizer):,}): leave tokenizer out to use that one, or put the new one onto init_from with "
+            "new_vocabulary: true."
+        )

@@ -1,0 +1,1 @@
+"""Checkpoints that travel: saving with code, pushing to the Hub, model cards."""
