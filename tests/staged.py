@@ -26,7 +26,7 @@ lint_imports_command()
 """
 COMMANDS = {
     "imports": [sys.executable, "-c", LINT_IMPORTS],
-    "types": [sys.executable, "-m", "mypy"],
+    "types": [sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache")],
 }
 
 
