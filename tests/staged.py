@@ -1,4 +1,4 @@
-"""Check the layers of imports, and the types, on a copy in which `training` lies where it is installed.
+"""Check the layers of imports, and the types, on a copy in which `training` is where it is installed.
 
     python tests/staged.py imports          # import-linter with .importlinter
     python tests/staged.py types            # mypy with [tool.mypy] of pyproject.toml
