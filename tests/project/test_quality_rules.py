@@ -1,5 +1,6 @@
 """House rules and layers of imports hold for this checkout, and each is seen to catch a planted violation."""
 
+import ast
 import re
 import subprocess
 
@@ -151,10 +152,8 @@ PLANTED_IMPORTS = [
     ("training/errors.py", "def f():\n    import vaswani_tx.training.demo", "vaswani_tx.training.demo"),
 ]
 PLANTED_CYCLE = (
-    "modeling_vaswani.py",
-    "from .modeling_vaswani_encoder import X",
-    "No cycles are allowed in vaswani_tx.",
-)
+    "modeling_vaswani.py", "from .modeling_vaswani_encoder import X", "No cycles are allowed in vaswani_tx."
+)  # fmt: skip
 UNKNOWN_MODULES = ["new_vaswani.py", "training/new_command.py"]
 
 
@@ -181,3 +180,13 @@ def test_import_layers_hold_and_are_guarded(tmp_path, monkeypatch):
     assert status == 1 and PLANTED_CYCLE[2] in printed
     for name, _, target in PLANTED_IMPORTS:
         assert f"vaswani_tx.{name.removesuffix('.py').replace('/', '.')} -> {target}" in printed
+
+
+def test_files_named_as_slow_exist():
+    tree = ast.parse((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    (names,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SLOW_FILES"
+    ]
+    assert not [name for name in ast.literal_eval(names) if not (ROOT / "tests" / name).is_file()]
