@@ -184,9 +184,6 @@ def test_import_layers_hold_and_are_guarded(tmp_path, monkeypatch):
 
 def test_files_named_as_slow_exist():
     tree = ast.parse((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
-    (names,) = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SLOW_FILES"
-    ]
-    assert not [name for name in ast.literal_eval(names) if not (ROOT / "tests" / name).is_file()]
+    assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    names = ast.literal_eval(assigned["SLOW_FILES"])
+    assert not [name for name in names if not (ROOT / "tests" / name).is_file()]
