@@ -16,7 +16,6 @@ from tests.helpers.training_runs import flags, records, run, steps
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.training.engine.loop import TrainingLoop
 
-pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 

@@ -16,8 +16,6 @@ from vaswani_tx import PRESETS, VaswaniConfig
 from vaswani_tx.training import evaluate_translation, sweep, train_translation
 from vaswani_tx.training.experiments.sweep_rows import count_parameters, make_config, read_sweep
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 TABLE3 = ROOT / "training" / "sweeps" / "table3.yaml"
 GOLDEN = GOLDEN_PAPER["table3_params"]
 SETTINGS = {
