@@ -54,7 +54,9 @@ class RunSettings:
     warmup_steps: int = key(4000, "Updates of linear warm-up.")
     lr_factor: float = key(1.0, "Factor on the schedule's rate.")
     learning_rate: float | None = key(None, "Peak rate of every schedule but noam.")
-    decay_steps: int | None = key(None, "Last update of linear and cosine; empty: max_steps.")
+    decay_steps: int | None = key(
+        None, "Last update of linear and cosine; empty: max_steps. It belongs to the run: a resumed one keeps it."
+    )
     adam_beta1: float = key(0.9, "Adam's first decay rate.")
     adam_beta2: float = key(0.98, "Adam's second decay rate.")
     adam_epsilon: float = key(1e-9, "Adam's epsilon.")
@@ -89,6 +91,11 @@ class RunSettings:
 
     def __post_init__(self):
         self.check()
+
+    @property
+    def schedule_end(self) -> int | None:
+        """The update at which the schedule reaches its floor; None for one that never does."""
+        return (self.decay_steps or self.max_steps) if SCHEDULES[self.schedule].ends else None
 
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""

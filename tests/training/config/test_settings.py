@@ -179,7 +179,9 @@ def test_a_recipe_with_a_text_that_yaml_reads_as_something_else_says_quote_it(tm
 
 
 def test_the_texts_of_a_corpus_are_not_guessed_at():
-    with pytest.raises(SettingsError, match=r"corpora, number 1: split holds text, which YAML read as a number .*quote"):
+    with pytest.raises(
+        SettingsError, match=r"corpora, number 1: split holds text, which YAML read as a number .*quote"
+    ):
         TranslationSettings(corpora=[{"source": "a", "split": 202401}])
     with pytest.raises(SettingsError, match=r"source_field holds text, which YAML read as true or false"):
         TranslationSettings(corpora=[{"source": ["a", "b"], "source_field": False}])
