@@ -4,10 +4,10 @@ recipe -> prepare -> TaskComponents -> engine
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class TranslationTask(MeasuredTask):
     """
 
     family = registry.TEXT
+    # Options of `translate` that the recipe does not decide.
+    decoding: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -97,19 +99,24 @@ class TranslationTask(MeasuredTask):
         if chosen:
             beam = self.settings.final_beam if final else self.settings.eval_beam
             hypotheses = translate(
-                model, self.tokenizer, [sources[i] for i in chosen], num_beams=beam, do_sample=False, **work
-            )
+                model, self.tokenizer, [sources[i] for i in chosen], num_beams=beam, do_sample=False, **self.decoding,
+                **work,
+            )  # fmt: skip
             samples = [
                 {"source": sources[i], "reference": targets[i], "hypothesis": text}
                 for i, text in zip(chosen[:SAMPLES], hypotheses, strict=False)
             ]
-            names = self.settings.metrics
-            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=names)
-            scores |= {name: found[name] for name in names}
-            scores |= {f"{name}_signature": found[f"{name}_signature"] for name in names}
+            scores |= self.score_outputs(chosen, hypotheses)
             scores |= {"beam": beam, "sentences": len(chosen)}
         scores["validation_seconds"] = round(time.monotonic() - start, 3)
         return Validation(scores, samples)
+
+    def score_outputs(self, chosen: Sequence[int], hypotheses: Sequence[str]) -> Scores:
+        """Return the metrics of the recipe for what the model wrote for some validation sentences, with signatures."""
+        names, references = self.settings.metrics, [self.validation[1][i] for i in chosen]
+        found = score_translations(hypotheses, references, metrics=names)
+        scores = {name: found[name] for name in names}
+        return scores | {f"{name}_signature": found[f"{name}_signature"] for name in names}
 
 
 def spread(total: int, count: int | None) -> list[int]:
@@ -123,7 +130,7 @@ def prepare(context: RunContext) -> TaskComponents:
     return components_of(context, TranslationTask)
 
 
-def components_of(context: RunContext, task_class: type[TranslationTask]) -> TaskComponents:
+def components_of(context: RunContext, task_class: Callable[..., TranslationTask]) -> TaskComponents:
     """Return the components of a run that learns to write a target text from a source text."""
     settings = context.settings
     validation = load_validation(settings)
