@@ -36,6 +36,7 @@ COMMANDS = {
         "causal-lm": Command("train_causal_lm", "a language model that continues text, from text"),
         "classifier": Command("train_classifier", "a classifier or tagger of texts, or a finder of answers"),
         "image-classifier": Command("train_image_classifier", "a classifier of images"),
+        "parsing": Command("train_parsing", "a constituency parser, from words and linearised trees"),
         "tokenizer": Command("train_tokenizer", "the vocabulary that all of these can share"),
     },
     "evaluate": {
