@@ -17,12 +17,12 @@ from tests.helpers import ROOT
 from tests.helpers.training_runs import CLOCKS, fresh_accelerate  # noqa: F401
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
-from vaswani_tx.training.classify import Classifier
 from vaswani_tx.training.config.classification import SCORES, ClassifierSettings
 from vaswani_tx.training.config.recipe import parse
 from vaswani_tx.training.data.labelled import read_examples
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.classification import predict
+from vaswani_tx.training.inference.classifier import Classifier
 from vaswani_tx.training.inference.task_specs import task_spec
 from vaswani_tx.training.models.bert import with_first_token
 from vaswani_tx.training.tasks import classification

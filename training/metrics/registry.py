@@ -142,6 +142,8 @@ MAIN_METRICS = {
     TEXT: "bleu", CAUSAL_LM: "loss", MASKED_LM: "loss", CLASSIFICATION: "accuracy", MULTI_LABEL: "f1",
     REGRESSION: "spearman", TAGGING: "f1", QUESTION_ANSWERING: "f1", IMAGES: "accuracy",
 }  # fmt: skip
+# What a test set of texts is scored by unless a command names others.
+DEFAULT_METRICS = ("bleu", "chrf", "ter")
 # The metrics by name, in their order; where families share a name, they share title, direction and format, too.
 BY_NAME: Mapping[str, MetricSpec] = {
     name: next(spec for spec in METRICS if spec.name == name) for name in dict.fromkeys(spec.name for spec in METRICS)
