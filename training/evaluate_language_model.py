@@ -5,7 +5,8 @@
 
 The model is a folder (or a name on the Hub) that `AutoModelForCausalLM` or `AutoModelForMaskedLM` loads: of a run of
 ours, or GPT-2 and its like. The text is what a recipe's `validation_text` may be: text files of a document a line
-(`--documents paragraph`: up to a blank line), .jsonl, .tsv or .parquet files with `--field`, a data set with `--split`.
+(`--documents paragraph`: up to a blank line), .jsonl, .json, .csv, .tsv or .parquet files with `--field`, all of them
+also compressed (.gz, .bz2, .xz, .zst), or a data set with `--split`.
 
 A causal model predicts each document from `<s>` on, `</s>` included (`<|endoftext|>` where a tokenizer has nothing
 else). The perplexity per token compares models of one vocabulary only. These two compare any models:

@@ -4,8 +4,9 @@
 
 The model is any encoder-decoder folder that the Auto classes of transformers load (`best/`, `averaged/` or a checkpoint
 of a run of ours, a MarianMT folder) or a name on the Hub. The test set comes in every format of the training data: two
-line-aligned text files, one .jsonl, .tsv or .parquet file (`--source-field`, `--target-field`), or a data set's name.
-Several reference files after `--target` are several references of each sentence.
+line-aligned text files, one .jsonl, .json, .csv, .tsv or .parquet file (`--source-field`, `--target-field`), all of
+them also compressed (.gz, .bz2, .xz, .zst), or a data set's name. Several reference files after `--target` are several
+references of each sentence.
 
 Decoding is the model's own (`generation_config.json`; for ours the paper's beam 4, alpha 0.6, source + 50 tokens)
 unless a flag changes it: `--beam 1` is greedy and several times as fast. Sentences of any length are translated.
@@ -26,7 +27,8 @@ compare with those results and with nothing else (training/metrics/moses.py; `--
         --source test2016.en --target test2016.de --beam 5 --bootstrap 1000 \\
         --compound-split --tokenised-lowercase --perplexity --output test2016.out.de
 
-On several devices, with the results in order: accelerate launch -m vaswani_tx.training.evaluate_translation --model ...
+On several devices, with the results in order: `accelerate launch -m vaswani_tx evaluate --model ...`. The same command
+is `python -m vaswani_tx.training.evaluate_translation`.
 """
 
 import argparse
@@ -47,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--model", metavar="DIR", help="model folder, or a name on the Hub")
     made.add_argument("--hypotheses", metavar="FILE", help="score these translations, one a line, without a model")
     add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
-    add("--source", help="source side: a text file, one .jsonl, .tsv, .parquet file, or a data set")
+    add("--source", help="source side: a text file, one .jsonl, .json, .csv, .tsv, .parquet file, or a data set")
     add("--target", nargs="+", metavar="FILE", help="references: line-aligned text file(s); left out for other formats")
     add("--source-field", default="source", help="field or column of the source text")
     add("--target-field", default="target", help="field or column of the target text")

@@ -5,9 +5,10 @@
 Runs on a laptop: 29,000 pairs take about a second, a million pairs about a minute. The folder loads with
 `AutoTokenizer.from_pretrained` after `import vaswani_tx`; its `tokenizer.json` also works without this package.
 
-The text is given as to `train_translation`: line-aligned text files (several: `--source a.en b.en --target a.de b.de`),
-one or more .jsonl, .tsv or .parquet files as `--source` alone with `--source-field` and `--target-field`, or the name
-of a data set on the Hub with `--split` and `--dataset-config`. Train on the training split only.
+The text is given as to `vaswani-tx train translation`: line-aligned text files (several: `--source a.en b.en --target
+a.de b.de`), one or more .jsonl, .json, .csv, .tsv or .parquet files as `--source` alone with `--source-field` and
+`--target-field`, all of them also compressed (.gz, .bz2, .xz, .zst), or the name of a data set on the Hub with
+`--split` and `--dataset-config`. Train on the training split only.
 
 `--whole-words FILE` names words, one a line, that stay one token each whatever they are made of: symbols, not language.
 

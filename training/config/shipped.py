@@ -17,30 +17,32 @@ def find_shipped(path: str | os.PathLike, folder: str) -> Path:
     """Return the file that a user means: the path itself where it exists, else the ready-made file of that name.
 
     Args:
-        path: a path, or a name with or without `.yaml`, `training/` and the folder in front of it.
+        path: a path, or a name with or without `.yaml`, and with or without `training/` and the folder before it.
         folder: `recipes`, `sweeps`, `ladders` or `accelerate_configs`.
 
     Returns the path as it was given where there is neither.
     """
     given = Path(path)
+    if given.is_absolute() or ".." in given.parts or (given.exists() and not given.is_dir()):
+        return given
     found = PACKAGE / folder / f"{_name(given, folder)}{SUFFIX}"
-    return found if not given.exists() and found.is_file() else given
+    return found if found.is_file() else given
 
 
 def known_files(folder: str, path: str | os.PathLike = "") -> str:
-    """Return a sentence for an error: the ready-made files of a folder, first the one that is most like `path`."""
+    """Return text for an error: the ready-made file that is most like `path`, and all files of its folder."""
     root = PACKAGE / folder
-    names = sorted(file.relative_to(root).with_suffix("").as_posix() for file in root.rglob(f"*{SUFFIX}"))
-    title = folder.replace("accelerate_configs", "configurations of accelerate")
-    near = nearest_name(_name(PurePath(path), folder), names)
-    hint = f"Did you mean '{near}'? " if near else ""
-    return f"{hint}Ready-made {title}, to be given by name: {', '.join(names)}."
+    names = sorted(file.relative_to(root).as_posix() for file in root.rglob(f"*{SUFFIX}"))
+    near = nearest_name(f"{_name(PurePath(path), folder)}{SUFFIX}", names)
+    hint = f"Did you mean '{near.removesuffix(SUFFIX)}'? " if near else ""
+    return f"{hint}In training/{folder}: {', '.join(names)}."
 
 
 def recipe_beside(path: Path, name: str) -> Path:
     """Return the recipe that a sweep's or a ladder's file names: a file beside that file, or else a ready-made one."""
-    beside, shipped = path.parent / name, find_shipped(name, "recipes")
-    return shipped if not beside.exists() and shipped.is_file() else beside
+    beside = path.parent / name
+    shipped = find_shipped(name, "recipes")
+    return shipped if not beside.is_file() and shipped.is_file() else beside
 
 
 def _name(path: PurePath, folder: str) -> str:

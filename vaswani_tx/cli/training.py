@@ -47,7 +47,7 @@ COMMANDS = {
     "compare": Command("compare_translations", "is one system better than another? a paired significance test"),
     "average": Command("average_checkpoints", "the mean of checkpoints, as one model"),
     "report": Command("report", "a page of HTML about a run, or about several side by side"),
-    "sweep": Command("sweep", "train and score many variants of a recipe, such as Table 3 of the paper"),
+    "sweep": Command("sweep", "train and score many variants of a recipe, such as Table 3"),
     "card": Command("make_card", "the model card of a run, every number from its files"),
 }
 # `vaswani-tx evaluate --model ...` without a second word.
