@@ -48,7 +48,6 @@ def test_every_file_is_found_by_its_name_and_its_path_in_the_repository(folder):
         "training/demo_en_de/x",
         "",
         ".",
-        "demo_en_de/",
     ],
 )
 def test_other_names_stay_the_paths_that_they_are(name):
