@@ -1,11 +1,11 @@
-# make demo | test | quality | clean.  Each target does all its own set-up: the first run creates .venv and installs the
+# make demo | test | test-fast | quality | clean.  Each target does all its own set-up: the first run creates .venv and installs the
 # project with the exact versions of constraints.txt, later runs need no network. PYTHON=python3.12 picks an interpreter.
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= train,dev
-# Processes that share the tests, a file at a time.
+# Processes that share the tests: files in turn, and whoever is done takes tests from the end of the other's list.
 TEST_WORKERS ?= 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1
 SUPPORTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -15,13 +15,14 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality clean
+.PHONY: help setup demo test test-fast quality clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      make an English-German corpus, train a small model on it, score and translate (about 5 minutes)'
 	@echo 'make test      run the tests'
-	@echo 'make quality   run the linter and the checks of import direction and Hub closure'
+	@echo 'make test-fast run the tests that are neither slow nor start several processes (about a minute)'
+	@echo 'make quality   run the linters: style, house rules, layers of imports, types, dependencies'
 	@echo 'make setup     only create $(VENV) and install (the others do this themselves)'
 	@echo 'make clean     remove $(VENV), builds, caches and what the demo wrote'
 
@@ -41,13 +42,20 @@ demo: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m vaswani_tx.training.demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 $(TEST_ARGS)
+
+test-fast: $(STAMP)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 \
+		-m 'not slow and not distributed' $(TEST_ARGS)
 
 quality: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python tests/quality_rules.py
+	$(BIN)/python tests/staged.py imports
+	$(BIN)/python tests/staged.py types
+	$(BIN)/python -m deptry .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache demo_run
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache demo_run
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

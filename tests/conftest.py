@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 # Read by the libraries when they are imported, so set before anything imports them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,8 +20,33 @@ os.environ["VASWANI_TX_CACHE"] = tempfile.mkdtemp(prefix="token-cache-")
 import pytest
 import torch
 
+# The helpers hold assertions too. They are no plugins, so pytest has to be told before the first of them is imported.
+pytest.register_assert_rewrite("tests.helpers")
+
+# Files whose tests mostly start processes, train or search for long; `make test-fast` leaves them out.
+SLOW_FILES = {
+    "cli/test_commands.py", "cli/test_resume_of_translate.py", "cli/test_translate_command.py", "hub/test_saving.py",
+    "library/test_causal_generation.py", "library/test_constraints.py", "library/test_ecosystem.py",
+    "library/test_generation_paper.py", "library/test_trainer.py", "training/baselines/test_marian.py",
+    "training/config/test_recipes.py", "training/engine/test_averaging.py", "training/engine/test_distributed.py",
+    "training/engine/test_kill.py", "training/engine/test_trackers.py",
+    "training/experiments/test_compare_architectures.py", "training/experiments/test_scaling.py",
+    "training/experiments/test_sweep.py", "training/models/test_lstm.py", "training/parsing/test_parsing.py",
+    "training/test_demo.py", "training/test_evaluate_language_model.py", "training/test_evaluate_translation.py",
+    "training/test_golden_losses.py", "training/test_train_classifier.py", "training/test_train_image_classifier.py",
+    "training/test_train_language.py", "training/test_train_translation.py",
+}  # fmt: skip
+
 # More threads than idle cores make tiny models many times slower: they wait for each other at every operation.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark the tests of the slow files."""
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder) and item.path.relative_to(folder).as_posix() in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

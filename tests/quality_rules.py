@@ -1,39 +1,24 @@
-"""House rules that ruff cannot check: direction of imports, the flat Hub closure, prints, paths and lengths.
+"""House rules that no other tool checks: the flat Hub closure, prints, machine paths, lengths, words.
 
     python tests/quality_rules.py            # prints path:line: rule: message, exits 1 on a violation
+    python tests/quality_rules.py --words    # prints the words of CONTRIBUTING.md's list, with a count for each file
 
-Needs the standard library only. DESIGN: configuration -> layers, loss, tokenization, image processing -> generation ->
-modeling -> pipeline = closure boundary = convert, export, explain, hub -> cli -> training.
+Needs the standard library only. The direction of imports is in `.importlinter`.
 """
 
 import ast
+import io
 import os
 import re
 import subprocess
 import sys
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-# The Hub closure: the part of a file's name before its family, with its place in the direction of imports.
-CLOSURE_RANKS = {
-    "configuration": 0,
-    "layers": 1,
-    "loss": 1,
-    "tokenization": 1,
-    "image_processing": 1,
-    "sentences": 1,
-    "phrases": 1,
-    "constraints": 1,
-    "alignments": 1,
-    "transfer": 1,
-    "generation": 2,
-    "modeling": 3,
-    "pipeline": 4,
-}
-LIBRARY_RANK, CLI_RANK = 5, 6
 CLOSURE_NAME = re.compile(r"(\w+?)_vaswani(?:_\w+)?")
 # huggingface_hub and safetensors always come with transformers.
 CLOSURE_PACKAGES = {"torch", "transformers", "tokenizers", "numpy", "huggingface_hub", "safetensors"}
@@ -43,6 +28,11 @@ COPIED_IMPORT = re.compile(r"^\s*(?:from\s+\.\S*\s+import|import\s+\.\S+)")
 MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:work|tmp|root|home/\w+|opt)(?=[/\s'\"`)]|$)")
 TEXT_SUFFIXES = {".py", ".pyi", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg", ".ini", ".json", ".sh", ".html", ""}
 SKIPPED_FOLDERS = {".git", ".venv", "build", "dist", "runs", "demo_run", "data"}
+# What prints, logs or explains: the strings in these calls are read by users.
+MESSAGE_CALLS = {
+    "print", "print_status", "key", "add_argument", "add_parser", "ArgumentParser", "error", "warning", "warning_once",
+    "info", "warn", "exit", "fail", "stage",
+}  # fmt: skip
 # One test file a module, so a test file may be longer; a function's docstring is not counted.
 MAX_FILE_LINES, MAX_TEST_LINES, MAX_MODELING_LINES, MAX_FUNCTION_LINES = 450, 600, 900, 70
 
@@ -62,7 +52,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its absolute dotted name, and whether it stands inside a function."""
+    """One imported module: its absolute dotted name, and whether the import is inside a function."""
 
     line: int
     name: str
@@ -86,7 +76,7 @@ class Source:
 
     @property
     def closure_kind(self) -> str | None:
-        """The closure part that the file belongs to ("layers", ...), None outside of the closure."""
+        """Return the part of the closure that the file belongs to ("layers", ...), None outside of the closure."""
         named = CLOSURE_NAME.fullmatch(self.parts[-1])
         return named[1] if self.in_library and len(self.parts) == 2 and named else None
 
@@ -123,87 +113,44 @@ class Project:
         self.sources = [Source(root, path) for path in python if path.relative_to(root).parts[0] in folders]
         self.modules = {".".join(s.parts).removesuffix(".__init__"): s for s in self.sources}
 
-    def resolve(self, name: str) -> Source | None:
-        """The file that a dotted name means: the module itself, or the one that the last part is taken from."""
-        return self.modules.get(name) or self.modules.get(name.rpartition(".")[0])
-
 
 def _project_files(root: Path) -> Iterator[Path]:
-    """Every file that git tracks or would add; without git every file outside of builds and caches."""
+    """Return every file that git tracks or would add; without git every file outside of builds and caches."""
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         yield from (path for name in listed.split("\0") if name and (path := root / name).is_file())
         return
     for folder, names, files in os.walk(root):
-        names[:] = [n for n in names if n not in SKIPPED_FOLDERS and not n.endswith((".egg-info", "cache", "cache__"))]
+        skipped = SKIPPED_FOLDERS if Path(folder) == root else set()
+        names[:] = [n for n in names if n not in skipped and not n.endswith((".egg-info", "cache", "cache__"))]
         yield from (Path(folder) / name for name in files)
 
 
-def _rank(source: Source) -> int | None:
-    """The place in the direction of imports; None for the package's own `__init__`, which names everything."""
-    if source.closure_kind is not None:
-        return CLOSURE_RANKS.get(source.closure_kind, LIBRARY_RANK)
-    if source.parts in {("vaswani_tx", "__init__"), ("vaswani_tx", "__main__")}:
-        return None
-    return CLI_RANK if _is_command_line(source) else LIBRARY_RANK
-
-
 def _is_command_line(source: Source) -> bool:
-    """Whether a file of the library is `cli.py` or one of its parts, `cli_*.py`."""
-    return source.parts[1] == "cli" or source.parts[1].startswith("cli_")
+    """Return whether a file of the library is part of its command line."""
+    return source.parts[1] == "cli"
 
 
-def import_direction(project: Project) -> Iterator[Violation]:
-    """Imports run one way, and `vaswani_tx` never imports `training` or the tests."""
+def no_tests(project: Project) -> Iterator[Violation]:
+    """Report imports of the tests in what is installed."""
     for source in project.sources:
         for found in source.imports:
-            first = found.name.split(".")[0]
-            if source.in_library and first in {"training", "tests"}:
-                yield Violation(source.path, found.line, "import-direction", f"vaswani_tx must not import {first}")
-            if source.parts[0] == "training" and first == "tests":
-                yield Violation(source.path, found.line, "import-direction", "training must not import tests")
-            target = project.resolve(found.name)
-            if not source.in_library or target is None or not target.in_library or target is source:
-                continue
-            own, other = _rank(source), _rank(target)
-            if own is not None and other is not None and other > own:
-                message = f"{source.parts[-1]} must not import {'.'.join(target.parts)}, which stands after it"
-                yield Violation(source.path, found.line, "import-direction", message)
+            if source.parts[0] != "tests" and found.name.split(".")[0] == "tests":
+                yield Violation(source.path, found.line, "import-tests", "what is installed must not import tests")
 
 
-def import_cycle(project: Project) -> Iterator[Violation]:
-    """No file of the library reaches itself through imports at the top of files."""
-    graph: dict[str, set[str]] = {}
-    for source in project.sources:
-        if source.in_library and source.parts[-1] != "__init__":
-            targets = (project.resolve(found.name) for found in source.imports if not found.lazy)
-            graph[source.path] = {t.path for t in targets if t and t.in_library and t is not source}
-    for start in graph:
-        seen, waiting = set(), list(graph[start])
-        while waiting:
-            path = waiting.pop()
-            if path not in seen:
-                seen.add(path)
-                waiting.extend(graph.get(path, ()))
-        if start in seen:
-            yield Violation(start, 1, "import-cycle", "imports itself through " + ", ".join(sorted(seen - {start})))
-
-
-def closure_names(project: Project) -> Iterator[Violation]:
-    """A closure file has a place in the direction of imports, and no two files of the library share a name."""
+def unique_names(project: Project) -> Iterator[Violation]:
+    """Report files of the library that share their name with another."""
     count = Counter(s.parts[-1] for s in project.sources if s.in_library)
     for source in project.sources:
-        if source.closure_kind is not None and source.closure_kind not in CLOSURE_RANKS:
-            message = f"no place is given for {source.closure_kind}_...: add it to CLOSURE_RANKS or rename the file"
-            yield Violation(source.path, 1, "closure-name", message)
         if source.in_library and count[source.parts[-1]] > 1 and source.parts[-1] != "__init__":
             message = "another file of vaswani_tx has this name; the Hub keeps files in one flat folder"
             yield Violation(source.path, 1, "unique-name", message)
 
 
 def closure_imports(project: Project) -> Iterator[Violation]:
-    """The closure imports only the standard library, torch, transformers, tokenizers, numpy and `from .x_vaswani`."""
+    """Report imports of the closure that a model from the Hub could not follow."""
     for source in project.sources:
         if source.closure_kind is None:
             continue
@@ -226,7 +173,7 @@ def closure_imports(project: Project) -> Iterator[Violation]:
 
 
 def closure_text(project: Project) -> Iterator[Violation]:
-    """No line of text in a closure file looks like a relative import: `save_pretrained` would try to copy that file."""
+    """Report text that looks like a relative import of the closure: `save_pretrained` would try to copy that file."""
     for source in project.sources:
         if source.closure_kind is None:
             continue
@@ -238,7 +185,7 @@ def closure_text(project: Project) -> Iterator[Violation]:
 
 
 def no_print(project: Project) -> Iterator[Violation]:
-    """The library logs; only its command line prints."""
+    """Report prints of the library outside of its command line."""
     for source in project.sources:
         if not source.in_library or _is_command_line(source):
             continue
@@ -248,7 +195,7 @@ def no_print(project: Project) -> Iterator[Violation]:
 
 
 def no_machine_path(project: Project) -> Iterator[Violation]:
-    """No file names a folder of somebody's machine."""
+    """Report paths that exist on one machine only."""
     for path in project.files:
         if path.suffix not in TEXT_SUFFIXES:
             continue
@@ -261,7 +208,7 @@ def no_machine_path(project: Project) -> Iterator[Violation]:
 
 
 def lengths(project: Project) -> Iterator[Violation]:
-    """Files and functions stay short enough to read in one go."""
+    """Report files and functions that are too long to read in one go."""
     for source in project.sources:
         limit = MAX_TEST_LINES if source.parts[0] == "tests" else MAX_FILE_LINES
         if source.in_library and source.parts[-1].startswith("modeling_"):
@@ -278,10 +225,87 @@ def lengths(project: Project) -> Iterator[Violation]:
                     yield Violation(source.path, node.lineno, "function-length", message)
 
 
+@dataclass(frozen=True)
+class Word:
+    """One line of the word list: what is not written, what is written instead, and phrases that are left alone."""
+
+    pattern: re.Pattern[str]
+    instead: str
+    allowed: re.Pattern[str] | None
+
+
+def word_list(text: str) -> list[Word]:
+    """Return the rows of CONTRIBUTING.md's table with the columns "do not write", "write" and "except"."""
+    found, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if cells[:2] == ["do not write", "write"]:
+            inside = True
+        elif inside and not line.startswith("|"):
+            break
+        elif inside and not set(line) <= set("|-: "):
+            allowed = _any_of(cells[2]) if len(cells) > 2 and cells[2] else None
+            found.append(Word(_any_of(cells[0]), cells[1], allowed))
+    return found
+
+
+def _any_of(cell: str) -> re.Pattern[str]:
+    """Return a pattern of whole words for a comma-separated list of words and phrases."""
+    phrases = "|".join(re.escape(phrase.strip()).replace(r"\ ", r"\s+") for phrase in cell.split(","))
+    return re.compile(rf"(?<![\w-])(?:{phrases})(?![\w-])", re.IGNORECASE)
+
+
+def _prose(source: Source) -> Iterator[tuple[int, str]]:
+    """Return the docstrings, comments and messages of a Python file with their lines; data strings are none of them."""
+    for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                yield from _strings(node.body[0])
+        elif isinstance(node, ast.Raise) and node.exc is not None:
+            yield from _strings(node.exc)
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in MESSAGE_CALLS or name.endswith("Error"):
+                yield from _strings(node)
+
+
+def _strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def _pages(project: Project) -> Iterator[tuple[str, int, str]]:
+    """Return the lines of README.md and docs/*.md outside of code blocks."""
+    for path in project.files:
+        name = path.relative_to(project.root).as_posix()
+        if name == "README.md" or (name.startswith("docs/") and name.endswith(".md")):
+            code = False
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                code ^= line.startswith("```")
+                if not code:
+                    yield name, number, line
+
+
+def words(project: Project) -> Iterator[Violation]:
+    """Report the words that CONTRIBUTING.md's list replaces, in docstrings, comments, messages and pages."""
+    path = project.root / "CONTRIBUTING.md"
+    listed = word_list(path.read_text(encoding="utf-8")) if path.is_file() else []
+    texts = [(s.path, line, text) for s in project.sources for line, text in _prose(s)]
+    for name, start, text in [*texts, *_pages(project)]:
+        for word in listed:
+            cleared = word.allowed.sub(lambda match: " " * len(match[0]), text) if word.allowed else text
+            for match in word.pattern.finditer(cleared):
+                line = start + cleared.count("\n", 0, match.start())
+                yield Violation(name, line, "word", f"{' '.join(match[0].split())!r}: write {word.instead}")
+
+
 RULES = (
-    import_direction,
-    import_cycle,
-    closure_names,
+    no_tests,
+    unique_names,
     closure_imports,
     closure_text,
     no_print,
@@ -291,15 +315,28 @@ RULES = (
 
 
 def check(root: Path) -> list[Violation]:
-    """Every violation in the checkout at `root`, by file and line."""
+    """Return every violation in the checkout at `root`, by file and line."""
     project = Project(root)
     found = {violation for rule in RULES for violation in rule(project)}
     return sorted(found, key=lambda v: (v.path, v.line, v.rule, v.message))
 
 
-def main() -> int:
-    """Print the violations of the checkout around this file; 1 if there are any."""
+def count_words(root: Path) -> None:
+    """Print the house words of the checkout, then how many there are in each file."""
+    found = sorted(set(words(Project(root))), key=lambda v: (v.path, v.line, v.message))
+    for violation in found:
+        print(violation)
+    for path, count in Counter(violation.path for violation in found).most_common():
+        print(f"{count:4} {path}")
+    print(f"words: {len(found)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the violations of the checkout around this file; return 1 if there are any."""
     root = Path(__file__).resolve().parent.parent
+    if "--words" in (sys.argv[1:] if argv is None else argv):
+        count_words(root)
+        return 0
     violations = check(root)
     for violation in violations:
         print(violation)

@@ -26,7 +26,6 @@ from vaswani_tx.cli.translate import DECIDING
 from vaswani_tx.hub import saving as hub
 from vaswani_tx.training.inference.translation import perplexity
 
-pytest_plugins = ["tests.helpers.cli_runs"]
 SOURCES, TARGETS = LINES[:3], LINES[4:]
 MARK = "evil code ran"
 

@@ -16,7 +16,6 @@ from vaswani_tx.cli.common import CliError
 from vaswani_tx.cli.lines import blocks
 from vaswani_tx.cli.resume import PartialOutput
 
-pytest_plugins = ["tests.helpers.cli_runs"]
 # Eleven lines in blocks of two.
 DATA = (TEXT + "\n" + TEXT).splitlines(keepends=True)[:11]
 SIZE = ["--buffer-size", 2]

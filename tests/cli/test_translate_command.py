@@ -19,8 +19,6 @@ from vaswani_tx.cli.pieces import cut, shorten_to
 from vaswani_tx.sentences_vaswani import join_sentences
 from vaswani_tx.training import evaluate_translation
 
-pytest_plugins = ["tests.helpers.cli_runs"]
-
 
 @pytest.fixture(scope="module")
 def expected(loaded):

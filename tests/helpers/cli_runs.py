@@ -1,7 +1,4 @@
-"""A tiny model and the command line in this process, shared by the tests of its verbs.
-
-PYTEST_DONT_REWRITE: a plugin that tests also import from is loaded too early for that, and pytest would warn.
-"""
+"""A tiny model and the command line in this process, shared by the tests of its verbs."""
 
 import io
 import os

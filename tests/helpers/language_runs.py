@@ -1,7 +1,4 @@
-"""A tiny corpus for language models and tiny runs on it, shared by their tests.
-
-PYTEST_DONT_REWRITE: a plugin that tests also import from is loaded too early for that, and pytest would warn.
-"""
+"""A tiny corpus for language models and tiny runs on it, shared by their tests."""
 
 from pathlib import Path
 

@@ -1,12 +1,9 @@
-"""What every model class owes its users, written once: `ModelContract` holds the checks, `CASES` the classes.
+"""The model classes and options that `tests/library/test_model_contract.py` checks, and how a small model is made.
 
-Every check runs on poisoned memory: torch fills what it allocates without initialising with NaN, so a read of it shows.
-
-Shapes: B batch, L length, V vocabulary, C classes.
+Shapes: B batch, L length (tokens, or the class token and the patches of an image), V vocabulary, C classes.
 """
 
-import copy
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -23,22 +21,38 @@ from transformers import (
 )
 
 import vaswani_tx
-from vaswani_tx import VaswaniConfig, VaswaniDecoderConfig, VaswaniEncoderConfig
+from tests.helpers.pairwise import pairwise
+from vaswani_tx import VaswaniConfig, VaswaniDecoderConfig, VaswaniEncoderConfig, VaswaniVisionConfig
 
 VOCABULARY, CLASSES = 50, 3
-SIZES = {"vocab_size": VOCABULARY, "d_model": 16, "d_ff": 24, "num_heads": 2, "dropout": 0.0}
+SIZES = {"d_model": 16, "d_ff": 24, "num_heads": 2, "dropout": 0.0}
+TEXT_SIZES = SIZES | {"vocab_size": VOCABULARY}
 LAYERS = {
-    VaswaniConfig: {"encoder_layers": 2, "decoder_layers": 2},
-    VaswaniEncoderConfig: {"num_hidden_layers": 2, "num_labels": CLASSES},
-    VaswaniDecoderConfig: {"num_hidden_layers": 2},
+    VaswaniConfig: TEXT_SIZES | {"encoder_layers": 2, "decoder_layers": 2},
+    VaswaniEncoderConfig: TEXT_SIZES | {"num_hidden_layers": 2, "num_labels": CLASSES},
+    VaswaniDecoderConfig: TEXT_SIZES | {"num_hidden_layers": 2},
+    VaswaniVisionConfig: SIZES
+    | {"num_hidden_layers": 2, "num_labels": CLASSES, "image_size": [8, 12], "patch_size": [2, 3], "num_channels": 1},
 }
-VARIANTS = {
-    "paper": {},
-    "pre": {"norm_order": "pre", "final_layer_norm": True, "attention_bias": True},
-    "learned": {"position_embedding": "learned", "max_position_embeddings": 24, "lm_head_bias": True},
-    "widths": {"d_k": 6, "d_v": 10, "num_heads": 3, "activation_function": "gelu_new"},
-    "untied": {"tie_word_embeddings": False, "scale_embedding": False},
+# Each option: a name for the ids of tests -> the fields of the configuration that it sets. The first is the paper's.
+LAYER_OPTIONS = {
+    "norm": {"post": {}, "pre": {"norm_order": "pre"}},
+    "last": {"plain": {}, "normed": {"final_layer_norm": True}},
+    "bias": {"": {}, "bias": {"attention_bias": True}},
+    "widths": {"": {}, "widths": {"d_k": 6, "d_v": 10, "num_heads": 3}},
+    "activation": {"relu": {}, "gelu": {"activation_function": "gelu_new"}},
 }
+TEXT_OPTIONS = LAYER_OPTIONS | {
+    "positions": {"": {}, "learned": {"position_embedding": "learned", "max_position_embeddings": 24}},
+    "projection": {"": {}, "projected": {"lm_head_bias": True}},
+    "tied": {"": {}, "untied": {"tie_word_embeddings": False}},
+    "scaled": {"": {}, "unscaled": {"scale_embedding": False}},
+}
+IMAGE_OPTIONS = LAYER_OPTIONS | {
+    "positions": {
+        "": {}, "2d": {"position_embedding": "sinusoidal_2d"}, "learned": {"position_embedding": "learned"},
+    },
+}  # fmt: skip
 EXACT = {"atol": 1e-12, "rtol": 0}
 
 
@@ -79,7 +93,20 @@ class Case:
 
     @property
     def per_token(self) -> bool:
-        return "Sequence" not in self.name
+        return "Sequence" not in self.name and "Image" not in self.name
+
+    @property
+    def takes_images(self) -> bool:
+        return self.config_class is VaswaniVisionConfig
+
+    @property
+    def causal(self) -> bool:
+        """Whether the stack that gives the answer sees only earlier positions."""
+        return self.config_class in (VaswaniConfig, VaswaniDecoderConfig)
+
+    @property
+    def options(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return IMAGE_OPTIONS if self.takes_images else TEXT_OPTIONS
 
     @property
     def crosses(self) -> bool:
@@ -95,15 +122,26 @@ def _answers(ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"start_positions": positions[0], "end_positions": positions[1]}
 
 
-def _classifier(kind: str, labels) -> Case:
-    return Case(
-        "VaswaniForSequenceClassification",
-        VaswaniEncoderConfig,
-        AutoModelForSequenceClassification,
-        labels=lambda ids: {"labels": labels(len(ids))},
-        fields={"problem_type": kind},
-        counted=lambda given: given["labels"].numel(),
-    )
+PROBLEMS = {
+    "single_label_classification": lambda rows: _random(rows, low=0, high=CLASSES),
+    "multi_label_classification": lambda rows: _random(rows, CLASSES, low=0, high=2).double(),
+    "regression": lambda rows: _random(rows, CLASSES).double(),
+}
+
+
+def _classifiers(name: str, config_class: type, auto_class: type) -> list[Case]:
+    """Return a case for each type of problem."""
+    return [
+        Case(
+            name,
+            config_class,
+            auto_class,
+            labels=lambda ids, labels=labels: {"labels": labels(len(ids))},
+            fields={"problem_type": kind},
+            counted=lambda given: given["labels"].numel(),
+        )
+        for kind, labels in PROBLEMS.items()
+    ]
 
 
 CASES = [
@@ -111,9 +149,7 @@ CASES = [
     Case(
         "VaswaniForMaskedLM", VaswaniEncoderConfig, AutoModelForMaskedLM, lambda ids: {"labels": _tags(ids, VOCABULARY)}
     ),
-    _classifier("single_label_classification", lambda rows: _random(rows, low=0, high=CLASSES)),
-    _classifier("multi_label_classification", lambda rows: _random(rows, CLASSES, low=0, high=2).double()),
-    _classifier("regression", lambda rows: _random(rows, CLASSES).double()),
+    *_classifiers("VaswaniForSequenceClassification", VaswaniEncoderConfig, AutoModelForSequenceClassification),
     Case(
         "VaswaniForTokenClassification",
         VaswaniEncoderConfig,
@@ -143,15 +179,57 @@ CASES = [
         AutoModelForSeq2SeqLM,
         lambda ids: {"labels": _tags(ids, VOCABULARY)},
     ),
+    Case("VaswaniVisionModel", VaswaniVisionConfig, AutoModel, outputs=("last_hidden_state",)),
+    *_classifiers("VaswaniForImageClassification", VaswaniVisionConfig, AutoModelForImageClassification),
 ]
+TEXT_CASES = [case for case in CASES if not case.takes_images]
+BY_NAME = {case.name: case for case in CASES}
 WITH_LOSS = [case for case in CASES if case.labels]
 WITH_HEAD = [case for case in WITH_LOSS if case.name.endswith(("LM", "Generation"))]
 
 
-def make(case: Case, variant: str = "paper", **fields):
+@dataclass(frozen=True)
+class Variant:
+    """A model to check: its case, the name of what is chosen of each option, and other factors of the test."""
+
+    case: Case
+    chosen: dict[str, str]
+    factors: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["factors"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __str__(self) -> str:
+        words = [word for word in self.chosen.values() if word]
+        return "-".join([str(self.case), *words, *(str(value) for value in self.factors.values())])
+
+    def make(self, **fields):
+        """Build the small model, see `make`."""
+        settings: dict[str, Any] = {}
+        for option, word in self.chosen.items():
+            settings |= self.case.options[option][word]
+        return make(self.case, **settings, **fields)
+
+
+def variants(cases: Sequence[Case], **factors: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrize `variant` so that every two values of the classes, options and factors meet in at least one test."""
+    found = []
+    for options in (TEXT_OPTIONS, IMAGE_OPTIONS):
+        own = [case for case in cases if case.options is options]
+        choices = {name: list(values) for name, values in options.items()}
+        for row in pairwise({"case": own, **choices, **factors}) if own else []:
+            chosen = {name: row[name] for name in choices}
+            found.append(Variant(row["case"], chosen, {name: row[name] for name in factors}))
+    return pytest.mark.parametrize("variant", sorted(found, key=lambda v: cases.index(v.case)), ids=str)
+
+
+def make(case: Case, **fields):
     """Build a small model of random weights, biases and gains too, in evaluation mode."""
     torch.manual_seed(3)
-    settings = {**SIZES, **LAYERS[case.config_class], **case.fields, **VARIANTS[variant], **fields}
+    settings = {**LAYERS[case.config_class], **case.fields, **fields}
     model = case.model_class(case.config_class(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -160,7 +238,9 @@ def make(case: Case, variant: str = "paper", **fields):
 
 
 def inputs_of(case: Case, batch: int = 3, length: int = 8, seed: int = 4) -> dict[str, torch.Tensor]:
-    """Give input ids [B, L], and what an encoder-decoder needs beside them."""
+    """Return input ids [B, L] and what an encoder-decoder needs beside them, or images, whatever the length."""
+    if case.takes_images:
+        return {"pixel_values": torch.randn(batch, 1, 8, 12, generator=torch.Generator().manual_seed(seed))}
     inputs = {"input_ids": _random(batch, length, seed=seed)}
     if case.crosses:
         inputs["decoder_input_ids"] = _random(batch, 5, seed=seed + 1)
@@ -168,7 +248,9 @@ def inputs_of(case: Case, batch: int = 3, length: int = 8, seed: int = 4) -> dic
 
 
 def labels_of(case: Case, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return case.labels(inputs["decoder_input_ids" if case.crosses else "input_ids"])
+    """Return the labels that suit the inputs."""
+    name = "pixel_values" if case.takes_images else "decoder_input_ids" if case.crosses else "input_ids"
+    return case.labels(inputs[name])
 
 
 def answer(case: Case, output) -> list[torch.Tensor]:
@@ -199,307 +281,18 @@ def loss_of(case: Case, model, inputs, **kwargs) -> torch.Tensor:
     return sum((entry * torch.arange(entry.shape[-1])).sum() for entry in answer(case, model(**inputs, **kwargs)))
 
 
-def pad(inputs: dict[str, torch.Tensor], side: str, amount: int = 3) -> dict[str, torch.Tensor]:
-    """Add padding to `input_ids` [B, L], with a mask; what stands under padding is a token like any other."""
+def pad(inputs: dict[str, torch.Tensor], side: str, amount: int = 3, filler: int = 7) -> dict[str, torch.Tensor]:
+    """Add padding to `input_ids` [B, L], with a mask; what is under padding is a token like any other.
+
+    Of images, whose patches are always all there, the last `amount` patches are masked.
+    """
+    if "pixel_values" in inputs:
+        mask = torch.ones(len(inputs["pixel_values"]), 17, dtype=torch.long)
+        mask[:, -amount:] = 0
+        return {**inputs, "attention_mask": mask}
     ids = inputs["input_ids"]
-    filler, mask = torch.full((len(ids), amount), 7), torch.ones_like(ids)
-    parts, masks = [filler, ids], [torch.zeros_like(filler), mask]
+    padding, mask = torch.full((len(ids), amount), filler), torch.ones_like(ids)
+    parts, masks = [padding, ids], [torch.zeros_like(padding), mask]
     if side == "right":
         parts, masks = parts[::-1], masks[::-1]
     return {**inputs, "input_ids": torch.cat(parts, dim=1), "attention_mask": torch.cat(masks, dim=1)}
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """Fill memory that is allocated without a value with NaN."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = before[1]
-
-
-class ModelContract:
-    """The checks; a subclass says with `pytest.mark.parametrize("case", ...)` which classes it runs them on."""
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_saved_folder_loads_through_its_auto_class(self, case, variant, tmp_path):
-        model, inputs = make(case, variant), inputs_of(case)
-        expected = answer(case, model(**inputs))
-        model.save_pretrained(tmp_path)
-        assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
-        loaded, report = case.auto_class.from_pretrained(tmp_path, output_loading_info=True)
-        assert type(loaded) is case.model_class and type(loaded.config) is case.config_class
-        assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        assert_equal(answer(case, loaded(**inputs)), expected, atol=1e-6, rtol=0)
-        bare, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-        assert not report["missing_keys"]
-        base = getattr(model, model.base_model_prefix, model)
-        torch.testing.assert_close(bare(**inputs).last_hidden_state, base(**inputs).last_hidden_state)
-
-    @pytest.mark.parametrize("reentrant", [True, False])
-    def test_gradient_checkpointing_gives_the_same_gradients(self, case, reentrant):
-        model, inputs = make(case, dropout=0.2).double().train(), inputs_of(case)
-        found = []
-        for checkpointing in (False, True):
-            if checkpointing:
-                # the name changed with transformers 5.2x
-                enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-                enable({"use_reentrant": reentrant})
-            torch.manual_seed(0)
-            found.append(gradients(model, loss_of(case, model, inputs)))
-        assert_same_gradients(found[1], found[0], **EXACT)
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-    @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-    def test_half_types_stay_finite_even_in_a_row_of_padding(self, case, dtype, implementation):
-        model, inputs = make(case).to(dtype), pad(inputs_of(case), "right")
-        model.set_attn_implementation(implementation)
-        inputs["attention_mask"][2] = 0
-        for entry in answer(case, model(**inputs)):
-            assert entry.dtype == dtype and entry.isfinite().all()
-        for name, gradient in gradients(model, loss_of(case, model, inputs)).items():
-            assert gradient.isfinite().all(), name
-
-    def test_half_types_are_near_float32(self, case):
-        model, inputs = make(case), inputs_of(case, length=300)  # longer than bfloat16 counts
-        expected = answer(case, model(**inputs))
-        for dtype, tolerance in ((torch.float16, 0.01), (torch.bfloat16, 0.1)):
-            found = answer(case, model.to(dtype)(**inputs))
-            for one, other in zip(found, expected, strict=True):
-                assert (one - other).abs().mean() < tolerance * other.abs().mean()
-
-    def test_compiles_into_one_graph(self, case):
-        torch._dynamo.reset()
-        layers = {name: 1 for name in LAYERS[case.config_class] if name.endswith("layers")}
-        # the type of problem is then found out inside of the graph
-        kind = {"problem_type": None} if case.fields.get("problem_type") != "regression" else {}
-        model, inputs = make(case, "learned", **layers, **kind).double(), pad(inputs_of(case), "left")
-        twin = copy.deepcopy(model)
-        compiled = torch.compile(model, fullgraph=True, backend="eager")
-        labels = labels_of(case, inputs) if case.labels else {}
-        found, expected = compiled(**inputs, **labels), twin(**inputs, **labels)
-        assert_equal(answer(case, found), answer(case, expected), **EXACT)
-        assert model.config.problem_type == twin.config.problem_type
-        if labels:
-            assert_same_gradients(gradients(model, found.loss), gradients(twin, expected.loss), **EXACT)
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    @pytest.mark.parametrize("side", ["left", "right"])
-    def test_padding_on_either_side_changes_nothing(self, case, variant, side):
-        model, inputs = make(case, variant).double(), inputs_of(case)
-        expected = answer(case, model(**inputs))
-        padded = pad(inputs, side)
-        tokens = padded["attention_mask"].bool()
-        for implementation in ("eager", "sdpa"):
-            model.set_attn_implementation(implementation)
-            for one, other in zip(answer(case, model(**padded)), expected, strict=True):
-                if case.per_token and one.shape[1] == tokens.shape[1]:
-                    one = one[tokens].view_as(other)
-                torch.testing.assert_close(one, other, **EXACT)
-
-    def test_rows_of_different_length_equal_each_row_alone(self, case):
-        model, lengths = make(case).double(), (8, 3, 6)
-        rows = [inputs_of(case, batch=1, length=length, seed=length) for length in lengths]
-        batch = {name: torch.zeros(3, 8, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-        for number, (row, length, start) in enumerate(zip(rows, lengths, (0, 5, 1), strict=True)):
-            batch["input_ids"][number, start : start + length] = row["input_ids"][0]
-            batch["attention_mask"][number, start : start + length] = 1
-        if case.crosses:
-            batch["decoder_input_ids"] = torch.cat([row["decoder_input_ids"] for row in rows])
-        together = answer(case, model(**batch))
-        for number, row in enumerate(rows):
-            tokens = batch["attention_mask"][number].bool()
-            for one, other in zip(together, answer(case, model(**row)), strict=True):
-                one = one[number]
-                if case.per_token and len(one) == 8:
-                    one = one[tokens]
-                torch.testing.assert_close(one, other[0], **EXACT)
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_masks_of_four_dimensions_equal_that_of_two(self, case, variant):
-        model, inputs = make(case, variant).double(), pad(inputs_of(case), "right")
-        expected = answer(case, model(**inputs))
-        if case.crosses:  # one mask cannot serve both stacks
-            two = inputs["attention_mask"]
-            inputs["decoder_attention_mask"] = torch.ones(5, 5, dtype=torch.bool).tril().expand(3, 1, 5, 5)
-            inputs["attention_mask"] = two
-        else:
-            seen = inputs["attention_mask"].bool()[:, None, None, :].expand(-1, 1, 11, -1)
-            inputs["attention_mask"] = seen.tril() if case.config_class is VaswaniDecoderConfig else seen
-        name = "decoder_attention_mask" if case.crosses else "attention_mask"
-        additive = torch.zeros(inputs[name].shape, dtype=torch.double)
-        additive.masked_fill_(~inputs[name], torch.finfo(torch.double).min)
-        for implementation in ("eager", "sdpa"):
-            model.set_attn_implementation(implementation)
-            for mask in (inputs[name], additive):
-                for one, other in zip(answer(case, model(**{**inputs, name: mask})), expected, strict=True):
-                    if case.per_token and not case.crosses:
-                        one, other = one[:, :8], other[:, :8]
-                    torch.testing.assert_close(one, other, **EXACT)
-
-    def test_embeddings_stand_for_tokens(self, case):
-        model, inputs = make(case), pad(inputs_of(case), "left")
-        expected = answer(case, model(**inputs))
-        inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))
-        if case.crosses:
-            inputs["decoder_inputs_embeds"] = model.get_input_embeddings()(inputs.pop("decoder_input_ids"))
-        assert_equal(answer(case, model(**inputs)), expected)
-        with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
-            model(**inputs, input_ids=torch.ones(3, 11, dtype=torch.long))
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_positions_are_those_counted_unless_given(self, case, variant):
-        model, inputs = make(case, variant).double(), inputs_of(case)
-        expected = answer(case, model(**inputs))
-        for positions in (torch.arange(8)[None], torch.arange(8).expand(3, 8)):
-            assert_equal(answer(case, model(**inputs, position_ids=positions)), expected, **EXACT)
-        shifted = answer(case, model(**inputs, position_ids=torch.arange(8).expand(3, 8) + 2))
-        assert any((one - other).abs().max() > 1e-3 for one, other in zip(shifted, expected, strict=True))
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_attention_implementations_agree(self, case, variant):
-        model, inputs = make(case, variant).double(), pad(inputs_of(case), "right")
-        found = []
-        for implementation in ("eager", "sdpa"):
-            model.set_attn_implementation(implementation)
-            found.append(gradients(model, loss_of(case, model, inputs)))
-        assert_same_gradients(found[1], found[0], **EXACT)
-
-    @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-    def test_what_is_recorded(self, case, implementation):
-        model, inputs = make(case, "widths"), pad(inputs_of(case), "right")
-        model.set_attn_implementation(implementation)
-        plain = answer(case, model(**inputs))
-        flags = ("attentions", "hidden_states", "queries", "keys")
-        output = model(**inputs, **{f"output_{name}": True for name in flags})
-        assert_equal(answer(case, output), plain)
-        prefix = "encoder_" if case.crosses else ""
-        assert [entry.shape for entry in output[prefix + "hidden_states"]] == [(3, 11, 16)] * 3
-        for weights, queries, keys in zip(
-            *(output[prefix + name] for name in ("attentions", "queries", "keys")), strict=True
-        ):
-            assert weights.shape == (3, 3, 11, 11) and queries.shape == keys.shape == (3, 11, 18)
-            torch.testing.assert_close(weights.sum(-1), torch.ones(3, 3, 11))
-            assert weights[..., 8:].abs().max() == 0
-            scores = torch.einsum("btk,bsk->bts", queries[..., :6], keys[..., :6]) / 6**0.5  # the first head
-            allowed = torch.arange(11) < 8
-            if case.config_class is VaswaniDecoderConfig:
-                allowed = allowed & torch.ones(11, 11, dtype=torch.bool).tril()
-            expected = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
-            torch.testing.assert_close(weights[:, 0], expected)
-
-    def test_tuples_where_they_are_asked_for(self, case):
-        model, inputs = make(case), inputs_of(case)
-        expected = model(**inputs, output_hidden_states=True)
-        found = model(**inputs, output_hidden_states=True, return_dict=False)
-        assert isinstance(found, tuple) and len(found) == len(expected.to_tuple())
-        torch.testing.assert_close(found[0], expected[0])
-        model.config.return_dict = False
-        assert isinstance(model(**inputs), tuple)
-        torch.testing.assert_close(model(**inputs)[0], expected[0])
-
-    @pytest.mark.parametrize("variant", ["paper", "untied", "learned"])
-    @pytest.mark.parametrize("size", [60, 40])
-    def test_resized_vocabulary(self, case, variant, size, tmp_path):
-        model, inputs = make(case, variant), inputs_of(case)
-        inputs = {name: value.clamp(max=39) for name, value in inputs.items()}
-        before = answer(case, model(**inputs))
-        model.resize_token_embeddings(size)
-        after = answer(case, model(**inputs))
-        assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == size
-        if case in WITH_HEAD:
-            assert after[0].shape[-1] == size
-            tied = model.lm_head.weight is model.get_input_embeddings().weight
-            assert tied == (variant != "untied")
-            before, after = [before[0][..., :40]], [after[0][..., :40]]
-        assert_equal(after, before)
-        model.save_pretrained(tmp_path)
-        loaded = case.auto_class.from_pretrained(tmp_path)
-        assert_equal(answer(case, loaded(**inputs)), answer(case, model(**inputs)))
-
-
-class LossContract:
-    """The checks of models that give a loss."""
-
-    def test_loss_is_exact_over_unequal_batches(self, case):
-        model, inputs = make(case).double(), inputs_of(case, batch=6)
-        labels = labels_of(case, inputs)
-        whole = model(**inputs, **labels)
-        expected = gradients(model, whole.loss)
-        count = case.counted(labels)
-        model.zero_grad()
-        total = 0.0
-        for start, end in ((0, 1), (1, 4), (4, 6)):
-            part = {name: value[start:end] for name, value in {**inputs, **labels}.items()}
-            for divisor in (torch.as_tensor(count), int(count)):
-                loss = model(**part, num_items_in_batch=divisor).loss
-            loss.backward()
-            total += loss.item()
-        assert total == pytest.approx(whole.loss.item(), abs=1e-12)
-        found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        assert_same_gradients(found, expected, **EXACT)
-
-    def test_loss_is_the_mean_over_what_counts(self, case):
-        model, inputs = make(case).double(), inputs_of(case)
-        labels = labels_of(case, inputs)
-        output = model(**inputs, **labels)
-        kind, logits = model.config.problem_type, [entry for name in case.outputs for entry in [output[name]]]
-        if kind == "regression":
-            expected = (logits[0] - labels["labels"]).square().mean()
-        elif kind == "multi_label_classification":
-            expected = torch.nn.functional.binary_cross_entropy(logits[0].sigmoid(), labels["labels"])
-        elif "start_positions" in labels:
-            expected = sum(
-                torch.nn.functional.cross_entropy(one, target) / 2
-                for one, target in zip(logits, labels.values(), strict=True)
-            )
-        else:
-            logits, targets = logits[0], labels["labels"]
-            if case.config_class is VaswaniDecoderConfig:
-                logits, targets = logits[:, :-1], targets[:, 1:]
-            expected = torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
-        torch.testing.assert_close(output.loss, expected, **EXACT)
-
-    def test_label_smoothing_spreads_the_target(self, case):
-        model, inputs = make(case).double(), inputs_of(case)
-        labels = labels_of(case, inputs)
-        plain, smoothed = (model(**inputs, **labels, label_smoothing=rate).loss for rate in (0.0, 0.1))
-        if model.config.problem_type in ("regression", "multi_label_classification"):
-            torch.testing.assert_close(smoothed, plain)
-        else:
-            assert smoothed.item() != pytest.approx(plain.item(), abs=1e-6)
-
-
-class HeadContract:
-    """The checks of models that project to the vocabulary."""
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_loss_without_logits_is_the_same(self, case, variant):
-        model, inputs = make(case, variant).double(), inputs_of(case)
-        found = []
-        for skip in (False, True):
-            settings = {"label_smoothing": 0.1, "skip_logits": skip, "num_items_in_batch": 11}
-            output = model(**inputs, **labels_of(case, inputs), **settings)
-            assert (output.logits is None) == skip
-            found.append((output.loss, gradients(model, output.loss)))
-        torch.testing.assert_close(found[1][0], found[0][0], **EXACT)
-        assert_same_gradients(found[1][1], found[0][1], **EXACT)
-
-    def test_no_label_counts(self, case):
-        model, inputs = make(case), inputs_of(case)
-        labels = {"labels": torch.full_like(labels_of(case, inputs)["labels"], -100)}
-        for skip in (False, True):
-            loss = model(**inputs, **labels, skip_logits=skip).loss
-            assert loss.item() == 0.0
-            assert all(gradient.abs().max() == 0 for gradient in gradients(model, loss).values())
-
-    def test_embedding_and_projection_share_one_matrix_unless_untied(self, case):
-        model = make(case)
-        assert model.lm_head.weight is model.get_input_embeddings().weight
-        assert model.get_output_embeddings() is model.lm_head
-        untied = make(case, "untied")
-        assert untied.lm_head.weight is not untied.get_input_embeddings().weight
-        assert untied.num_parameters() - make(case, scale_embedding=False).num_parameters() == VOCABULARY * 16

@@ -1,7 +1,4 @@
-"""A tiny corpus and tiny runs on it, shared by the tests of the training loop and of its command.
-
-PYTEST_DONT_REWRITE: a plugin that tests also import from is loaded too early for that, and pytest would warn.
-"""
+"""A tiny corpus and tiny runs on it, shared by the tests of the training loop and of its command."""
 
 import json
 from pathlib import Path

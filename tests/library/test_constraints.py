@@ -15,7 +15,6 @@ from tests.helpers.generation_references import (
     assert_same_hypotheses,
     every_hypothesis,
     marian_twins,
-    one_thread,  # noqa: F401
     random_batch,
     tiny_model,
     translate,

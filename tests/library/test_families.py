@@ -1,4 +1,4 @@
-"""Every model class keeps the contract of `model_contract.py`; what only one family does stands below."""
+"""What only one family of models does; what all classes share is in `test_model_contract.py`."""
 
 import pytest
 import torch
@@ -8,15 +8,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import find_labels
 
 from tests.helpers.model_contract import (
+    BY_NAME,
     CASES,
     EXACT,
-    SIZES,
-    VARIANTS,
-    WITH_HEAD,
-    WITH_LOSS,
-    HeadContract,
-    LossContract,
-    ModelContract,
+    TEXT_SIZES,
     answer,
     assert_equal,
     assert_same_gradients,
@@ -25,7 +20,7 @@ from tests.helpers.model_contract import (
     labels_of,
     loss_of,
     make,
-    poisoned_memory,  # noqa: F401 - a fixture of every test below
+    variants,
 )
 from vaswani_tx import (
     VaswaniConfig,
@@ -38,25 +33,9 @@ from vaswani_tx import (
 from vaswani_tx.loss_vaswani import classification_loss
 from vaswani_tx.modeling_vaswani_encoder import mean_of_tokens
 
-BY_NAME = {case.name: case for case in CASES}
 ENCODERS = [case for case in CASES if case.config_class is VaswaniEncoderConfig]
 DECODERS = [case for case in CASES if case.config_class is VaswaniDecoderConfig]
 LENGTHS = (4, 1, 6)  # of the documents that are packed into a row
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-class TestEveryModel(ModelContract):
-    """What all classes share."""
-
-
-@pytest.mark.parametrize("case", WITH_LOSS, ids=str)
-class TestModelsWithALoss(LossContract):
-    """What all classes but the bare models share."""
-
-
-@pytest.mark.parametrize("case", WITH_HEAD, ids=str)
-class TestModelsOverAVocabulary(HeadContract):
-    """What the language models share."""
 
 
 def packed_positions() -> torch.Tensor:
@@ -66,13 +45,11 @@ def packed_positions() -> torch.Tensor:
 PACKED = [case for case in ENCODERS + DECODERS if case.per_token and "Question" not in case.name]
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("case", PACKED, ids=str)
-def test_packed_documents_equal_unpacked_ones(case, variant, implementation):
+@variants(PACKED, implementation=("eager", "sdpa"))
+def test_packed_documents_equal_unpacked_ones(variant):
     """Answers and gradients of documents in one row, and of each alone: equal."""
-    model = make(case, variant).double()
-    model.set_attn_implementation(implementation)
+    case, model = variant.case, variant.make().double()
+    model.set_attn_implementation(variant.implementation)
     row = inputs_of(case, batch=2, length=sum(LENGTHS))
     labels = {}
     if case.labels:
@@ -120,7 +97,7 @@ def by_limits(module, query, key, value, attention_mask, cu_seq_lens_q, max_leng
 
 @pytest.mark.parametrize("case", PACKED, ids=str)
 def test_flash_kernels_are_told_where_documents_end(case, monkeypatch):
-    model, row = make(case, "widths").double(), inputs_of(case, length=sum(LENGTHS))
+    model, row = make(case, **case.options["widths"]["widths"]).double(), inputs_of(case, length=sum(LENGTHS))
     row["position_ids"] = packed_positions()[None]
     expected = answer(case, model(**row))
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_stand_in", by_limits)
@@ -139,22 +116,10 @@ def test_compiled_packing_is_packing():
     assert_equal(answer(case, compiled(**row)), answer(case, model(**row)), **EXACT)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("case", DECODERS, ids=str)
-def test_decoders_see_only_earlier_positions(case, variant):
-    model, inputs = make(case, variant).double(), inputs_of(case)
-    before = answer(case, model(**inputs))[0]
-    inputs["input_ids"][:, 4] = 9
-    after = answer(case, model(**inputs))[0]
-    torch.testing.assert_close(after[:, :4], before[:, :4], atol=0, rtol=0)
-    assert ((after - before)[:, 4:].abs().amax(dim=(0, 2)) > 1e-3).all()
-
-
-@pytest.mark.parametrize("kind", ["dynamic", "static"])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("case", DECODERS, ids=str)
-def test_cached_steps_equal_one_pass_with_a_random_left_pad_a_row(case, variant, kind):
-    model, inputs = make(case, variant).double(), inputs_of(case, batch=4, length=11)
+@variants(DECODERS, kind=("dynamic", "static"))
+def test_cached_steps_equal_one_pass_with_a_random_left_pad_a_row(variant):
+    case, kind, model = variant.case, variant.kind, variant.make().double()
+    inputs = inputs_of(case, batch=4, length=11)
     padding = torch.tensor([0, 3, 1, 2])
     mask = (torch.arange(11) >= padding[:, None]).long()
     cache = DynamicCache(config=model.config) if kind == "dynamic" else StaticCache(model.config, max_cache_len=15)
@@ -219,14 +184,14 @@ def test_sinusoids_go_on_beyond_the_table_and_learned_positions_end_there():
         short, long = (make(case, max_position_embeddings=rows).double() for rows in (8, 64))
         torch.testing.assert_close(short(**inputs).logits, long(**inputs).logits, **EXACT)
         with pytest.raises(ValueError, match="max_position_embeddings=24"):
-            make(case, "learned")(**inputs)
+            make(case, **case.options["positions"]["learned"])(**inputs)
 
 
 class TestClassifierLosses:
     """`classification_loss`: the type of problem is found out as in transformers, and wrong labels are named."""
 
     def config(self, **fields):
-        return VaswaniEncoderConfig(**SIZES, num_hidden_layers=1, **fields)
+        return VaswaniEncoderConfig(**TEXT_SIZES, num_hidden_layers=1, **fields)
 
     @pytest.mark.parametrize(
         ("classes", "labels", "kind"),

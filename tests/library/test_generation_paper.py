@@ -21,7 +21,6 @@ from tests.helpers.generation_references import (
     count_decoder_steps,
     every_hypothesis,
     gnmt,
-    one_thread,  # noqa: F401
     plain_beam_search,
     random_batch,
     tiny_model,

@@ -16,7 +16,6 @@ from tests.helpers.generation_references import (
     assert_same_hypotheses,
     gnmt,
     marian_twins,
-    one_thread,  # noqa: F401
     plain_beam_search,
     random_batch,
     tiny_model,

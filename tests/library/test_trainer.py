@@ -10,7 +10,6 @@ from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTo
 from vaswani_tx.training.baselines.marian import PlannedTrainer
 from vaswani_tx.training.engine.optimizer import PaperAdam
 
-pytest_plugins = ["tests.helpers.training_runs"]
 TEXTS = ["a b c", "b c d e f", "c", "d e", "e f a b", "f", "a c e", "b d f a c e"]
 
 

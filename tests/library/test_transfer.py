@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from tests.helpers.training_runs import flags, reversal  # noqa: F401
+from tests.helpers.training_runs import flags
 from vaswani_tx import (
     TransferError,
     VaswaniConfig,
@@ -157,7 +157,7 @@ def test_a_tokenizer_that_is_not_the_models(tokenizers):
         transfer_vocabulary(model, old, new)
 
 
-def test_recipes_start_from_stacks_and_with_a_new_vocabulary(reversal, tmp_path, capsys):  # noqa: F811
+def test_recipes_start_from_stacks_and_with_a_new_vocabulary(reversal, tmp_path, capsys):
     base = flags(reversal, tmp_path / "base", max_steps=1)
     assert main(base) == 0, capsys.readouterr().err
     start = str(tmp_path / "base" / "best") if (tmp_path / "base" / "best").exists() else None

@@ -1,10 +1,12 @@
-"""Each house rule holds for this checkout, and each is seen to catch a violation planted in a small clean project."""
+"""House rules and layers of imports hold for this checkout, and each is seen to catch a planted violation."""
 
+import ast
+import re
 import subprocess
 
 import pytest
 
-from tests import quality_rules
+from tests import quality_rules, staged
 from tests.helpers import ROOT
 
 SLASH = "/"  # keeps the planted paths of this file from being violations themselves
@@ -18,7 +20,7 @@ CLEAN = {
     "vaswani_tx/modeling_vaswani.py": "from .layers_vaswani import (\n    Config,\n)\n",
     "vaswani_tx/modeling_vaswani_encoder.py": "from .modeling_vaswani import Config\n",
     "vaswani_tx/hub.py": "from vaswani_tx.modeling_vaswani import Config\n",
-    "vaswani_tx/cli.py": "from .hub import Config\n\nprint(Config)\n",
+    "vaswani_tx/cli/__init__.py": "from ..hub import Config\n\nprint(Config)\n",
     "vaswani_tx/convert/__init__.py": "from ..modeling_vaswani import Config\n",
     "vaswani_tx/convert/marian.py": "import sentencepiece\n",
     "training/__init__.py": "",
@@ -29,19 +31,8 @@ CLEAN = {
 
 # rule, file, its text (added at the end of what CLEAN has there), part of the message
 PLANTED = [
-    ("import-direction", "vaswani_tx/layers_vaswani.py", "from .modeling_vaswani import X", "stands after"),
-    (
-        "import-direction",
-        "vaswani_tx/layers_vaswani.py",
-        "def f():\n    from .modeling_vaswani import X",
-        "stands after",
-    ),
-    ("import-direction", "vaswani_tx/hub.py", "from .cli import X", "stands after"),
-    ("import-direction", "vaswani_tx/hub.py", "import vaswani_tx.training.engine.loop", "must not import training"),
-    ("import-direction", "vaswani_tx/convert/marian.py", "def f():\n    from training import data", "must not import"),
-    ("import-direction", "training/data/parallel.py", "from tests import test_loop", "must not import tests"),
-    ("import-cycle", "vaswani_tx/modeling_vaswani.py", "from .modeling_vaswani_encoder import X", "imports itself"),
-    ("closure-name", "vaswani_tx/helpers_vaswani.py", "", "add it to CLOSURE_RANKS"),
+    ("import-tests", "training/data/parallel.py", "from tests import test_loop", "must not import tests"),
+    ("import-tests", "vaswani_tx/hub.py", "def f():\n    import tests.test_loop", "must not import tests"),
     ("unique-name", "vaswani_tx/export/marian.py", "", "flat folder"),
     ("closure-import", "vaswani_tx/modeling_vaswani.py", "from . import layers_vaswani", "copies only"),
     ("closure-import", "vaswani_tx/modeling_vaswani.py", "from .hub import X", "copies only"),
@@ -115,3 +106,84 @@ def test_command_exits_with_one_on_a_violation(project, monkeypatch, capsys):
     (project / "vaswani_tx/hub.py").write_text("print(1)\n", encoding="utf-8")
     assert quality_rules.main() == 1
     assert "vaswani_tx/hub.py:1: no-print: use logging in the library" in capsys.readouterr().out
+
+
+WORDS = """
+| do not write | write | except |
+|---|---|---|
+| mend, mended | fix | |
+| stands | is | stands for |
+
+| mend | not of this table |
+"""
+
+
+def test_words_are_found_in_prose_and_not_in_data(project, capsys, monkeypatch):
+    (project / "CONTRIBUTING.md").write_text(WORDS, encoding="utf-8")
+    (project / "README.md").write_text("It stands\n```\nmend\n```\nand stands for nothing.\n", encoding="utf-8")
+    code = '"""Understands how to\nMEND."""\n# mended\nx = "mend"\nraise ValueError(f"{x}: mend it")\nprint("mend")\n'
+    (project / "training/data/parallel.py").write_text(code, encoding="utf-8")
+    found = {str(violation) for violation in quality_rules.words(quality_rules.Project(project))}
+    assert sorted(found) == [
+        "README.md:1: word: 'stands': write is",
+        "training/data/parallel.py:2: word: 'MEND': write fix",
+        "training/data/parallel.py:3: word: 'mended': write fix",
+        "training/data/parallel.py:5: word: 'mend': write fix",
+        "training/data/parallel.py:6: word: 'mend': write fix",
+    ]
+    monkeypatch.setattr(quality_rules, "__file__", str(project / "tests" / "quality_rules.py"))
+    assert quality_rules.main(["--words"]) == 0
+    assert "   4 training/data/parallel.py\n" in capsys.readouterr().out
+
+
+def test_the_word_list_is_read():
+    listed = quality_rules.word_list((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(listed) > 10
+    text = "A standard that understands bedrooms and twinned parts"
+    assert not [word for word in listed if word.pattern.search(text)]
+
+
+# Below `vaswani_tx` in the copy that import-linter reads: a file, what is added to it, what the tool says of it.
+PLANTED_IMPORTS = [
+    ("layers_vaswani.py", "def f():\n    from .modeling_vaswani import X", "vaswani_tx.modeling_vaswani"),
+    ("hub/saving.py", "from vaswani_tx.cli import main", "vaswani_tx.cli"),
+    ("hub/saving.py", "import vaswani_tx.training.errors", "vaswani_tx.training.errors"),
+    ("training/data/batching.py", "import vaswani_tx.training.engine.loop", "vaswani_tx.training.engine.loop"),
+    ("training/errors.py", "def f():\n    import vaswani_tx.training.demo", "vaswani_tx.training.demo"),
+]
+PLANTED_CYCLE = (
+    "modeling_vaswani.py", "from .modeling_vaswani_encoder import X", "No cycles are allowed in vaswani_tx."
+)  # fmt: skip
+UNKNOWN_MODULES = ["new_vaswani.py", "training/new_command.py"]
+
+
+def test_import_layers_hold_and_are_guarded(tmp_path, monkeypatch):
+    def lint():
+        run = subprocess.run(
+            [*staged.COMMANDS["imports"]], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+        )
+        return run.returncode, re.sub(r"\s+", " ", run.stdout)
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    staged.stage(tmp_path)
+    status, printed = lint()
+    assert status == 0, printed
+    for name in UNKNOWN_MODULES:
+        (tmp_path / "vaswani_tx" / name).touch()
+        status, printed = lint()
+        assert status == 1 and f"vaswani_tx.{name.removesuffix('.py').replace('/', '.')}" in printed
+        (tmp_path / "vaswani_tx" / name).unlink()
+    for name, text, _ in [*PLANTED_IMPORTS, PLANTED_CYCLE]:
+        path = tmp_path / "vaswani_tx" / name
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n{text}\n", encoding="utf-8")
+    status, printed = lint()
+    assert status == 1 and PLANTED_CYCLE[2] in printed
+    for name, _, target in PLANTED_IMPORTS:
+        assert f"vaswani_tx.{name.removesuffix('.py').replace('/', '.')} -> {target}" in printed
+
+
+def test_files_named_as_slow_exist():
+    tree = ast.parse((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    names = ast.literal_eval(assigned["SLOW_FILES"])
+    assert not [name for name in names if not (ROOT / "tests" / name).is_file()]

@@ -5,7 +5,6 @@ import pytest
 from tests.helpers import golden_losses
 from tests.helpers.golden_losses import RUNS, differences, measure
 
-pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 

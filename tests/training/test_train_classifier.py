@@ -1,4 +1,4 @@
-"""`vaswani_tx.training.train_classifier` and `vaswani_tx.training.classify` from end to end, on tasks that a few updates learn."""
+"""The commands that train classifiers and classify, from end to end, on tasks that a few updates learn."""
 
 import json
 import re
@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from tests.helpers import ROOT
-from tests.helpers.training_runs import CLOCKS, fresh_accelerate  # noqa: F401
+from tests.helpers.training_runs import CLOCKS
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
-from vaswani_tx.training.config.classification import SCORES, ClassifierSettings
+from vaswani_tx.training.config.classification import TASKS, ClassifierSettings
 from vaswani_tx.training.config.recipe import parse
 from vaswani_tx.training.data.labelled import read_examples
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.classification import predict
 from vaswani_tx.training.inference.classifier import Classifier
-from vaswani_tx.training.inference.task_specs import task_spec
+from vaswani_tx.training.metrics.registry import MAIN_METRICS, metrics_for
 from vaswani_tx.training.models.bert import with_first_token
 from vaswani_tx.training.tasks import classification
 
@@ -356,9 +356,10 @@ def test_every_recipe_parses_and_explains_every_key(recipe):
     assert not Path(arguments.train_file).is_absolute()
 
 
-@pytest.mark.parametrize("task", SCORES)
+@pytest.mark.parametrize("task", TASKS)
 def test_the_usual_score_is_one_of_the_task(task):
-    assert task_spec(task).main_score == SCORES[task][0]
+    settings = ClassifierSettings(task=task)
+    assert settings.best_by == MAIN_METRICS[task] and settings.best_by in metrics_for(task)
     with pytest.raises(SettingsError, match="best_by"):
         ClassifierSettings(task=task, best_by="nonsense")
 
@@ -372,7 +373,7 @@ def test_predictions_equal_the_validation(data, trained, tmp_path, capsys):
         words = ["--model", trained[task] / "best", "--input", data / f"{task}.val.{ending}", "--output", said]
         assert classify.main([str(word) for word in [*words, "--scores", found, "--device", "cpu"]]) == 0
         validation, now = scores(trained[task]), json.loads(found.read_text(encoding="utf-8"))
-        for name in SCORES[task]:
+        for name in set(metrics_for(task)) - {"loss"}:
             assert validation.get(name) == now.get(name), name
         assert len(said.read_text(encoding="utf-8").splitlines()) == 24
     assert "exact_match" in capsys.readouterr().out

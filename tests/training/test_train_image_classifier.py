@@ -27,7 +27,6 @@ from vaswani_tx.training.engine.checkpoints import list_checkpoints
 from vaswani_tx.training.errors import ImageDataError, SettingsError
 from vaswani_tx.training.tasks.images import class_scores, count_confusion, macro_f1, show_confusion
 
-pytest_plugins = ["tests.helpers.training_runs"]
 CLASSES = ["across", "cross", "down"]
 
 

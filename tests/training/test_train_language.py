@@ -21,7 +21,6 @@ from tests.helpers.training_runs import records
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
 from vaswani_tx.training.config.recipe import parse
 
-pytest_plugins = ["tests.helpers.language_runs", "tests.helpers.training_runs"]
 pytestmark = [pytest.mark.usefixtures("fresh_accelerate"), pytest.mark.timeout(600)]
 
 TASK_SPECS = ("causal", "masked")

@@ -14,7 +14,6 @@ from vaswani_tx.training.data.batching import BatchPlan, pair_sides
 from vaswani_tx.training.data.parallel import load_parallel, tokenize_parallel
 from vaswani_tx.training.errors import SettingsError
 
-pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 

@@ -15,8 +15,6 @@ from vaswani_tx.training import train_translation
 from vaswani_tx.training.config.translation import parse_arguments
 from vaswani_tx.training.experiments.sweep_rows import count_parameters, make_config
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 RECIPES = {path.stem: path for path in sorted((ROOT / "training" / "recipes").glob("*.yaml"))}
 SWEEPS = sorted((ROOT / "training" / "sweeps").glob("*.yaml"))
 

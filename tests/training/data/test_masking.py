@@ -14,8 +14,6 @@ from vaswani_tx.training.data.readers import Chunk
 from vaswani_tx.training.errors import MaskingError, SettingsError
 from vaswani_tx.training.tasks.language_modeling import MaskedTask
 
-pytest_plugins = ["tests.helpers.language_runs"]
-
 
 @pytest.fixture(scope="module")
 def tokenizer(language):

@@ -24,8 +24,6 @@ from vaswani_tx.training.data.readers import Chunk
 from vaswani_tx.training.data.text import TextCorpus, text_corpora_of
 from vaswani_tx.training.errors import DataError
 
-pytest_plugins = ["tests.helpers.language_runs"]
-
 
 @pytest.fixture(scope="module")
 def tokenizer(language):

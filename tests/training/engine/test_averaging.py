@@ -11,7 +11,6 @@ from vaswani_tx.training.engine.averaging import average_checkpoints, save_avera
 from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.errors import CheckpointError
 
-pytest_plugins = ["tests.helpers.training_runs"]
 SMALL = {"vocab_size": 40, "d_model": 16, "d_ff": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
 
 

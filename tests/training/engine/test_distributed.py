@@ -28,7 +28,6 @@ from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.models.loading import read_tensors
 
-pytest_plugins = ["tests.helpers.training_runs"]
 # Half a minute on an idle machine; processes that wait for each other suffer most from a busy one.
 pytestmark = pytest.mark.timeout(900)
 

@@ -27,7 +27,6 @@ from vaswani_tx.training.engine.loop import TrainingLoop
 from vaswani_tx.training.engine.progress import MetricsLog
 from vaswani_tx.training.files import clean_leftovers
 
-pytest_plugins = ["tests.helpers.training_runs"]
 # Half a minute on an idle machine: some 25 runs in the first test's fixture.
 pytestmark = pytest.mark.timeout(900)
 

@@ -18,7 +18,6 @@ from vaswani_tx.training.engine.progress import MetricsLog
 from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.errors import CheckpointError, TrainingError
 
-pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 

@@ -20,7 +20,6 @@ from vaswani_tx.training.engine.trackers import (
 )
 from vaswani_tx.training.errors import TrackerError
 
-pytest_plugins = ["tests.helpers.training_runs"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 

@@ -14,8 +14,6 @@ from vaswani_tx.training.experiments import architecture_runs
 from vaswani_tx.training.experiments.architecture_measurements import CONTENDERS, make_contender, random_tokens
 from vaswani_tx.training.experiments.architecture_runs import compare_runs, read_run, read_test, run_table
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 VOCABULARY = 60
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.helpers.training_runs import flags, reversal  # noqa: F401
+from tests.helpers.training_runs import flags
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.training import scaling
 from vaswani_tx.training.engine.run_folder import RunFolder
@@ -101,7 +101,7 @@ def write_ladder(path, data, **changes):
 
 
 @pytest.mark.slow
-def test_one_command_trains_fits_and_draws(reversal, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_one_command_trains_fits_and_draws(reversal, tmp_path, monkeypatch, capsys):
     from accelerate.state import AcceleratorState
 
     from vaswani_tx.training import train_translation
@@ -138,13 +138,13 @@ def test_one_command_trains_fits_and_draws(reversal, tmp_path, monkeypatch, caps
         ({"set": {"wramup_steps": 3}}, "did you mean '--warmup-steps'"),
     ],
 )
-def test_wrong_ladders_are_named(reversal, tmp_path, capsys, changes, message):  # noqa: F811
+def test_wrong_ladders_are_named(reversal, tmp_path, capsys, changes, message):
     ladder = write_ladder(tmp_path, reversal, **changes)
     assert scaling.main([ladder, "--output-dir", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_prints_the_commands(reversal, tmp_path, capsys):  # noqa: F811
+def test_a_dry_run_prints_the_commands(reversal, tmp_path, capsys):
     ladder = write_ladder(tmp_path, reversal, seeds=[1, 2])
     assert scaling.main([ladder, "--output-dir", str(tmp_path / "out"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -19,8 +19,6 @@ from vaswani_tx.training.experiments.child_commands import TRAIN, Commands
 from vaswani_tx.training.experiments.sweep import evaluation_words, table_text
 from vaswani_tx.training.experiments.sweep_rows import count_parameters, make_config, read_sweep
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 TABLE3 = ROOT / "training" / "sweeps" / "table3.yaml"
 GOLDEN = GOLDEN_PAPER["table3_params"]
 SETTINGS = {
@@ -391,7 +389,7 @@ def test_a_stopped_sweep_saves_and_goes_on(reversal, tmp_path, capfd, request):
     assert states == ["begun", "not begun"]
     request.getfixturevalue("in_process")
     assert sweep.main([*words, f"--max-steps={saved + 1}", "--only", "plain"]) == 0
-    assert f"going on from {out / 'plain' / 'checkpoints'}" in capfd.readouterr().err
+    assert f"resuming from {out / 'plain' / 'checkpoints'}" in capfd.readouterr().err
     first = json.loads((out / "table.json").read_text())["rows"][0]
     assert (first["state"], first["updates"]) == ("finished", saved + 1)
     assert first["bleu"] is not None

@@ -23,8 +23,6 @@ from vaswani_tx.training.models.architectures import ARCHITECTURES
 from vaswani_tx.training.models.lstm import LSTM_PRESETS, LstmForConditionalGeneration, LstmSeq2SeqConfig
 from vaswani_tx.training.models.lstm_layers import SCORES, LstmCache, LstmEncoderStack, SourceAttention
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 SIZES = {"d_model": 6, "hidden_size": 8, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.0}
 VARIANTS = [(score, feeding) for score in SCORES for feeding in (False, True)]
 variants = pytest.mark.parametrize("attention, input_feeding", VARIANTS)

@@ -22,8 +22,6 @@ from vaswani_tx.training.parsing.grammar import generate_trees
 from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
 from vaswani_tx.training.parsing.trees import parse_tree, read_trees, write_trees
 
-pytest_plugins = ["tests.helpers.training_runs"]
-
 GOLD = "(S (NP (DT The) (NN man)) (VP (VBD saw) (NP (DT a) (NN dog)) (PP (IN with) (NP (DT a) (NN hat)))) (. .))"
 TRACES = "( (S (NP-SBJ (-NONE- *)) (VP (VB Stop) (PRN (-LRB- -LRB-) (ADVP (RB now)) (-RRB- -RRB-))) (. .)) )"
 
