@@ -6,7 +6,7 @@ import os
 import pytest
 
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
-from vaswani_tx.training import train_tokenizer
+from vaswani_tx.training.data import tokenizer_corpus
 from vaswani_tx.training.train_tokenizer import main
 
 ENGLISH = ["A dog runs on the green grass.", "The child reads the old book."] * 4
@@ -90,7 +90,7 @@ def test_failing_write_keeps_what_was_there(files, tmp_path, monkeypatch):
         tokenizer.save_pretrained(folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_tokenizer, "_save", interrupted)
+    monkeypatch.setattr(tokenizer_corpus, "_save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main(command(files, output, "--overwrite", "--vocab-size", "290"))
     assert (output / "tokenizer.json").read_bytes() == before

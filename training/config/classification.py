@@ -1,4 +1,4 @@
-"""The keys of a classifier's recipe, each also a flag of `vaswani_tx.training.train_classifier` (see training/config/recipe.py)."""
+"""The keys of a classifier's recipe, each also a flag of `vaswani-tx train classifier` (see config/recipe.py)."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,7 +25,9 @@ class ClassifierSettings(RunSettings):
         "One class a text, several, numbers; a class for each word; a span of a context.",
         choices=TASKS,
     )
-    train_file: str = key("", "Training data: .jsonl, .json, .csv, .tsv, .parquet, CoNLL columns, or a Hub data set.")
+    train_file: str = key(
+        "", "Training data: .jsonl, .json, .csv, .tsv, .parquet, CoNLL columns (or .gz, .zst), or a Hub data set."
+    )
     validation_file: str | None = key(None, "Validation data; empty: no validation.")
     train_split: str = key("train", "Split of a Hub data set to train on.")
     validation_split: str = key("validation", "Split of a Hub data set to validate on.")

@@ -154,6 +154,8 @@ MAIN_METRICS = {
     REGRESSION: "spearman", TAGGING: "f1", QUESTION_ANSWERING: "f1", IMAGES: "accuracy",
     PARSING: "labelled_f1",
 }  # fmt: skip
+# What a test set of texts is scored by unless a command names others.
+DEFAULT_METRICS = ("bleu", "chrf", "ter")
 # The metrics by name, in their order; where families share a name, they share title, direction and format, too.
 BY_NAME: Mapping[str, MetricSpec] = {
     name: next(spec for spec in METRICS if spec.name == name) for name in dict.fromkeys(spec.name for spec in METRICS)
