@@ -22,11 +22,10 @@ one that `vaswani-tx train classifier` made. For programs:
 """
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
-from vaswani_tx.training.command_line import check_writable, make_parser, positive_int, print_status
+from vaswani_tx.training.command_line import check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.config.labelled import Fields
 
 
@@ -67,13 +66,7 @@ def run(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse(argv)
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            run(options)
-    except (ValueError, OSError) as error:
-        print_status(f"error: {error}")
-        return 1
-    return 0
+    return exit_status(lambda: run(options), failures=(OSError,))
 
 
 if __name__ == "__main__":

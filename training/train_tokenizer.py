@@ -20,7 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vaswani_tx.training.command_line import make_parser, print_status
+from vaswani_tx.training.command_line import exit_status, make_parser
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -55,12 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     # Imported here, so that --help need not wait for torch.
     from vaswani_tx.training.data.tokenizer_corpus import train_and_save
 
-    try:
-        train_and_save(options)
-    except ValueError as error:
-        print_status(f"error: {error}")
-        return 1
-    return 0
+    return exit_status(lambda: train_and_save(options))
 
 
 if __name__ == "__main__":

@@ -393,9 +393,9 @@ def test_lines_of_text_and_the_functions(trained, tmp_path, capsys, monkeypatch)
     context = "a green car and a red hat"
     answer = Classifier.load(trained["question_answering"] / "best").answer("first?", context)
     assert answer["answer"] == "green" and context[answer["start"] :].startswith("green") and answer["score"] > 0.5
-    assert classify.main(["--model", model, "--input", str(tmp_path / "a.txt"), "--scores", str(tmp_path / "s")]) == 1
+    assert classify.main(["--model", model, "--input", str(tmp_path / "a.txt"), "--scores", str(tmp_path / "s")]) == 2
     assert "hold no labels" in capsys.readouterr().err
-    assert classify.main(["--model", str(tmp_path), "--input", "x"]) == 1
+    assert classify.main(["--model", str(tmp_path), "--input", "x"]) == 2
     assert "has no config.json" in capsys.readouterr().err
 
 

@@ -111,7 +111,7 @@ def test_train_tokenizer_takes_whole_words(data, tmp_path, capsys):
     assert made.get_vocab() == VaswaniTokenizer.from_pretrained(data / "tokenizer").get_vocab()
     (tmp_path / "bad").write_text("a b\n")
     assert (
-        train_tokenizer.main([*command, "--whole-words", str(tmp_path / "bad"), "--output", str(tmp_path / "no")]) == 1
+        train_tokenizer.main([*command, "--whole-words", str(tmp_path / "bad"), "--output", str(tmp_path / "no")]) == 2
     )
     assert "white space" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
