@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.training import parsing_demo as demo
 from vaswani_tx.training import train_tokenizer
 from vaswani_tx.training.config.parsing import ParsingSettings
 from vaswani_tx.training.config.recipe import parse as parse_recipe
@@ -20,7 +21,6 @@ from vaswani_tx.training.experiments.english_treebank import generate_trees
 from vaswani_tx.training.experiments.sweep_rows import make_config
 from vaswani_tx.training.inference import translation
 from vaswani_tx.training.inference.translation import Translations
-from vaswani_tx.training import parsing_demo as demo
 from vaswani_tx.training.parsing import evaluate, parse, prepare
 from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
 from vaswani_tx.training.parsing.trees import parse_tree, read_trees, write_trees
