@@ -92,10 +92,10 @@ class ClassifierSettings(RunSettings):
                 f"stride ({self.stride}) must leave room in max_length ({self.max_length}) for a question and for "
                 "something new in each window."
             )
-        scores = metrics_for(self.task)
-        if self.best_by not in (*scores, "auto"):
+        scores = [name for name in metrics_for(self.task) if name != "loss"]
+        if self.best_by not in (*scores, "auto", "loss"):
             raise SettingsError(
-                f"best_by: task {self.task} has no score {self.best_by!r}; there is {', '.join(scores)}, or auto."
+                f"best_by: task {self.task} has no score {self.best_by!r}; there is {', '.join(scores)}, loss, or auto."
             )
         if self.best_by == "auto":
             self.best_by = MAIN_METRICS[self.task]

@@ -179,7 +179,8 @@ def test_gold_trees_are_those_of_the_sentences(data, tmp_path):
     with pytest.raises(TreeError, match=rf"{file}: there is no such file"):
         parsing.load_gold(found, translation.load_validation(found))
     for changes in ({"eval_sentences": 0}, {"validation_source": None}):
-        assert parsing.load_gold(settings(data_dir=str(tmp_path / "data"), **changes)) is None
+        found = settings(data_dir=str(tmp_path / "data"), **changes)
+        assert parsing.load_gold(found, translation.load_validation(found)) is None
 
 
 # The command
