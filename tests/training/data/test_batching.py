@@ -185,6 +185,6 @@ def test_collated_batch_of_rounded_size():
 
 def test_plan_of_pairs_names_their_file():
     with pytest.raises(BatchError, match=r"train.en line 2 has 4 source tokens"):
-        BatchPlan(sides_of(make_pairs(), 3, 9), locate=make_pairs().where)
+        BatchPlan(sides_of(make_pairs(), 3, 9), locate=make_pairs().locate)
     plan = BatchPlan(sides_of(make_pairs(), 8, 9), seed=3, max_rows=1)
     assert sorted(int(i) for batch in plan.epoch(0) for i in batch) == [0, 1, 2] and len(plan.epoch(0)) == 3

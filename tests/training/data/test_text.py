@@ -118,7 +118,7 @@ def test_every_token_but_the_first_is_predicted_once(language, tokenizer, length
     assert rows.lengths.max() <= length
     found = {number: [1] for number in range(1, len(lines) + 1)}
     for row in range(len(rows)):
-        line = int(rows.where(row).rpartition(" ")[2])
+        line = int(rows.locate(row).rpartition(" ")[2])
         batch = collate_rows(rows, np.array([row]), 0, True)
         labels = batch["labels"][0]
         assert batch["input_ids"][0, 0] == found[line][-1], "a block begins with the last token of the one before"
@@ -241,7 +241,7 @@ def test_weights_repeat_a_corpus(language, tokenizer, tmp_path):
     text(tmp_path, "da de\ndu\n", "b.txt")
     corpora = [{"text": "a.txt"}, {"text": str(tmp_path / "b.txt"), "weight": 3}]
     data = prepare_language_data(arguments_of(language, train_text=None, corpora=corpora), tokenizer, False)
-    places = [data.rows.where(int(i)) for batch in data.plan.epoch(0) for i in batch]
+    places = [data.rows.locate(int(i)) for batch in data.plan.epoch(0) for i in batch]
     assert sum("b.txt" in place for place in places) == 3 * 1
     assert not any("a.txt" in place and "b.txt" in place for place in places)
     assert data.to_dict()["corpora"][1]["weight"] == 3
