@@ -135,7 +135,7 @@ def test_the_decoder_equals_cells_in_a_loop(attention, input_feeding):
     model = make(3, attention=attention, input_feeding=input_feeding).eval()
     decoder, cache = model.decoder, LstmCache()
     embedded, memory, finals = torch.randn(4, 3, 6), torch.randn(4, 5, 8), torch.randn(4, 2, 8)
-    decoder.begin(cache, finals)
+    decoder.initialize(cache, finals)
     outputs, _ = decoder(embedded, memory, MASK, cache)
     layers = [cells(decoder.lstm, layer) for layer in range(2)]
     states = [(finals[:, layer], decoder.first_cell[layer](finals[:, layer])) for layer in range(2)]
