@@ -1,4 +1,4 @@
-"""The mean of several checkpoints (section 6.1 of the paper: the last 5 of base, the last 20 of big)."""
+"""Means of several checkpoints (section 6.1 of the paper: the last 5 of base, the last 20 of big)."""
 
 import shutil
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _NOT_MODEL = ("training_state", "model.safetensors", "model.safetensors.index.js
 
 
 def average_checkpoints(folders: Iterable[str | Path]) -> dict[str, torch.Tensor]:
-    """The element-wise mean of the weights of model folders, summed in float32 and given back in their own dtype.
+    """Return the element-wise mean of the weights of model folders, summed in float32, in their own dtype.
 
     Raises:
         CheckpointError: no folder, a folder without weights, or weights whose names or shapes differ (all named).
@@ -40,7 +40,7 @@ def average_checkpoints(folders: Iterable[str | Path]) -> dict[str, torch.Tensor
 
 
 def save_average(folders: Iterable[str | Path], target: str | Path, replace: bool = False) -> Path:
-    """Writes the mean of `folders` as a folder that `from_pretrained` loads; all but weights is the last one's."""
+    """Write the mean of `folders` as a folder that `from_pretrained` loads; its other files are the last one's."""
     folders = [Path(folder) for folder in folders]
     average = average_checkpoints(folders)
     with atomic_folder(Path(target), replace) as folder:

@@ -29,7 +29,7 @@ class PaperAdam:
         given = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in given]
         parameters = [parameter for group in given for parameter in group["params"]]
         fused = all(parameter.device.type in ("cpu", "cuda", "xpu", "mps") for parameter in parameters)
-        # The loop writes the rate before every update; a forgotten one shows at once as a model that does not move.
+        # The loop writes the rate before every update; if that is forgotten, the model visibly does not change.
         options = {"lr": 0.0, "betas": (self.beta1, self.beta2), "eps": self.epsilon, "fused": fused}
         if not self.weight_decay:
             return torch.optim.Adam(given, **options)

@@ -1,4 +1,4 @@
-"""A whole run: folder, model, optimiser, loop, averages and their scores, for whatever task a command brings.
+"""A whole run: folder, model, optimiser, loop, averages and their scores, for the task that a command gives.
 
 A command gives its settings, and a function that makes the `TaskComponents` of a run from a `RunContext`.
 """
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunContext:
-    """Where a run begins: what a command needs to know to make its components.
+    """The start of a run: what a command needs to know to make its components.
 
     Args:
         settings: the resolved recipe.
-        accelerator: device, precision and processes; None where only data are looked at.
+        accelerator: device, precision and processes; None where only data are inspected.
         folder: the run folder.
         resume_from: the checkpoint to resume from; None for a new run.
     """
@@ -56,30 +56,30 @@ class RunContext:
 
     @property
     def weights(self) -> str | Path | None:
-        """The folder that the model comes from, None for random weights."""
+        """Return the folder that the model is loaded from, None for random weights."""
         return self.resume_from or self.settings.init_from
 
     @property
     def pad_to_multiple_of(self) -> int:
-        """8 where tensor cores compute, which like such lengths; else 1."""
+        """Return 8 where tensor cores compute, which are faster with such lengths; else 1."""
         return 8 if self.accelerator.device.type == "cuda" and self.settings.precision != "fp32" else 1
 
     @property
     def quiet(self) -> bool:
-        """Whether this process logs no news, since the main one does."""
+        """Return whether this process does not log, since the main one does."""
         return not self.accelerator.is_main_process
 
 
 @dataclass
 class RunResult:
-    """What a run ended with, on every process.
+    """The result of a run, on every process.
 
     Args:
-        context: where it began.
+        context: the start of the run.
         task: what was learned.
         reason: the key whose limit it reached.
         step: updates done.
-        validations: `best`, `averaged` and `ema`, as far as there are such models, with their scores; on the main
+        validations: `best`, `averaged` and `ema`, where there are such models, with their scores; on the main
             process only.
     """
 
@@ -94,7 +94,7 @@ def train(settings: RunSettings, prepare: Callable[[RunContext], TaskComponents]
     """Train as the settings say, then average and score.
 
     Raises:
-        ValueError: whatever a user can fix; the message says how.
+        ValueError: anything that a user can fix; the message says how.
         Interrupted: a signal; the state is saved.
     """
     settings.check_for_training()
@@ -157,7 +157,7 @@ def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) 
 
 
 def create_run_folder(context: RunContext, components: TaskComponents) -> None:
-    """Create or prepare the run folder, once everything that can be wrong has been looked at."""
+    """Create or prepare the run folder, once all input has been checked."""
     settings, folder, state = context.settings, context.folder, AcceleratorState()
     part = gather_environment(
         step=read_state(context.resume_from)["step"] if context.resume_from else 0, processes=state.num_processes,
@@ -180,7 +180,7 @@ def init_tracker(context: RunContext) -> None:
 
 
 def make_loop(context: RunContext, components: TaskComponents, model: transformers.PreTrainedModel) -> TrainingLoop:
-    """Put model, task, optimiser and schedule together."""
+    """Return the loop of model, task, optimiser and schedule."""
     settings = context.settings
     task = components.make_task(model)
     adam = PaperAdam(settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, settings.weight_decay)

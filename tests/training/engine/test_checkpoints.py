@@ -135,7 +135,7 @@ def test_damage_is_named_with_the_mend(tmp_path, name, damage):
         path.write_bytes(path.read_bytes()[:-1])
     else:
         path.unlink()
-    with pytest.raises(CheckpointError, match=rf"{path.name}.*Delete .*step-00000002.*go on from 'step-00000001'"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*Delete .*step-00000002.*resume from 'step-00000001'"):
         read_state(folder)
 
 
