@@ -1,4 +1,4 @@
-"""`vaswani_tx.training.train_classifier` and `vaswani_tx.training.classify` from end to end, on tasks that a few updates learn."""
+"""Training of classifiers and `vaswani_tx.training.classify` from end to end, on tasks that a few updates learn."""
 
 import json
 import re
@@ -324,7 +324,7 @@ def test_a_vocabulary_is_trained_on_the_texts(data, tmp_path):
         ({"architecture": "bert", "init_from": "x"}, "leave init_from out"),
         ({"task": "regression", "label_smoothing": 0.1}, "no meaning for task: regression"),
         ({"task": "tagging", "pair_field": "x"}, "pair_field has no meaning"),
-        ({"task": "question_answering", "stride": 38}, "must leave room in max_length"),
+        ({"task": "question_answering", "stride": 38}, "leaves no tokens of max_length"),
     ],
 )
 def test_wrong_recipes_and_data_end_with_a_message(data, tmp_path, capsys, changes, message):

@@ -184,7 +184,7 @@ def test_a_finished_or_different_run_is_not_touched(reversal, tmp_path, capsys):
     for message, changes in (
         ("is finished (step 2, max_steps 2): raise max_steps", {}),
         ("holds a different run: seed was 1 and is now 2", {"seed": 2, "max_steps": 9}),
-        ("--resume auto goes on", {"resume": "never"}),
+        ("--resume auto continues it", {"resume": "never"}),
         ("no such checkpoint", {"resume": "elsewhere"}),
     ):
         run(reversal, output, expect=2, **({"max_steps": 2} | changes))
@@ -220,7 +220,7 @@ def test_a_truncated_checkpoint_is_named_with_the_mend(reversal, tmp_path, capsy
     run(reversal, output, expect=1, max_steps=6)
     error = capsys.readouterr().err
     assert "model.safetensors' is damaged" in error
-    assert "to go on from 'step-00000002'" in error
+    assert "to resume from 'step-00000002'" in error
 
 
 # Several processes
