@@ -1,8 +1,8 @@
 # Shapes: B sources, R hypotheses (B times those of each), S source length, T target length, H heads, V vocabulary.
 """Scores and alignments of finished translations, from a second pass through the model.
 
-One pass of the model over source and translation together, without search, gives both. It costs little beside it
-and no memory that grows with the vocabulary times the length, as keeping every step's scores would.
+One pass of the model over source and translation together, without search, gives both. It costs little beside
+the search, and no memory that grows with the vocabulary times the length, as keeping every step's scores would.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-# Logits of one pass are held to this many numbers (128 MB): rows beyond go into a pass of their own.
+# Logits of one pass are held to this many numbers (128 MB): further rows go into another pass.
 MAX_LOGITS = 2**25
 
 
@@ -43,7 +43,7 @@ def read_again(
         input_ids, attention_mask: [B, S].
         sequences: [R, T], as `generate` returns them: start token first, padding last.
         prompt_length: tokens at the front of every sequence that were given and not generated.
-        forced_first: the id that generation puts first whatever its probability; it counts as certain.
+        forced_first: the id that generation puts first, of any probability; it counts as certain.
         layer: the decoder layer whose cross-attention, averaged over its heads, makes the alignment.
         sources: [B, S], True for the source tokens that may be aligned to; None: no alignment is made.
 

@@ -189,7 +189,7 @@ def classification_loss(
         total = nn.functional.mse_loss(logits, labels, reduction="sum")
     else:
         total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-    # No number is a mark here: each counts.
+    # No number means "ignored" here: each counts.
     return total / (labels.numel() if num_items_in_batch is None else _normalizer(labels, num_items_in_batch, None))
 
 

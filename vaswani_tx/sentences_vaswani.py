@@ -1,9 +1,9 @@
-"""Cut a text into sentences by rule, and put sentences together again; nothing of the text is lost."""
+"""Sentences: a text is cut into them by rule and joined again; nothing of it is lost."""
 
 import re
 from dataclasses import dataclass
 
-# Marks that end a sentence wherever they are (no space need follow), and those that need a space after them.
+# Marks that end a sentence even without a space after them, and those that need one.
 FULL_STOPS = "。！？｡।॥။។۔؟᙮"
 MARKS = ".!?…"
 CLOSERS = "\"'”’»«›)]}」』）】"
@@ -79,7 +79,7 @@ def _ends(text: str, mark: re.Match) -> bool:
 def join_sentences(translations: list[str], sentences: list[Sentence], before: str = "") -> tuple[str, list[int]]:
     """Put the translations in the places of their sentences, with the gaps of the source.
 
-    Returns the text and where each translation begins in it. Sentences that follow each other without a space are
+    Return the text and where each translation begins in it. Sentences that follow each other without a space are
     separated by one, unless the translation ends in a full stop that needs none.
     """
     text, starts = before, []

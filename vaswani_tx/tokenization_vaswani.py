@@ -8,8 +8,8 @@ the same ids without this package:
 No Unicode normalisation and all 256 bytes in the vocabulary: decoding gives back exactly the text that was encoded. The
 space in front makes the first word of a sentence the same token as inside a sentence; decoding takes exactly it away.
 
-Control tokens written in a text are text. Two things are read as control tokens all the same: `<mask>` in the place of
-a word, by a tokenizer that has it as its mask token, and what a chat template itself writes.
+Control tokens written in a text are text. Two things are read as control tokens: `<mask>` in the place of a word,
+by a tokenizer that has it as its mask token, and what a chat template itself writes.
 """
 
 import importlib

@@ -147,7 +147,7 @@ def test_corpora_share_every_piece_by_weight(tmp_path):
         assert abs(counts[1] - 0.3 * counts[0]) < 1
 
 
-def test_a_buffer_without_room_for_the_first_corpus_is_refused(tmp_path):
+def test_a_buffer_too_small_for_the_first_corpus_is_refused(tmp_path):
     corpora = [corpus_of(tmp_path, "a", 3, weight=0.01), corpus_of(tmp_path, "b", 3)]
     with pytest.raises(DataError, match=r"stream_buffer=20 .*a.en.* Raise it to 102"):
         stream(corpora, 20)

@@ -127,7 +127,7 @@ def test_only_whole_checkpoints_are_listed_and_the_oldest_are_pruned(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "training_state/rng.json", "training_state/optimizer.safetensors"])
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
-def test_damage_is_named_with_the_mend(tmp_path, name, damage):
+def test_damage_is_named_with_the_fix(tmp_path, name, damage):
     write(tmp_path, 1)
     folder = write(tmp_path, 2)
     path = folder / name

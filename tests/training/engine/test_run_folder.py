@@ -62,7 +62,7 @@ def test_a_damaged_list_stops_a_resume_before_anything_is_deleted(tmp_path, text
     assert later.is_dir() and folder.environment.read_text() == text
 
 
-def test_a_run_of_an_older_version_goes_on_and_gets_its_list(tmp_path):
+def test_a_run_of_an_older_version_resumes_and_gets_its_list(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(arguments(folder.path), None)
     assert not folder.environment.exists()
@@ -78,7 +78,7 @@ def test_going_back_deletes_the_later_checkpoints(tmp_path):
     assert first.is_dir() and not later.exists()
 
 
-def test_a_finished_run_goes_on_only_with_a_higher_limit(tmp_path):
+def test_a_finished_run_resumes_only_with_a_higher_limit(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(arguments(folder.path), None)
     folder.finish(3, "max_steps", arguments(folder.path))
