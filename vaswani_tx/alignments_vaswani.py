@@ -119,7 +119,7 @@ def target_spans(tokenizer: Any, ids: list[int], text: str, **decoding: Any) -> 
 
     A character of several tokens belongs to the last of them.
     """
-    ends = []
+    ends: list[int] = []
     for count in range(1, len(ids) + 1):
         before = tokenizer.decode(ids[:count], skip_special_tokens=True, **decoding)
         common = next(
@@ -146,26 +146,27 @@ def word_alignment(tokens: list[dict[str, Any]], source: str, target: str) -> li
         votes: dict[tuple[int, int], float] = {}
         for token in tokens:
             low, high = token["target_span"]
-            place = token["source_span"][0]
-            word = next((span for span in source_words if span[0] <= place < span[1]), None)
+            first = token["source_span"][0]
+            word = next((span for span in source_words if span[0] <= first < span[1]), None)
             if word is not None and low < high and start <= low < end:
                 votes[word] = votes.get(word, 0.0) + token["weight"]
         if votes:
-            best = max(votes, key=votes.get)
+            best = max(votes, key=votes.__getitem__)
             entry = {"target": target[start:end], "source": source[best[0] : best[1]]}
             words.append({**entry, "target_span": (start, end), "source_span": best, "weight": votes[best]})
     return words
 
 
 def _word_spans(text: str) -> list[tuple[int, int]]:
-    spans, start = [], None
-    for place, character in enumerate(text + " "):
+    spans: list[tuple[int, int]] = []
+    start: int | None = None
+    for position, character in enumerate(text + " "):
         if character.isspace():
             if start is not None:
-                spans.append((start, place))
+                spans.append((start, position))
             start = None
         elif start is None:
-            start = place
+            start = position
     return spans
 
 

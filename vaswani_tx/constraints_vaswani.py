@@ -99,7 +99,8 @@ def constrained_beam_search(
     config = generation_config
     _check_settings(config)
     search = _Search(model, input_ids, config, _constraints(required_ids, force_words_ids, input_ids, config))
-    sequences, first, finished_here = input_ids, True, False
+    sequences: torch.Tensor = input_ids
+    first, finished_here = True, False
     while model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
         only_last = 1 if model_kwargs.get("use_cache") and not first else None
         inputs = model.prepare_inputs_for_generation(

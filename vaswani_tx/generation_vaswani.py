@@ -105,6 +105,10 @@ class GNMTLengthPenalty(float):
     Source: Wu et al. 2016, equation 14; tensor2tensor's beam search counts ``</s>`` as one token of y, as here.
     """
 
+    prefix_length: int
+    longest: torch.Tensor | None
+    num_returned: int
+
     def __new__(cls, alpha: float, prefix_length: int = 0, longest: torch.Tensor | None = None, num_returned: int = 1):
         penalty = super().__new__(cls, alpha)
         penalty.prefix_length = prefix_length

@@ -110,13 +110,15 @@ class _CallingLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         # From here on the module has its own loader, for its source text and data files.
-        module.__spec__.loader = module.__loader__ = self._loader
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         with self._hook.during_import():
             self._loader.exec_module(module)
             replacement = sys.modules.get(module.__name__, module)
             if replacement is not module:
                 # As transformers does. Python gives the former object to threads that have waited for this import.
-                module.__getattr__ = functools.partial(getattr, replacement)
+                vars(module)["__getattr__"] = functools.partial(getattr, replacement)
 
 
 def _register() -> None:

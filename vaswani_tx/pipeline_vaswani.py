@@ -353,7 +353,7 @@ class _SequencePipeline(Pipeline):
                 "source_index": source,
                 "weight": weight,
             }
-            if spans is not None:
+            if spans is not None and unit.spans is not None:
                 entry |= {"target_span": spans[number], "source_span": unit.spans[source]}
             entries.append(entry)
         return entries
@@ -379,7 +379,7 @@ class _SequencePipeline(Pipeline):
         if settings.return_scores:
             record["score"] = hypothesis.score
         if settings.return_alignments == "words":
-            record["alignment"] = word_alignment(hypothesis.alignment, source, hypothesis.text)
+            record["alignment"] = word_alignment(hypothesis.alignment or [], source, hypothesis.text)
         elif settings.return_alignments:
             record["alignment"] = hypothesis.alignment
         return record

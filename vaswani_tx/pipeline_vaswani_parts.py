@@ -141,8 +141,8 @@ def join_hypotheses(text: str, pieces: list[Sentence], parts: tuple[Hypothesis, 
                 if name in entry:
                     entry[name] = (entry[name][0] + offset, entry[name][1] + offset)
             alignment.append(entry)
-    scores = [part.score for part in parts]
-    score = None if None in scores else sum(scores)
+    scores = [part.score for part in parts if part.score is not None]
+    score = sum(scores) if len(scores) == len(parts) else None
     return Hypothesis(target, torch.cat([part.ids for part in parts]), score, alignment)
 
 

@@ -79,13 +79,13 @@ class VaswaniTokenizer(TokenizersBackend):
             cls, corpus, vocab_size, min_frequency, show_progress, length, mask_token, control_tokens, **kwargs
         )
 
-    def apply_chat_template(self, conversation: Any, *args: Any, tokenize: bool = True, **kwargs: Any) -> Any:
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """Render messages with the chat template, without tokenizing them.
 
         Raises:
             NotImplementedError: tokens are asked for; control tokens that users wrote would not be recognised here.
         """
-        if tokenize:
+        if kwargs.pop("tokenize", True):
             raise NotImplementedError(
                 "The code in this model's folder does not tokenize chats, as only that of a decoder-only model does: "
                 "install the package, with `pip install vaswani-tx`, and import vaswani_tx before loading."

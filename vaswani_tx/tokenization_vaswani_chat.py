@@ -136,8 +136,8 @@ class VaswaniTokenizer(TextTokenizer):
         for encoding in encodings if truncation != TruncationStrategy.DO_NOT_TRUNCATE and longest else ():
             encoding.truncate(longest, direction=self.truncation_side)
         if padding != PaddingStrategy.DO_NOT_PAD:
-            fills = padding == PaddingStrategy.MAX_LENGTH and longest is not None
-            width = longest if fills else max(map(len, encodings))
+            fills = padding == PaddingStrategy.MAX_LENGTH
+            width = longest if fills and longest is not None else max(map(len, encodings))
             multiple = kwargs.get("pad_to_multiple_of") or 1
             for encoding in encodings:
                 length = -(-width // multiple) * multiple

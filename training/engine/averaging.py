@@ -21,30 +21,30 @@ def average_checkpoints(folders: Iterable[str | Path]) -> dict[str, torch.Tensor
     Raises:
         CheckpointError: no folder, a folder without weights, or weights whose names or shapes differ (all named).
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
+    paths = [Path(folder) for folder in folders]
+    if not paths:
         raise CheckpointError("There is nothing to average: give at least one checkpoint folder.")
     sums: dict[str, torch.Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for folder in folders:
+    for folder in paths:
         weights = with_present_names(_weights(folder), sums)
         if not sums:
             dtypes = {name: tensor.dtype for name, tensor in weights.items()}
             sums = {name: _wide(tensor) for name, tensor in weights.items()}
             continue
         sums, dtypes = with_present_names(sums, weights), with_present_names(dtypes, weights)
-        _check_same(sums, weights, folders[0], folder)
+        _check_same(sums, weights, paths[0], folder)
         for name, tensor in weights.items():
             sums[name] += tensor
-    return {name: _narrow(total, len(folders), dtypes[name]) for name, total in sums.items()}
+    return {name: _narrow(total, len(paths), dtypes[name]) for name, total in sums.items()}
 
 
 def save_average(folders: Iterable[str | Path], target: str | Path, replace: bool = False) -> Path:
     """Write the mean of `folders` as a folder that `from_pretrained` loads; its other files are the last one's."""
-    folders = [Path(folder) for folder in folders]
-    average = average_checkpoints(folders)
+    paths = [Path(folder) for folder in folders]
+    average = average_checkpoints(paths)
     with atomic_folder(Path(target), replace) as folder:
-        for path in folders[-1].iterdir():
+        for path in paths[-1].iterdir():
             if path.is_file() and path.name not in _NOT_MODEL and path.suffix != ".safetensors":
                 shutil.copyfile(path, folder / path.name)
         save_file(average, folder / "model.safetensors", metadata={"format": "pt"})

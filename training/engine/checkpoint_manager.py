@@ -98,7 +98,7 @@ class CheckpointManager:
         """
         self._check_weights(state)
         write_model = self._model_writer()
-        moments = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
+        moments: Any = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
         rng = gather_object([rng_state(self.accelerator.device)])
         average = self.average.tensors(keep=self.accelerator.is_main_process) if self.average else None
         target = step_folder(self.folder.checkpoints, state.step)
@@ -154,6 +154,8 @@ class CheckpointManager:
 
     def save_average(self, target: Path) -> None:
         """Write the moving average of the weights as a model folder in place of an old one; all processes call it."""
+        if self.average is None:
+            raise ValueError("This run keeps no moving average: set ema_decay.")
         with self.average.in_place():
             self._write_model(target)
 

@@ -124,7 +124,8 @@ def nested_optimizer_state(tensors: dict[str, torch.Tensor]) -> dict[str, dict[s
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """Return the random states of this process (torch, its device, numpy, python) as plain numbers."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (the global state is what others may draw from)
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the global state is what others may draw from)
+    name, keys, position, has_gauss, gauss = numpy_state
     version, numbers, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state().tolist(),

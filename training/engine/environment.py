@@ -86,9 +86,9 @@ def _gpus() -> list[dict[str, Any]]:
     if torch.cuda.is_available():
         found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
         return [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in found]
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
-        return [{"name": kind, "memory_gib": None}] * torch.accelerator.device_count()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is not None:
+        return [{"name": device.type, "memory_gib": None}] * torch.accelerator.device_count()
     return []
 
 

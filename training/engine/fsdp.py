@@ -7,6 +7,7 @@ torch allows a shared parameter in one group only. Accelerate also does not shar
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,13 +21,14 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from vaswani_tx.training.errors import SettingsError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def shard_if_asked(accelerator: Accelerator, model: torch.nn.Module) -> bool:
+def shard_if_asked(accelerator: Accelerator, model: PreTrainedModel) -> bool:
     """Shard `model` where `accelerate launch` asks for it; the optimiser is built afterwards, over the shards.
 
     Raises:
@@ -43,7 +45,7 @@ def shard_if_asked(accelerator: Accelerator, model: torch.nn.Module) -> bool:
     return True
 
 
-def shard(accelerator: Accelerator, model: torch.nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
+def shard(accelerator: Accelerator, model: PreTrainedModel, plugin: FullyShardedDataParallelPlugin) -> None:
     """Shard `model` in place: a group for each layer, and one for all else, which includes the shared matrix.
 
     Its weights must be the same on all processes. Gradients are summed in float32 whatever the precision.
@@ -52,7 +54,7 @@ def shard(accelerator: Accelerator, model: torch.nn.Module, plugin: FullySharded
     policy = MixedPrecisionPolicy(
         param_dtype=_DTYPES.get(accelerator.mixed_precision), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    settings = {
+    settings: dict[str, Any] = {
         "mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
         "mp_policy": policy,
         "offload_policy": plugin.cpu_offload or OffloadPolicy(),

@@ -270,7 +270,7 @@ class TrainingLoop:
         seconds = max(now - self._window_started - self._paused, 1e-9)
         self._window_started, self._paused = now, 0.0
         rate = self.schedule(state.step)
-        record = {
+        record: dict[str, Any] = {
             "event": "train",
             "step": state.step,
             "epoch": state.epoch,

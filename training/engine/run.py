@@ -62,12 +62,13 @@ class RunContext:
     @property
     def pad_to_multiple_of(self) -> int:
         """Return 8 where tensor cores compute, which are faster with such lengths; else 1."""
-        return 8 if self.accelerator.device.type == "cuda" and self.settings.precision != "fp32" else 1
+        on_gpu = self.accelerator is not None and self.accelerator.device.type == "cuda"
+        return 8 if on_gpu and self.settings.precision != "fp32" else 1
 
     @property
     def quiet(self) -> bool:
         """Return whether this process does not log, since the main one does."""
-        return not self.accelerator.is_main_process
+        return self.accelerator is not None and not self.accelerator.is_main_process
 
 
 @dataclass
@@ -173,7 +174,7 @@ def create_run_folder(context: RunContext, components: TaskComponents) -> None:
 def init_tracker(context: RunContext) -> None:
     """Start the tracker; a resumed run continues its own curve, TensorBoard forgets what is about to be repeated."""
     accelerator = context.accelerator
-    if not accelerator.log_with:
+    if accelerator is None or not accelerator.log_with:
         return
     step = read_state(context.resume_from)["step"] if context.resume_from else None
     on_main_process(accelerator, lambda: start_tracker(accelerator, context.settings, step))
@@ -197,7 +198,7 @@ def make_loop(context: RunContext, components: TaskComponents, model: transforme
 
 def finalize(result: RunResult, components: TaskComponents, loop: TrainingLoop) -> None:
     """Write the averages, score them and the best model with the final settings, and mark the run as finished."""
-    settings, folder, accelerator = result.context.settings, result.context.folder, result.context.accelerator
+    settings, folder, accelerator = result.context.settings, result.context.folder, loop.accelerator
     if loop.average:
         loop.checkpoints.save_average(folder.ema)
     if accelerator.is_main_process:

@@ -14,9 +14,10 @@ from typing import Any
 
 from vaswani_tx.training.config.recipe import read_recipe
 from vaswani_tx.training.config.run_settings import RunSettings
-from vaswani_tx.training.engine.checkpoints import latest_checkpoint, list_checkpoints
+from vaswani_tx.training.engine.checkpoints import latest_checkpoint
 from vaswani_tx.training.errors import RunError, SettingsError
 from vaswani_tx.training.files import atomic_text, clean_leftovers, remove_folder
+from vaswani_tx.training.models.loading import list_checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -113,7 +113,8 @@ def read_run(run: Path) -> Run:
 def read_evaluation(path: Path, folder: Path) -> dict[str, Any]:
     """Return an evaluation's results; raise CardError if they are of another model."""
     score = read_object(path, needed=True)
-    score["settings"] = settings = score.get("settings") if isinstance(score.get("settings"), dict) else {}
+    settings = score.get("settings")
+    score["settings"] = settings = settings if isinstance(settings, dict) else {}
     of = settings.get("model")
     if of and not _same_place(of, folder):
         raise CardError(

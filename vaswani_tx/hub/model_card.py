@@ -129,7 +129,7 @@ def _eval_results(score: dict[str, Any], about: About, titles: Mapping[str, str]
             dataset_type=about.dataset_id or _slug(called),
             dataset_name=_plain(called),
             dataset_split=_plain(stem) or None,
-            metric_type=re.match("[a-z]*", key)[0] or key,  # its name on the Hub: bleu, rouge
+            metric_type=re.split("[^a-z]", key)[0] or key,  # its name on the Hub: bleu, rouge
             metric_name=titles.get(key, key) + (f", {search}" if search else ""),
             metric_value=round(value, 2),
             metric_args={"signature": _plain(signature)},
@@ -146,7 +146,7 @@ def _what(folder: Path, config: dict[str, Any], about: About) -> str:
         "heads": config.get("num_heads"),
         "vocabulary": f"{config['vocab_size']:,}" if isinstance(config.get("vocab_size"), int) else None,
         "normalisation": {"post": "after each sublayer, as in the paper", "pre": "before each sublayer"}.get(
-            config.get("norm_order")
+            str(config.get("norm_order"))
         ),
         "positions": config.get("position_embedding"),
         "activation": config.get("activation_function"),
@@ -161,7 +161,7 @@ def _what(folder: Path, config: dict[str, Any], about: About) -> str:
 
 def _usage(load_from: str, code: bool, about: About, config: dict[str, Any]) -> str:
     language = about.languages[0] if about.languages else None
-    sentence = next(iter(about.widget or ()), WIDGET.get(language, "Replace this by a sentence of yours."))
+    sentence = next(iter(about.widget or ()), WIDGET.get(language or "", "Replace this by a sentence of yours."))
     trust = ", trust_remote_code=True" if code else ""
     lines = [
         *([] if code else ["import vaswani_tx  # registers the classes with transformers"]),

@@ -173,7 +173,7 @@ def _send(
     if CARD in remote and not own_card:
         contents = {name: content for name, content in contents.items() if name != CARD}
     void = sorted(name for name in remote - set(contents) if name != CARD and is_ours(name))
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(path_in_repo=name) for name in void),
         *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()),
     ]
