@@ -188,7 +188,7 @@ def test_shards_translate(runs, reversal, tmp_path):
 
 
 def test_the_first_version_of_fsdp_is_refused(runs):
-    assert "only 2 is built for" in (runs / "refused.txt").read_text()
+    assert "fsdp_version is 1: it must be 2" in (runs / "refused.txt").read_text()
 
 
 # The command
