@@ -1,7 +1,7 @@
 """House rules that no other tool checks: the flat Hub closure, prints, machine paths, lengths, words.
 
     python tests/quality_rules.py            # prints path:line: rule: message, exits 1 on a violation
-    python tests/quality_rules.py --words    # prints the words of CONTRIBUTING.md's list, with a count for each file
+    python tests/quality_rules.py --words    # prints all words of CONTRIBUTING.md's list, with a count for each file
 
 Needs the standard library only. The direction of imports is in `.importlinter`.
 """
@@ -33,6 +33,10 @@ MESSAGE_CALLS = {
     "print", "print_status", "key", "add_argument", "add_parser", "ArgumentParser", "error", "warning", "warning_once",
     "info", "warn", "exit", "fail", "stage",
 }  # fmt: skip
+# Files and folders in which the words of CONTRIBUTING.md's list are still allowed: delete an entry once it has none.
+WORDS_LEFT = (
+    "README.md", "docs/", "vaswani_tx/cli/", "tests/cli/", "training/parsing/", "training/train_causal_lm.py",
+)  # fmt: skip
 # One test file a module, so a test file may be longer; a function's docstring is not counted.
 MAX_FILE_LINES, MAX_TEST_LINES, MAX_MODELING_LINES, MAX_FUNCTION_LINES = 450, 600, 900, 70
 
@@ -303,6 +307,11 @@ def words(project: Project) -> Iterator[Violation]:
                 yield Violation(name, line, "word", f"{' '.join(match[0].split())!r}: write {word.instead}")
 
 
+def no_listed_words(project: Project) -> Iterator[Violation]:
+    """Report the words of `words`, except in files that still have to be rewritten."""
+    yield from (violation for violation in words(project) if not violation.path.startswith(WORDS_LEFT))
+
+
 RULES = (
     no_tests,
     unique_names,
@@ -311,6 +320,7 @@ RULES = (
     no_print,
     no_machine_path,
     lengths,
+    no_listed_words,
 )
 
 

@@ -1,15 +1,15 @@
-"""Every public exception of the training package; all but `Interrupted` are a ValueError whose message says how to fix it."""
+"""The public exceptions of training; all but `Interrupted` are a ValueError whose message says how to fix it."""
 
 import signal
 from pathlib import Path
 
 
 class SettingsError(ValueError):
-    """A recipe or flag that cannot be used; the message names the key and the mend."""
+    """A recipe or flag that cannot be used; the message names the key and how to fix it."""
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on; the message names the file, the line or field, and the mend."""
+    """Data that cannot be trained on; the message names the file, the line or field, and how to fix it."""
 
 
 class TreeError(DataError):
@@ -17,19 +17,19 @@ class TreeError(DataError):
 
 
 class BatchError(ValueError):
-    """Lengths and budgets of which no plan can be made; the message names the pair and the mend."""
+    """Lengths and budgets of which no plan can be made; the message names the example and how to fix it."""
 
 
 class MaskingError(ValueError):
-    """A tokenizer that cannot mask; the message names the mend."""
+    """A tokenizer that cannot mask; the message says how to fix it."""
 
 
 class ImageDataError(ValueError):
-    """Images that cannot be used; the message names data set, split or column, and the mend."""
+    """Images that cannot be used; the message names the data set, split or column, and how to fix it."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; the message names the file and the mend."""
+    """A checkpoint that cannot be written or read; the message names the file and how to fix it."""
 
 
 class RunError(ValueError):
@@ -37,7 +37,7 @@ class RunError(ValueError):
 
 
 class TrainingError(ValueError):
-    """Training that cannot go on; the message names the update, its lines and the last good checkpoint."""
+    """Training that cannot continue; the message names the update, its lines and the last good checkpoint."""
 
 
 class TrackerError(ValueError):
@@ -45,7 +45,7 @@ class TrackerError(ValueError):
 
 
 class Interrupted(Exception):
-    """A signal ended the run; `signum` names it, `saved` is the checkpoint to go on from."""
+    """A signal ended the run; `signum` names it, `saved` is the checkpoint to resume from."""
 
     def __init__(self, signum: int, saved: Path | None = None):
         self.signum, self.saved = signum, saved
@@ -53,19 +53,19 @@ class Interrupted(Exception):
 
 
 class MetricsError(ValueError):
-    """A `metrics.jsonl` that cannot be read or drawn; the message names the file, the line and the mend."""
+    """A `metrics.jsonl` that cannot be read or drawn; the message names the file, the line and how to fix it."""
 
 
 class ReportError(ValueError):
-    """A folder that no report can be made of; the message names it, what is wrong and the mend."""
+    """A folder that no report can be made of; the message names it, what is wrong and how to fix it."""
 
 
 class SweepError(ValueError):
-    """A sweep that cannot be run; the message names file, row and key, and the mend."""
+    """A sweep that cannot be run; the message names file, row and key, and how to fix it."""
 
 
 class LadderError(ValueError):
-    """A ladder that cannot be trained; the message names file and key, and the mend."""
+    """A ladder that cannot be trained; the message names file and key, and how to fix it."""
 
 
 class FitError(ValueError):
@@ -73,4 +73,4 @@ class FitError(ValueError):
 
 
 class MeasurementError(ValueError):
-    """A measurement that cannot be made or read; the message names the file or flag and the mend."""
+    """A measurement that cannot be made or read; the message names the file or flag and how to fix it."""

@@ -21,10 +21,10 @@ def resolve_path(data_dir: str | None, name: str | None) -> str | None:
 
 @contextmanager
 def atomic_folder(target: Path, replace: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder beside `target` that becomes `target` when the block ends well, and vanishes otherwise.
+    """Yield a temporary folder beside `target` that becomes `target` when the block succeeds and is deleted otherwise.
 
-    With `replace` an existing target is exchanged for the new one. Raises CheckpointError when the disk is full or the
-    place cannot be written; whatever stood there before is untouched.
+    With `replace` an existing target is exchanged for the new one. Raise CheckpointError when the disk is full or the
+    folder cannot be written; whatever was there before does not change.
     """
     target = Path(target)
     temporary = target.parent / f"{_TEMPORARY}{target.name}"
@@ -45,7 +45,7 @@ def atomic_folder(target: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def atomic_text(target: Path, text: str) -> None:
-    """Writes a small text file that is whole or absent; raises CheckpointError when the disk is full."""
+    """Write a small text file that is whole or absent; raise CheckpointError when the disk is full."""
     target = Path(target)
     temporary = target.parent / f"{_TEMPORARY}{target.name}"
     try:
@@ -61,7 +61,7 @@ def atomic_text(target: Path, text: str) -> None:
 
 
 def clean_leftovers(parent: Path) -> list[str]:
-    """Removes what a killed process left half-written in `parent`, puts back what it was about to replace."""
+    """Delete what a killed process left half-written in `parent`, restore what it was replacing; return the names."""
     removed = []
     for path in sorted(Path(parent).glob(".*")):
         if path.name.startswith(_REPLACED) and not (path.parent / path.name.removeprefix(_REPLACED)).exists():
@@ -73,7 +73,7 @@ def clean_leftovers(parent: Path) -> list[str]:
 
 
 def remove_folder(path: Path) -> None:
-    """Deletes a folder; renamed first, so that no kill leaves half of it under its name."""
+    """Delete a folder; renamed first, so that no kill leaves half of it under its name."""
     doomed = path.with_name(_TEMPORARY + path.name)
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
@@ -119,5 +119,5 @@ def _is_disk_error(error: BaseException) -> bool:
 def _disk_message(target: Path, error: BaseException) -> str:
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     reason = "the disk is full" if full else str(error)
-    mend = "Free some space" if full else "Mend that"
-    return f"'{target}' could not be written: {reason}. Nothing half-written is left behind. {mend}, then run again."
+    fix = "Free some space" if full else "Fix that"
+    return f"'{target}' could not be written: {reason}. Nothing half-written is left behind. {fix}, then run again."

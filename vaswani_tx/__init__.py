@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
     module = _MODULE_OF.get(name, name)
     if module not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # First of all: two threads that import it and a module of ours in turns would wait for each other.
+    # Before our module: two threads that import the two in turn would wait for each other.
     import_module("transformers")
     found = import_module(f".{module}", __name__)
     if name in _MODULE_OF:

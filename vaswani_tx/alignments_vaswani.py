@@ -1,8 +1,8 @@
 # Shapes: B sources, R hypotheses (B times those of each), S source length, T target length, H heads, V vocabulary.
 """Scores and alignments of finished translations, from a second pass through the model.
 
-One pass of the model over source and translation together, without search, gives both. It costs little beside it
-and no memory that grows with the vocabulary times the length, as keeping every step's scores would.
+One pass of the model over source and translation together, without search, gives both. It costs little beside
+the search, and no memory that grows with the vocabulary times the length, as keeping every step's scores would.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-# Logits of one pass are held to this many numbers (128 MB): rows beyond go into a pass of their own.
+# Logits of one pass are held to this many numbers (128 MB): further rows go into another pass.
 MAX_LOGITS = 2**25
 
 
@@ -43,7 +43,7 @@ def read_again(
         input_ids, attention_mask: [B, S].
         sequences: [R, T], as `generate` returns them: start token first, padding last.
         prompt_length: tokens at the front of every sequence that were given and not generated.
-        forced_first: the id that generation puts first whatever its probability; it counts as certain.
+        forced_first: the id that generation puts first, of any probability; it counts as certain.
         layer: the decoder layer whose cross-attention, averaged over its heads, makes the alignment.
         sources: [B, S], True for the source tokens that may be aligned to; None: no alignment is made.
 
@@ -119,7 +119,7 @@ def target_spans(tokenizer: Any, ids: list[int], text: str, **decoding: Any) -> 
 
     A character of several tokens belongs to the last of them.
     """
-    ends = []
+    ends: list[int] = []
     for count in range(1, len(ids) + 1):
         before = tokenizer.decode(ids[:count], skip_special_tokens=True, **decoding)
         common = next(
@@ -146,26 +146,27 @@ def word_alignment(tokens: list[dict[str, Any]], source: str, target: str) -> li
         votes: dict[tuple[int, int], float] = {}
         for token in tokens:
             low, high = token["target_span"]
-            place = token["source_span"][0]
-            word = next((span for span in source_words if span[0] <= place < span[1]), None)
+            first = token["source_span"][0]
+            word = next((span for span in source_words if span[0] <= first < span[1]), None)
             if word is not None and low < high and start <= low < end:
                 votes[word] = votes.get(word, 0.0) + token["weight"]
         if votes:
-            best = max(votes, key=votes.get)
+            best = max(votes, key=votes.__getitem__)
             entry = {"target": target[start:end], "source": source[best[0] : best[1]]}
             words.append({**entry, "target_span": (start, end), "source_span": best, "weight": votes[best]})
     return words
 
 
 def _word_spans(text: str) -> list[tuple[int, int]]:
-    spans, start = [], None
-    for place, character in enumerate(text + " "):
+    spans: list[tuple[int, int]] = []
+    start: int | None = None
+    for position, character in enumerate(text + " "):
         if character.isspace():
             if start is not None:
-                spans.append((start, place))
+                spans.append((start, position))
             start = None
         elif start is None:
-            start = place
+            start = position
     return spans
 
 

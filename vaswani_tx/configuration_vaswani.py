@@ -64,7 +64,7 @@ def preset_fields(name: str) -> dict[str, Any]:
 
 @strict
 class VaswaniBaseConfig(PreTrainedConfig):
-    """What the configurations of all families share: the fields of a layer, their checks, aliases and presets."""
+    """A base of the configurations of all families: the fields of a layer, their checks, aliases and presets."""
 
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
@@ -76,7 +76,7 @@ class VaswaniBaseConfig(PreTrainedConfig):
         "attention_probs_dropout_prob": "attention_dropout",
         "hidden_act": "activation_function",
     }
-    # The inherited plan names a final `norm` that these models do not have; the stacks carry plans of their own.
+    # The inherited plan names a final `norm` that these models do not have; the stacks have their own plans.
     base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}
     # Fields that hold a number of layers, of positions, or other sizes of at least 1.
     _layer_fields: ClassVar[tuple[str, ...]] = ("num_hidden_layers",)
@@ -236,7 +236,7 @@ class VaswaniConfig(VaswaniBaseConfig):
         activation_function: the feed-forward non-linearity. The paper's is ReLU.
         layer_norm_eps: epsilon of every LayerNorm (tensor2tensor's 1e-6; the paper gives none).
         norm_order: "post", `LayerNorm(x + Sublayer(x))`, is the paper's; "pre" normalises a sub-layer's input.
-        final_layer_norm: a further LayerNorm after each stack. The paper has none; "pre" usually wants it.
+        final_layer_norm: a further LayerNorm after each stack. The paper has none; "pre" usually needs it.
         attention_bias: biases in the four attention projections. The paper has none.
         lm_head_bias: a bias on the output logits. The paper has none.
         position_embedding: "sinusoidal" (section 3.5) or "learned" (Table 3, row E).
@@ -249,7 +249,7 @@ class VaswaniConfig(VaswaniBaseConfig):
 
     The names that transformers' tools look for (`hidden_size`, `num_attention_heads`, `intermediate_size`, `head_dim`,
     `num_hidden_layers`, ...) work as keyword and as attribute. As in transformers' other encoder-decoders,
-    `num_hidden_layers` speaks of the encoder alone.
+    `num_hidden_layers` is that of the encoder only.
 
     Raises:
         ValueError: a field has a wrong value; the message names the field and says how to fix it.

@@ -3,8 +3,8 @@
 
 Lexically constrained decoding by dynamic beam allocation (Post & Vilar 2018, section 3): the beams of a sentence are
 shared out among banks, one for each number of required tokens that are still missing, so that hypotheses which have
-taken up a phrase are not driven out by those that put it off. One automaton for all phrases of a sentence (Aho &
-Corasick 1975) says what a hypothesis holds, whatever overlaps, and how many tokens it still needs at least. A token
+begun a phrase are not displaced by those that have not. One automaton for all phrases of a sentence (Aho &
+Corasick 1975) tells what a hypothesis holds, with overlaps, and how many tokens it still needs at least. A token
 that would leave too few tokens for the rest is never taken, so none reaches its limit without its phrases.
 
 The search is a plain function for `generate(custom_generate=constrained_beam_search, required_ids=...)`, which works
@@ -46,7 +46,7 @@ class _Sentence:
     def choose(
         self, candidates: dict[tuple[int, int], float], ends: set[int], length: int, num_beams: int
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """Divide the beams among the banks. Return the (beam, token) that continue, and those that end."""
+        """Divide the beams among the banks; return the (beam, token) that continue, and those that end."""
         banks: dict[int, list[tuple[float, int, int]]] = {}
         for (beam, token), score in candidates.items():
             ended = token in ends  # only offered where nothing is missing
@@ -91,15 +91,16 @@ def constrained_beam_search(
         A sentence with fewer hypotheses than that repeats its last one.
 
     Raises:
-        ConstraintError: a phrase cannot be: its ids are not the model's, it does not fit into the sentence's limit, or
-            other settings forbid it.
+        ConstraintError: a phrase is impossible: its ids are not the model's, it does not fit into the sentence's limit,
+            or other settings forbid it.
 
     Source: Post & Vilar 2018, "Fast Lexically Constrained Decoding with Dynamic Beam Allocation for NMT".
     """
     config = generation_config
     _check_settings(config)
     search = _Search(model, input_ids, config, _constraints(required_ids, force_words_ids, input_ids, config))
-    sequences, first, finished_here = input_ids, True, False
+    sequences: torch.Tensor = input_ids
+    first, finished_here = True, False
     while model._has_unfinished_sequences(finished_here, synced_gpus, device=input_ids.device):
         only_last = 1 if model_kwargs.get("use_cache") and not first else None
         inputs = model.prepare_inputs_for_generation(
@@ -124,7 +125,7 @@ def constrained_beam_search(
 
 
 class _Search:
-    """All sentences of a batch, and the scores of their beams."""
+    """The sentences of a batch, and the scores of their beams."""
 
     def __init__(self, model: Any, input_ids: torch.Tensor, config: Any, required: list[RequiredPhrases]):
         self.config, self.num_beams = config, config.num_beams
@@ -159,7 +160,7 @@ class _Search:
             self.sentences.append(sentence)
 
     def advance(self, sequences: torch.Tensor, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one token for every beam. Return the sequences [R, T + 1] and the rows [R] that they continue."""
+        """Take one token for every beam; return the sequences [R, T + 1] and the rows [R] that they continue."""
         if self.config.output_scores and self.config.return_dict_in_generate:
             self.all_scores.append(log_probs.clone())
         total = log_probs.view(len(self.sentences), self.num_beams, -1) + self.scores[:, :, None]  # [R, V] -> [B, M, V]
@@ -188,7 +189,7 @@ class _Search:
     def _candidates(self, total: torch.Tensor) -> list[dict[tuple[int, int], float]]:
         """Return for each sentence its (beam, token) with their scores.
 
-        They are each beam's best tokens and the tokens that begin or carry on a required phrase.
+        They are each beam's best tokens and the tokens that begin or continue a required phrase.
         """
         met = [[state[1] == s.phrases.all_met for state in s.states] for s in self.sentences]
         unmet = ~torch.tensor(met, device=self.device)  # [B, M]
@@ -234,7 +235,7 @@ class _Search:
         for sentence, score in zip(self.sentences, best, strict=True):
             wanted = self.config.num_return_sequences if early is False else self.num_beams
             full = len(sentence.finished) >= wanted
-            # Log-probabilities are negative: the length with the largest divisor gives the best that can be hoped for.
+            # Log-probabilities are negative: the length with the largest divisor gives the upper bound.
             counts = [n - self.prompt_length for n in (length + 1, max(sentence.limit, length + 1))]
             bound = max(score / float(count**penalty) for count in counts)
             hopeless = full and (early is True or bound <= sentence.finished[wanted - 1][0])

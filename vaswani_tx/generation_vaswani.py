@@ -1,5 +1,5 @@
 # Shapes: B batch, R rows of the decoder (B times the beams or the sequences returned), V vocabulary, S source length.
-"""The paper's decoder (section 6.1): beam search with the GNMT length penalty and a limit on length for each sentence.
+"""The paper's decoder (section 6.1): beam search with the GNMT length penalty and a length limit for each sentence.
 
 A hypothesis y of the source x is ranked by ``log P(y | x) / ((5 + |y|) / 6) ** alpha`` (Wu et al. 2016, equation 14,
 without the coverage term) and holds at most ``|x| + 50`` tokens. Lengths count tokens with their ``</s>`` and without
@@ -7,8 +7,8 @@ the start token. The two numbers are entries of the generation configuration, ``
 so they are saved in ``generation_config.json`` and can be given to ``generate`` as keywords.
 
 transformers ranks by ``log P / |y| ** length_penalty`` and has no hook for another score. Its beam search takes the
-penalty only as the exponent of a length, so a float that computes GNMT's divisor when a length is raised to it puts the
-score in every place where transformers scores, and the search itself stays theirs. The rule that ends a sentence needs
+penalty only as the exponent of a length, so a float that computes GNMT's divisor when a length is raised to it changes
+every score, and the search itself remains theirs. The rule that ends a sentence needs
 more than an exponent (a sentence's own limit, the number of hypotheses wanted): that one method is overridden.
 """
 
@@ -79,13 +79,13 @@ class VaswaniGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config) -> "VaswaniGenerationConfig":
-        """Return the paper's decoding with what transformers takes from `model_config`, above all the token ids.
+        """Return the paper's decoding with what transformers takes from `model_config`, mainly the token ids.
 
         A model without an encoder gets transformers' defaults instead: it continues a text, greedily, and has no source
         whose length could limit it.
         """
         taken = GenerationConfig.from_model_config(model_config).to_diff_dict()
-        # The mark of a configuration that is made up: transformers would drop our entries at the next loading.
+        # It marks a configuration as derived: transformers would drop our entries at the next loading.
         taken.pop("_from_model_config", None)
         config = cls(**taken) if getattr(model_config, "is_encoder_decoder", True) else cls.from_dict(taken)
         config._original_object_hash = hash(config)
@@ -93,17 +93,21 @@ class VaswaniGenerationConfig(GenerationConfig):
 
 
 class GNMTLengthPenalty(float):
-    """GNMT's length penalty in the shape of an exponent: `length ** penalty` is ``((5 + |y|) / 6) ** alpha``.
+    """GNMT's length penalty in the form of an exponent: `length ** penalty` is ``((5 + |y|) / 6) ** alpha``.
 
     Args:
         alpha: the exponent; also the value of the float.
         prefix_length: tokens of a given target prefix without the start token. transformers counts from the end of
             the prefix, the penalty counts the whole target.
         longest: `[B, 1]`, the most tokens that each sentence's target may have; None: the search's own limit.
-        num_returned: how many hypotheses of a sentence are wanted.
+        num_returned: how many hypotheses of a sentence are returned.
 
     Source: Wu et al. 2016, equation 14; tensor2tensor's beam search counts ``</s>`` as one token of y, as here.
     """
+
+    prefix_length: int
+    longest: torch.Tensor | None
+    num_returned: int
 
     def __new__(cls, alpha: float, prefix_length: int = 0, longest: torch.Tensor | None = None, num_returned: int = 1):
         penalty = super().__new__(cls, alpha)
@@ -121,10 +125,10 @@ class GNMTLengthPenalty(float):
 
 
 class TargetLimitLogitsProcessor(LogitsProcessor):
-    """Let nothing but ``</s>`` follow where a sentence's target is one token short of its own limit.
+    """A processor that lets only ``</s>`` follow where a target is one token short of its own limit.
 
     The ``</s>`` keeps its log-probability, so a beam search ranks exactly the complete targets within the limit, and
-    the loop of a batch may run on for its longer sentences without touching a shorter one.
+    the loop of a batch may continue for its longer sentences without changing a shorter one.
 
     Args:
         limits: `[B]`, the most tokens that each target may have, its start token included.
@@ -150,10 +154,10 @@ class TargetLimitLogitsProcessor(LogitsProcessor):
 
 
 def _chosen_max_length(config: GenerationConfig | None) -> int | None:
-    """Return the `max_length` that somebody chose for `config`, None if nobody did.
+    """Return the `max_length` that was set for `config`, None if none was.
 
     `Seq2SeqTrainer` writes every default of transformers into the model's configuration while it evaluates. The
-    `max_length` of 20 among them is nobody's choice, and would cut all translations from the second batch on.
+    `max_length` of 20 among them was not chosen, and would cut all translations from the second batch on.
     """
     if config is None:
         return None
@@ -165,12 +169,12 @@ def _chosen_max_length(config: GenerationConfig | None) -> int | None:
 class VaswaniGenerationMixin(GenerationMixin):
     """`generate` with the paper's decoding, where the generation configuration asks for it; else transformers' own.
 
-    A base of the model's class, before or after the pretrained one. What decides:
+    A base of the model's class, before or after the pretrained one. These entries decide:
 
     - `gnmt_alpha` above 0: GNMT's score ranks the hypotheses and is what `sequences_scores` hold. None or 0:
       transformers' `length_penalty` ranks. A `length_penalty` given to `generate`, as keyword or in a configuration
       that does not set `gnmt_alpha`, wins over the model's `gnmt_alpha`.
-    - `max_extra_tokens`: a target has at most that many tokens more than its own source, whatever else is in the batch.
+    - `max_extra_tokens`: a target has at most that many tokens more than its own source, in any batch.
       `max_new_tokens` or `max_length`, in the call or in the model's configuration, is an absolute limit instead and
       cuts as transformers does, without ``</s>``. The source's length is taken from `attention_mask`; without one every
       position counts, as it does for the encoder.
@@ -234,7 +238,7 @@ class VaswaniGenerationMixin(GenerationMixin):
                 f"{prepared.do_sample}: set num_beams to at least 2 (better 8 or more), and do_sample=False."
             )
         prepared._required = required
-        # What the later steps of this call need, in the place where transformers keeps the like.
+        # What later steps of this call need, where transformers keeps its own such values.
         mask = model_kwargs.get("attention_mask")
         prepared._source_lengths = mask.ne(0).sum(dim=-1) if mask is not None and mask.dim() == 2 else None
         prepared._target_limits = None

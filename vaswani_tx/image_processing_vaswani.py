@@ -1,4 +1,4 @@
-"""Images as `VaswaniVisionModel` takes them: colour or grey, resized, rescaled, normalised, by Pillow and numpy alone.
+"""Images as `VaswaniVisionModel` takes them: colour or grey, resized, rescaled, normalised, by Pillow and numpy only.
 
 Shapes: B batch, I channels, X image height, Y image width.
 """
@@ -20,7 +20,7 @@ _KNOWN_CHANNELS = (1, 3, 4)
 
 
 class VaswaniImageKwargs(ImagesKwargs, total=False):
-    """What can be set for an image processor, and for one call of it, beside transformers' own keywords.
+    """Keywords of an image processor, and of one call of it, beside transformers' own.
 
     Args:
         num_channels: channels that the model takes: 3 for colour, 1 for grey, others for arrays that have as many.
@@ -30,7 +30,7 @@ class VaswaniImageKwargs(ImagesKwargs, total=False):
 
 
 class VaswaniImageProcessor(PilBackend):
-    """Turn pictures, arrays or tensors into `pixel_values` [B, I, X, Y].
+    """A processor that turns pictures, arrays or tensors into `pixel_values` [B, I, X, Y].
 
     The steps, each with transformers' usual keywords: to `num_channels` (`do_convert_rgb`; transparency is laid over
     white), resize (`do_resize`, `size`, `resample`), crop (`do_center_crop`, `crop_size`), times `rescale_factor`
@@ -83,7 +83,7 @@ class VaswaniImageProcessor(PilBackend):
         return {**kwargs, "num_channels": num_channels}
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3):
-        """Take lists of grey arrays [X, Y] too, which transformers knows one by one only."""
+        """Accept lists of grey arrays [X, Y] too, which transformers accepts only one by one."""
         if isinstance(images, (list, tuple)):
             images = [image[None] if getattr(image, "ndim", None) == 2 else image for image in images]
         return super()._prepare_images_structure(images, expected_ndims)
@@ -100,7 +100,7 @@ class VaswaniImageProcessor(PilBackend):
         if hasattr(image, "getbands"):
             image, axis = _plain_picture(image, num_channels if do_convert_rgb else None), ChannelDimension.LAST
         else:
-            # The backend's own steps are not asked: they differ between versions of transformers.
+            # The backend's own steps are not used: they differ between versions of transformers.
             image = image.numpy(force=True) if hasattr(image, "numpy") else np.asarray(image)
             axis = input_data_format or (self._channel_axis(image, num_channels) if image.ndim == 3 else None)
         if image.ndim == 2:
@@ -153,7 +153,7 @@ def _plain_picture(image, num_channels: int | None) -> np.ndarray:
 
 
 def _with_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
-    """Bring an array [I, X, Y] of 1, 3 or 4 channels (the fourth: opacity) to 1 or 3; others stay as they are."""
+    """Bring an array [I, X, Y] of 1, 3 or 4 channels (the fourth: opacity) to 1 or 3; others are unchanged."""
     if num_channels not in (1, 3) or pixels.shape[0] not in _KNOWN_CHANNELS:
         return pixels
     whole = np.issubdtype(pixels.dtype, np.integer)

@@ -2,7 +2,7 @@
 
 transformers has no entry points for plugins, so `import vaswani_tx` must register the models. It must not import torch
 and transformers for that, which takes seconds. So a finder in front of `sys.meta_path` waits for the import of
-transformers, whoever does it, and registers right after it: `import vaswani_tx` followed by
+transformers, by any module, and registers right after it: `import vaswani_tx` followed by
 `AutoModelForSeq2SeqLM.from_pretrained(...)` works in every order of imports.
 """
 
@@ -20,12 +20,12 @@ from typing import Any
 
 
 class ImportHook(importlib.abc.MetaPathFinder):
-    """Finder that leaves all finding to the others and calls a function right after a module has been imported.
+    """A finder that leaves all finding to the others and calls a function right after a module has been imported.
 
     Args:
         awaited: name of the module.
-        own: names of the modules that import it, and that the function imports. In the middle of one of them its names
-            are not there yet: the call then waits for its end.
+        own: names of the modules that import it, and that the function imports. During such an import its names do
+            not exist yet: the call then waits for its end.
         action: the function; it must be one that may be called again.
     """
 
@@ -36,7 +36,7 @@ class ImportHook(importlib.abc.MetaPathFinder):
         self._thread = threading.local()
 
     def install(self) -> None:
-        """Call the function now where the module is imported, else as soon as it is."""
+        """Call the function now if the module is imported, else as soon as it is."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
         if self._is_imported():
@@ -55,11 +55,11 @@ class ImportHook(importlib.abc.MetaPathFinder):
         return spec
 
     def attempt(self) -> None:
-        """Call the function, unless the module is not imported or an import is under way whose end comes here too."""
+        """Call the function, unless the module is not imported or an import is running whose end comes here too."""
         if self._imports or self.awaited not in sys.modules:
             return
-        # It imports modules of ours, whose ends come here too: one call at a time is enough. To wait for the call of
-        # another thread could be for ever, as that may need the module whose import ends here.
+        # It imports modules of ours, whose ends come here too: one call at a time is enough. Waiting for the call of
+        # another thread could last for ever, as that may need the module whose import ends here.
         if self._acting.acquire(blocking=False):
             try:
                 self._action()
@@ -97,7 +97,7 @@ class ImportHook(importlib.abc.MetaPathFinder):
 
 
 class _CallingLoader(importlib.abc.Loader):
-    """Loader in the place of a module's own one, until it executes the module."""
+    """A loader that replaces a module's own one until it executes the module."""
 
     def __init__(self, loader: Any, hook: ImportHook) -> None:
         self._loader, self._hook = loader, hook
@@ -109,14 +109,16 @@ class _CallingLoader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # From here on, who asks the module for its loader (source text, data files) finds its own one.
-        module.__spec__.loader = module.__loader__ = self._loader
+        # From here on the module has its own loader, for its source text and data files.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         with self._hook.during_import():
             self._loader.exec_module(module)
             replacement = sys.modules.get(module.__name__, module)
             if replacement is not module:
                 # As transformers does. Python gives the former object to threads that have waited for this import.
-                module.__getattr__ = functools.partial(getattr, replacement)
+                vars(module)["__getattr__"] = functools.partial(getattr, replacement)
 
 
 def _register() -> None:

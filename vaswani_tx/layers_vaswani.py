@@ -131,7 +131,7 @@ def make_positions(config: PreTrainedConfig) -> nn.Module:
 
 
 class VaswaniPositionalEncoding(nn.Module):
-    """Scale token embeddings by sqrt(d_model) (section 3.4), add positions (3.5), apply dropout (5.4): [B, L, D]."""
+    """Token embeddings times sqrt(d_model) (section 3.4), plus positions (3.5), with dropout (5.4): [B, L, D]."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
@@ -175,7 +175,7 @@ def eager_attention_forward(
         is_causal: without a mask, whether a position sees only itself and earlier ones; None: `module.is_causal`.
 
     Returns:
-        output [B, T, H, U] and weights [B, H, T, S]. A row that may attend nowhere attends evenly: never NaN.
+        output [B, T, H, U] and weights [B, H, T, S]. A row that may attend to nothing attends evenly: never NaN.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling

@@ -22,7 +22,7 @@ def uniform_over_others(epsilon: float, vocab_size: int) -> float:
     return epsilon * vocab_size / (vocab_size - 1)
 
 
-def _normalizer(labels: torch.Tensor, num_items_in_batch, ignore_index: int):
+def _normalizer(labels: torch.Tensor, num_items_in_batch, ignore_index: int = -100):
     if num_items_in_batch is None:
         return (labels != ignore_index).sum().clamp(min=1)
     if torch.is_tensor(num_items_in_batch):
@@ -189,8 +189,8 @@ def classification_loss(
         total = nn.functional.mse_loss(logits, labels, reduction="sum")
     else:
         total = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-    # No number is a mark here: each counts.
-    return total / (labels.numel() if num_items_in_batch is None else _normalizer(labels, num_items_in_batch, None))
+    # No number means "ignored" here: each counts.
+    return total / (labels.numel() if num_items_in_batch is None else _normalizer(labels, num_items_in_batch))
 
 
 __all__ = ["classification_loss", "linear_smoothed_cross_entropy", "smoothed_cross_entropy", "uniform_over_others"]

@@ -44,7 +44,7 @@ from .transfer_vaswani import FromStacksMixin
 # What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
 ENCODER_EXTRAS = ("queries", "keys")
 DECODER_EXTRAS = ("queries", "keys", "cross_queries", "cross_keys")
-# Parts of names that weights of older versions were saved under, and what they are now.
+# Parts of the names of weights in older versions, and what they are now.
 FORMER_NAMES = {"embedding.positions.": "positional_encoding.positions."}
 
 
@@ -83,7 +83,7 @@ def _same_document(position_ids: torch.Tensor | None):
 
 
 def with_present_names(tensors: dict[str, Any], present: Collection[str]) -> dict[str, Any]:
-    """Return `tensors`, each that an older version named under the name that it has among `present`."""
+    """Return `tensors` under their names among `present`, where an older version named them otherwise."""
     renamed = {}
     for name, tensor in tensors.items():
         for former, now in FORMER_NAMES.items():
@@ -98,7 +98,7 @@ def recorders(**layer_names: str) -> dict[str, OutputRecorder]:
 
 
 class VaswaniPreTrainedModel(PreTrainedModel):
-    """What all models of the family share: initialisation, and what transformers may do with them."""
+    """A base of all models: initialisation, and what transformers may do with them."""
 
     config_class = VaswaniConfig
     base_model_prefix = "model"
@@ -484,7 +484,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Tell whether weight and bias alone are what the layer computes with: no adapter, shard, quantisation or hook."""
+    """Return whether the layer computes with weight and bias only: no adapter, shard, quantisation or hook."""
     is_linear = type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, torch.Tensor)
     return is_linear and "forward" not in vars(layer) and not layer._forward_pre_hooks
 
@@ -498,7 +498,7 @@ def with_records(result, outputs):
 
 
 class VaswaniLanguageHead:
-    """What models with a projection to the vocabulary share: `lm_head` (section 3.4) and the loss of section 5.4."""
+    """A base of models with a projection to the vocabulary: `lm_head` (section 3.4) and the loss of section 5.4."""
 
     def _add_head(self):
         config = self.config
@@ -603,7 +603,7 @@ class VaswaniForConditionalGeneration(
         return with_records(Seq2SeqLMOutput(loss=loss, logits=logits), outputs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Shift labels [B, T] right, the start token first: what transformers' data collators call."""
+        """Shift labels [B, T] right, the start token first: which transformers' data collators call."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
 

@@ -1,4 +1,4 @@
-"""The paper's decoder on its own, without attention to an encoder: causal language models.
+"""The paper's decoder by itself, without attention to an encoder: causal language models.
 
 Shapes: B batch, T length, D d_model, V vocabulary.
 """
@@ -26,7 +26,7 @@ from .modeling_vaswani import (
 
 
 class VaswaniDecoderPreTrainedModel(VaswaniPreTrainedModel):
-    """What the decoder-only models share."""
+    """A base of the decoder-only models."""
 
     config_class = VaswaniDecoderConfig
     _no_split_modules = ["VaswaniDecoderLayer"]
@@ -85,7 +85,7 @@ class VaswaniDecoderModel(VaswaniDecoderPreTrainedModel, VaswaniStack):
 
 
 class VaswaniForCausalLM(VaswaniLanguageHead, VaswaniDecoderPreTrainedModel, VaswaniGenerationMixin):
-    """Predict the next token, by the embedding matrix as section 3.4 projects to tokens."""
+    """A causal language model: the embedding matrix projects to tokens (section 3.4)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}

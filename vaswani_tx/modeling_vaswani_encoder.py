@@ -1,4 +1,4 @@
-"""The paper's encoder on its own: masked language model, sequence and token classifiers, question answering.
+"""The paper's encoder by itself: masked language model, sequence and token classifiers, question answering.
 
 Shapes: B batch, L length, D d_model, V vocabulary, C classes.
 """
@@ -20,7 +20,7 @@ from .modeling_vaswani import VaswaniEncoder, VaswaniLanguageHead, VaswaniPreTra
 
 
 class VaswaniEncoderPreTrainedModel(VaswaniPreTrainedModel):
-    """What the encoder-only models share."""
+    """A base of the encoder-only models."""
 
     config_class = VaswaniEncoderConfig
     _no_split_modules = ["VaswaniEncoderLayer"]
@@ -35,7 +35,7 @@ class VaswaniEncoderModel(VaswaniEncoderPreTrainedModel, VaswaniEncoder):
 
 
 class VaswaniForMaskedLM(VaswaniLanguageHead, VaswaniEncoderPreTrainedModel):
-    """Predict tokens that were masked (Devlin et al. 2019); the embedding matrix projects to tokens (section 3.4)."""
+    """A masked language model (Devlin et al. 2019): the embedding matrix projects to tokens (section 3.4)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -79,9 +79,9 @@ class VaswaniForMaskedLM(VaswaniLanguageHead, VaswaniEncoderPreTrainedModel):
 
 
 class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
-    """Assign each sequence, or pair of sequences, a class, several classes or numbers, from the mean of its states.
+    """A classifier of sequences, or pairs of them: a class, several classes or numbers from the mean of the states.
 
-    The mean over tokens needs no first token of its own and does not depend on the side of the padding.
+    The mean over tokens needs no special first token and does not depend on the side of the padding.
     `config.problem_type` is "single_label_classification", "multi_label_classification" or "regression"; None: derived
     from `num_labels` and the type of the labels, as in transformers' other models.
     """
@@ -131,7 +131,7 @@ class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
 
 
 class VaswaniForTokenClassification(VaswaniEncoderPreTrainedModel):
-    """Assign each token a class: tagging and named entities."""
+    """A classifier of tokens: tagging and named entities."""
 
     def __init__(self, config: VaswaniEncoderConfig):
         super().__init__(config)
@@ -176,7 +176,7 @@ class VaswaniForTokenClassification(VaswaniEncoderPreTrainedModel):
 
 
 class VaswaniForQuestionAnswering(VaswaniEncoderPreTrainedModel):
-    """Find the span of a context that answers a question: a score for each token to begin and to end it."""
+    """A finder of the span of a context that answers a question: scores of each token to begin and to end it."""
 
     def __init__(self, config: VaswaniEncoderConfig):
         super().__init__(config)

@@ -68,7 +68,7 @@ class VaswaniLearnedPatches(nn.Embedding):
 
 
 class VaswaniPatchEmbedding(nn.Module):
-    """Project the patches, put the class token in front, add positions (section 3.5), apply dropout (5.4)."""
+    """Projected patches behind the class token, plus positions (section 3.5), with dropout (5.4)."""
 
     def __init__(self, config: VaswaniVisionConfig):
         super().__init__()
@@ -96,7 +96,7 @@ class VaswaniPatchEmbedding(nn.Module):
             ValueError: images of another shape, number of channels or size than the model takes.
         """
         self._check(pixel_values, interpolate_pos_encoding)
-        # A pipeline or a Trainer may hand float32 images to a model of another type.
+        # A pipeline or a Trainer may pass float32 images to a model of another type.
         patches = self.projection(pixel_values.to(self.projection.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # [B, D, G, W] -> [B, P, D]
         hidden_states = torch.cat((self.class_token.expand(len(patches), -1, -1), patches), dim=1)
@@ -126,7 +126,7 @@ class VaswaniPatchEmbedding(nn.Module):
 
 
 class VaswaniVisionPreTrainedModel(VaswaniPreTrainedModel):
-    """What the image models share."""
+    """A base of the image models."""
 
     config_class = VaswaniVisionConfig
     main_input_name = "pixel_values"
@@ -211,7 +211,7 @@ class VaswaniVisionModel(VaswaniVisionPreTrainedModel):
 
 
 class VaswaniForImageClassification(VaswaniVisionPreTrainedModel):
-    """Assign each image a class, several classes or numbers, from the class token's last state.
+    """A classifier of images: a class, several classes or numbers from the class token's last state.
 
     `config.problem_type` is "single_label_classification", "multi_label_classification" or "regression"; None: derived
     from `num_labels` and the type of the labels, as in transformers' other models.

@@ -1,4 +1,4 @@
-"""Required and forbidden phrases: what of them a text of tokens holds, and how words become their token ids."""
+"""Required and forbidden phrases: which of them a sequence of tokens holds, and how words become token ids."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 Alternatives = tuple[tuple[int, ...], ...]
 State = tuple[int, int]  # node of the automaton, bits of the constraints that are met
 
-# Up to here the shortest completion is computed exactly; its cost doubles with every constraint.
+# Up to this many the shortest completion is computed exactly; its cost doubles with every constraint.
 MAX_EXACT_CONSTRAINTS = 8
 # Blocks of scripts that are written without spaces: Thai to Lao, Burmese, Khmer, Chinese, Japanese.
 UNSPACED = (
@@ -25,7 +25,7 @@ class ConstraintError(ValueError):
 
 
 class RequiredPhrases:
-    """What one sentence's target must hold: for each constraint, at least one of its alternatives.
+    """The phrases of one sentence's target: for each constraint, at least one of its alternatives.
 
     Args:
         constraints: token ids of a phrase, or a list of such phrases of which one is enough; as transformers 4 took
@@ -117,7 +117,7 @@ class RequiredPhrases:
         return min(costs)
 
     def _upper_bound(self, state: State) -> int:
-        # The plan behind the number: first finish the phrase that gains most from what is there, then the others.
+        # The plan behind the number: first finish the phrase of which most is there, then the others.
         open_bits = [bit for bit in range(len(self)) if not state[1] >> bit & 1]
         total = sum(self._shortest[bit] for bit in open_bits)
         rests = (

@@ -33,21 +33,21 @@ from .pipeline_vaswani_parts import (
 )
 from .sentences_vaswani import Sentence
 
-# For models that set no limit: the 20 of `generate` cuts every translation. As in transformers 4's pipelines.
+# For models that set no limit: the 20 of `generate` would cut every translation. As in transformers 4.
 DEFAULT_NEW_TOKENS, UNSET_MAX_LENGTH = 256, (None, 20)
 LANGUAGES_IN_NAME = re.compile(r"translation_(.+)_to_(.+)")
 
 
 class _SequencePipeline(Pipeline):
-    """Text in, text out: what both pipelines share.
+    """A base of both pipelines: text in, text out.
 
     Call it with a string, a list or `datasets` column of strings, or any iterable of them.
 
     Args of the constructor or of a call:
         batch_size: sources of a batch. Without it, a list goes in batches of `batch_tokens`, an iterable one by one.
         batch_tokens: source tokens of a batch with its padding; 1024 for lists.
-        window: texts that are read ahead and sorted by length; what bounds memory, and how long an iterable waits for
-            its first answer. 16 batches, or 1024 texts.
+        window: texts that are read ahead and sorted by length; it bounds memory, and how long an iterable waits
+            for its first answer. 16 batches, or 1024 texts.
         num_return_sequences: with beams, the n best of each text.
         return_scores: `score`, log P(y | x) over the model's length penalty; with `split_sentences` their sum.
         return_alignments: `alignment`, for each target token the source token with most cross-attention, averaged over
@@ -65,7 +65,7 @@ class _SequencePipeline(Pipeline):
 
     Returns:
         For a string a list with a dictionary for each hypothesis; for a list one such list each, or where each has one
-        entry, the entries; for an iterable an iterator that reads it as far as it must.
+        entry, the entries; for an iterable an iterator that reads it as far as needed.
 
     Raises:
         ValueError: input that is not text, or settings that do not fit together or to the model.
@@ -142,7 +142,7 @@ class _SequencePipeline(Pipeline):
     # From text to ids
 
     def preprocess(self, texts: list[str], settings: Settings) -> tuple[list[Unit], dict[str, Any]]:
-        """Tokenise. Return the units, and the keywords of `generate` that the languages need."""
+        """Tokenise; return the units, and the keywords of `generate` that the languages need."""
         if not texts:
             return [], {}
         prefix, tokenizer = self._source_prefix(settings), self.tokenizer
@@ -251,7 +251,7 @@ class _SequencePipeline(Pipeline):
         return {"sequences": sequences, "readings": readings, "prompt_length": prompt_length}
 
     def _arguments(self, settings: Settings, units: list[Unit]) -> dict[str, Any]:
-        """Return the keywords of `generate`, in the order of who wins: the caller, the task's own, the defaults."""
+        """Return the keywords of `generate`, by precedence: the caller's, the task's, the defaults."""
         chosen = {**self._defaults(settings), **settings.generate}
         config = chosen.pop("generation_config", None)
         if config is not None:
@@ -353,7 +353,7 @@ class _SequencePipeline(Pipeline):
                 "source_index": source,
                 "weight": weight,
             }
-            if spans is not None:
+            if spans is not None and unit.spans is not None:
                 entry |= {"target_span": spans[number], "source_span": unit.spans[source]}
             entries.append(entry)
         return entries
@@ -379,20 +379,20 @@ class _SequencePipeline(Pipeline):
         if settings.return_scores:
             record["score"] = hypothesis.score
         if settings.return_alignments == "words":
-            record["alignment"] = word_alignment(hypothesis.alignment, source, hypothesis.text)
+            record["alignment"] = word_alignment(hypothesis.alignment or [], source, hypothesis.text)
         elif settings.return_alignments:
             record["alignment"] = hypothesis.alignment
         return record
 
 
 class TranslationPipeline(_SequencePipeline):
-    """Translate text with an encoder-decoder: `[{"translation_text": ...}]`."""
+    """A pipeline that translates text with an encoder-decoder: `[{"translation_text": ...}]`."""
 
     return_name = "translation"
 
 
 class SummarizationPipeline(_SequencePipeline):
-    """Summarise text with an encoder-decoder: `[{"summary_text": ...}]`."""
+    """A pipeline that summarises text with an encoder-decoder: `[{"summary_text": ...}]`."""
 
     return_name = "summary"
 

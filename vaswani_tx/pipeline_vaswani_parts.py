@@ -1,4 +1,4 @@
-"""What the pipelines are made of: the settings of a call, its sources in batches, and targets put together again."""
+"""Parts of the pipelines: the settings of a call, its sources in batches, and targets joined again."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -8,14 +8,14 @@ import torch
 
 from .sentences_vaswani import Sentence, join_sentences, split_sentences
 
-# Source tokens of a batch for lists where nothing is set: enough for speed, little enough for any machine.
+# Source tokens of a batch for lists where nothing is set: enough for speed, few enough for any machine.
 DEFAULT_BATCH_TOKENS = 1024
 BATCHES_PER_WINDOW, TEXTS_PER_WINDOW = 16, 1024
 
 
 @dataclass
 class Settings:
-    """What a call asks for, beside what goes to `generate`."""
+    """Settings of a call, beside those that go to `generate`."""
 
     batch_size: int | None = None
     batch_tokens: int | None = None
@@ -70,7 +70,7 @@ OWN_NAMES = {item.name for item in fields(Settings)} - {"generate"}
 
 @dataclass
 class Unit:
-    """What the model sees as one source: a text, or a sentence of it."""
+    """One source of the model: a text, or a sentence of it."""
 
     text: str
     ids: list[int]
@@ -93,7 +93,7 @@ def read_texts(inputs: Any) -> Iterator[str]:
         raise ValueError(
             f"the input is {type(inputs).__name__}: give a string, a list of strings, or an iterable of strings."
         )
-    # A data set without an iterator of its own, such as KeyDataset, is read by its places.
+    # A data set without an iterator, such as KeyDataset, is read by its indices.
     items = inputs if isinstance(inputs, Iterable) else (inputs[place] for place in range(len(inputs)))
     return _checked(items)
 
@@ -141,8 +141,8 @@ def join_hypotheses(text: str, pieces: list[Sentence], parts: tuple[Hypothesis, 
                 if name in entry:
                     entry[name] = (entry[name][0] + offset, entry[name][1] + offset)
             alignment.append(entry)
-    scores = [part.score for part in parts]
-    score = None if None in scores else sum(scores)
+    scores = [part.score for part in parts if part.score is not None]
+    score = sum(scores) if len(scores) == len(parts) else None
     return Hypothesis(target, torch.cat([part.ids for part in parts]), score, alignment)
 
 

@@ -1,4 +1,4 @@
-"""What transformers learns of this package: the classes behind its Auto classes, and its two pipelines."""
+"""Registration with transformers: the classes behind its Auto classes, and its two pipelines."""
 
 import contextlib
 
@@ -83,7 +83,7 @@ def _register_models() -> None:
 
 
 class _NoDefaultModel(dict):
-    """Entry in the place of a task's default model: which one to take is the caller's choice."""
+    """An entry for a task without a default model: the caller has to name one."""
 
     def __init__(self, task: str):
         super().__init__(model=None)
@@ -108,7 +108,7 @@ class _TranslationNames(dict):
 
 
 def _register_pipelines() -> None:
-    """Give `pipeline()` the tasks that transformers 5 removed; one that it still has stays as it is."""
+    """Give `pipeline()` the tasks that transformers 5 removed; one that it still has does not change."""
     registry, removed = pipelines.PIPELINE_REGISTRY, getattr(pipelines, "REMOVED_TASKS", {})
     for task, pipeline_class in (("translation", TranslationPipeline), ("summarization", SummarizationPipeline)):
         if task in registry.supported_tasks:
@@ -117,7 +117,7 @@ def _register_pipelines() -> None:
         registry.register_pipeline(
             task, pipeline_class, pt_model=AutoModelForSeq2SeqLM, default=_NoDefaultModel(task), type="text"
         )
-        # It would make `save_pretrained` of every pipeline copy our code beside other people's weights.
+        # It would make `save_pretrained` of every pipeline copy our code beside the weights of others.
         del pipeline_class._registered_impl
         if task == "translation":
             registry.task_aliases = _TranslationNames(registry.task_aliases)

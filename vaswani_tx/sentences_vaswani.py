@@ -1,9 +1,9 @@
-"""Cut a text into sentences by rule, and put sentences together again; nothing of the text is lost."""
+"""Sentences: a text is cut into them by rule and joined again; nothing of it is lost."""
 
 import re
 from dataclasses import dataclass
 
-# Marks that end a sentence wherever they are (no space need follow), and those that need a space after them.
+# Marks that end a sentence even without a space after them, and those that need one.
 FULL_STOPS = "。！？｡।॥။។۔؟᙮"
 MARKS = ".!?…"
 CLOSERS = "\"'”’»«›)]}」』）】"
@@ -49,7 +49,7 @@ def split_sentences(text: str) -> list[Sentence]:
         if not body:
             continue
         following = start + len(body)
-        rest = SPACE.match(text, following).end()
+        rest = _after_space(text, following)
         sentences.append(Sentence(body, start, text[following:rest]))
         start = rest
     if start < len(text):
@@ -58,10 +58,15 @@ def split_sentences(text: str) -> list[Sentence]:
     return sentences
 
 
+def _after_space(text: str, position: int) -> int:
+    space = SPACE.match(text, position)
+    return space.end() if space else position
+
+
 def _ends(text: str, mark: re.Match) -> bool:
     if mark[0] == "\n" or mark[0][0] in FULL_STOPS:
         return True
-    following = SPACE.match(text, mark.end()).end()
+    following = _after_space(text, mark.end())
     after = text[following : following + 20].lstrip(OPENERS)[:1]
     if after.islower():
         return False
@@ -69,7 +74,8 @@ def _ends(text: str, mark: re.Match) -> bool:
     if stop != ".":
         return True
     before = text[max(mark.start() - 40, 0) : mark.start()]
-    word = WORD_BEFORE.search(before)[0]
+    found = WORD_BEFORE.search(before)
+    word = found[0] if found else ""
     if mark[0] == "." and (word.lower() in KNOWN or ORDINAL.search(word)):
         # "in 1945." ends before a capital where there is a year; "am 3. Mai" and "No. 5" do not.
         return bool(re.fullmatch(r"\d{4}", word))
@@ -79,7 +85,7 @@ def _ends(text: str, mark: re.Match) -> bool:
 def join_sentences(translations: list[str], sentences: list[Sentence], before: str = "") -> tuple[str, list[int]]:
     """Put the translations in the places of their sentences, with the gaps of the source.
 
-    Returns the text and where each translation begins in it. Sentences that follow each other without a space are
+    Return the text and where each translation begins in it. Sentences that follow each other without a space are
     separated by one, unless the translation ends in a full stop that needs none.
     """
     text, starts = before, []

@@ -1,4 +1,4 @@
-"""The nearest known name to one that is not known, for error messages. Needs the standard library only."""
+"""Suggestions of the nearest known name for an unknown one, for error messages. Needs the standard library only."""
 
 import difflib
 from collections.abc import Iterable

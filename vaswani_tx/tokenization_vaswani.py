@@ -8,8 +8,8 @@ the same ids without this package:
 No Unicode normalisation and all 256 bytes in the vocabulary: decoding gives back exactly the text that was encoded. The
 space in front makes the first word of a sentence the same token as inside a sentence; decoding takes exactly it away.
 
-Control tokens written in a text are text. Two things are read as control tokens all the same: `<mask>` in the place of
-a word, by a tokenizer that has it as its mask token, and what a chat template itself writes.
+Control tokens written in a text are text. Two things are read as control tokens: `<mask>` in the place of a word,
+by a tokenizer that has it as its mask token, and what a chat template itself writes.
 """
 
 import importlib
@@ -79,13 +79,13 @@ class VaswaniTokenizer(TokenizersBackend):
             cls, corpus, vocab_size, min_frequency, show_progress, length, mask_token, control_tokens, **kwargs
         )
 
-    def apply_chat_template(self, conversation: Any, *args: Any, tokenize: bool = True, **kwargs: Any) -> Any:
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """Render messages with the chat template, without tokenizing them.
 
         Raises:
             NotImplementedError: tokens are asked for; control tokens that users wrote would not be recognised here.
         """
-        if tokenize:
+        if kwargs.pop("tokenize", True):
             raise NotImplementedError(
                 "The code in this model's folder does not tokenize chats, as only that of a decoder-only model does: "
                 "install the package, with `pip install vaswani-tx`, and import vaswani_tx before loading."

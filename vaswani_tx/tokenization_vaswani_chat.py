@@ -68,8 +68,8 @@ class VaswaniTokenizer(TextTokenizer):
         """Render messages with the chat template and return their tokens; arguments as in transformers.
 
         Only what the template writes becomes a control token. The same characters inside messages, tools, documents
-        and further variables stay text, whatever the template does with them: a control token needs at least its first
-        character from the template.
+        and further variables remain text, whatever the template does with them: a control token needs at least its
+        first character from the template.
         """
         kwargs.pop("sanitize_control_tokens", None)  # it is always done
         if tokenize:
@@ -94,13 +94,13 @@ class VaswaniTokenizer(TextTokenizer):
         )
 
     def _control_tokens(self) -> list[str]:
-        """Return all of them, longer ones first."""
+        """Return all control tokens, longer ones first."""
         return sorted((token.content for token in self.added_tokens_decoder.values()), key=len, reverse=True)
 
     def _beginnings_of_control_tokens(self) -> re.Pattern:
         """Match the first character of a control token, also of one that a text ends in the middle of.
 
-        In capitals or not: a template may change that.
+        Upper and lower case match: a template may change the case.
         """
         tokens = self._control_tokens()
         cut = {token[:length] for token in tokens for length in range(1, len(token))}
@@ -136,8 +136,8 @@ class VaswaniTokenizer(TextTokenizer):
         for encoding in encodings if truncation != TruncationStrategy.DO_NOT_TRUNCATE and longest else ():
             encoding.truncate(longest, direction=self.truncation_side)
         if padding != PaddingStrategy.DO_NOT_PAD:
-            fills = padding == PaddingStrategy.MAX_LENGTH and longest is not None
-            width = longest if fills else max(map(len, encodings))
+            fills = padding == PaddingStrategy.MAX_LENGTH
+            width = longest if fills and longest is not None else max(map(len, encodings))
             multiple = kwargs.get("pad_to_multiple_of") or 1
             for encoding in encodings:
                 length = -(-width // multiple) * multiple

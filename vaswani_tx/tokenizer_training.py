@@ -1,4 +1,4 @@
-"""How `VaswaniTokenizer.train` learns a vocabulary from files or sentences; no trained tokenizer needs this file.
+"""Training of `VaswaniTokenizer` vocabularies on files or sentences; no trained tokenizer needs this file.
 
 The pipeline is built here once and saved whole in `tokenizer.json`; `tokenization_vaswani.py` describes it.
 """
@@ -59,7 +59,7 @@ def train_tokenizer(
         show_progress: show a progress bar on the terminal.
         length: number of sentences in an iterable, for the progress bar.
         mask_token: "<mask>" for masked language models: the entry after the 4 special tokens. In text it is read as
-            the mask where it is a word of its own, at the front or after a space.
+            the mask where it is a separate word, at the front or after a space.
         control_tokens: further special tokens, such as `CHAT_TOKENS`, which come next.
         kwargs: given to the tokenizer, `model_max_length=512` for example.
 

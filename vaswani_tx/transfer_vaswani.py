@@ -1,4 +1,4 @@
-"""From one model to another: an encoder-decoder out of pre-trained stacks, and a new vocabulary on an old model.
+"""Transfer between models: an encoder-decoder of pre-trained stacks, and a new vocabulary for a trained model.
 
 Shapes: V vocabulary, D d_model.
 """
@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# What two stacks must have in common to meet in one model: all that decides the shape or the meaning of a weight.
+# Fields that two stacks of one model must share: all that decide the shape or the meaning of a weight.
 SHARED_FIELDS = (
     "d_model", "d_ff", "num_heads", "d_k", "d_v", "activation_function", "layer_norm_eps", "norm_order",
     "final_layer_norm", "attention_bias", "position_embedding", "max_position_embeddings", "scale_embedding",
@@ -26,22 +26,22 @@ class TransferError(ValueError):
 
 
 class FromStacksMixin:
-    """What adds `from_encoder_decoder_pretrained` to an encoder-decoder class."""
+    """A mixin that adds `from_encoder_decoder_pretrained` to an encoder-decoder class."""
 
     @classmethod
     def from_encoder_decoder_pretrained(
         cls, encoder: str, decoder: str | None = None, *, embeddings: str = "encoder", dtype=None, **fields: Any
     ):
-        """Start an encoder-decoder from pre-trained stacks (Rothe et al. 2020), weights taken over name by name.
+        """Start an encoder-decoder from pre-trained stacks (Rothe et al. 2020), weights loaded by name.
 
         Each side may come from an encoder-only model, a decoder-only model or an encoder-decoder (its stack of that
-        side). What no source has, cross-attention above all, is freshly initialised and named in the log.
+        side). What no source has, mainly cross-attention, is freshly initialised and named in the log.
 
         Args:
             encoder: folder or Hub name of the model whose layers become the encoder.
             decoder: the same for the decoder; None: the decoder is fresh, but for the shared embedding.
             embeddings: "encoder", "decoder" or "mean": whose matrix source, target and output share from now on. Two
-                models trained apart have different ones, so the other side's layers have to get used to it; starting
+                models trained separately have different ones, so the other side's layers have to adapt; starting
                 the second model from the first, with its matrix frozen, avoids that.
             dtype: type of the weights; None: float32.
             **fields: fields of the configuration that replace the sources', such as `dropout`.
@@ -87,7 +87,7 @@ def _config_of(source: str) -> dict[str, Any]:
 
 
 def _joint_fields(config_class, dicts: dict[str, dict], sources: dict[str, str | None], fields: dict[str, Any]):
-    """Return the configuration that both sides agree on, with `fields` in its place where they decide nothing."""
+    """Return the configuration that both sides share, with `fields` where the sides do not decide."""
     defaults = config_class()
     joint: dict[str, Any] = {}
     for name in (*SHARED_FIELDS, "dropout", "attention_dropout", "activation_dropout"):
@@ -124,7 +124,7 @@ def _load_stack(cls, model, side: str, source: str, found: dict[str, Any]):
     config = cls.config_class(**{**kept, "encoder_layers": layers, "decoder_layers": layers})
     stack_class = type(model.model.encoder)  # layers without cross-attention have the encoder's names
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report would call the source's head superfluous
+    logging.set_verbosity_error()  # its report would list the source's head as unused
     try:
         return stack_class.from_pretrained(source, config=config)
     finally:
@@ -146,7 +146,7 @@ def _report(fresh, sources, embeddings: str, matrices: dict[str, torch.Tensor], 
 
 @dataclass(frozen=True)
 class VocabularyTransfer:
-    """What became of the rows of an embedding: how many tokens kept theirs, were composed of old ones, are random."""
+    """Counts of the rows of an embedding: tokens that kept theirs, composed of old ones, or random."""
 
     kept: int
     composed: int

@@ -17,7 +17,7 @@ from transformers import MarianConfig, MarianMTModel, T5Config
 import vaswani_tx
 from tests.helpers import ROOT
 from tests.helpers.cli_runs import LINES, command, environment, refused, save_model
-from tests.helpers.fake_hub import WRITER, HubStandIn
+from tests.helpers.fake_hub import WRITER, FakeHub
 from vaswani_tx import VaswaniTokenizer, cli
 from vaswani_tx.cli import info as cli_info
 from vaswani_tx.cli import models as cli_models
@@ -298,7 +298,7 @@ def test_info_tells_where_a_model_comes_from_and_what_is_wrong(folder, tmp_path)
 
 def test_push_says_what_it_would_send_and_sends_it(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "get_token", lambda: WRITER)
-    with HubStandIn() as running:
+    with FakeHub() as running:
         monkeypatch.setattr(hub, "HfApi", partial(HfApi, endpoint=running.url, token=WRITER))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)

@@ -50,7 +50,7 @@ class Input(io.BytesIO):
 
 
 class Terminal(io.StringIO):
-    """A stream that people look at."""
+    """A stream of a terminal."""
 
     buffer = None
 

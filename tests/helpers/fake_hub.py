@@ -1,6 +1,6 @@
-"""A local stand-in of the Hub: the part of its HTTP interface that pushing and loading a model uses.
+"""A fake Hub on this machine: the part of its HTTP interface that pushing and loading a model uses.
 
-    with HubStandIn() as hub:
+    with FakeHub() as hub:
         ...  # HF_ENDPOINT=hub.url, HF_TOKEN=WRITER, HF_HUB_DISABLE_XET=1
         hub.commits("me/model")[-1].files
 
@@ -52,7 +52,7 @@ class Refusal(Exception):
         self.body = body or json.dumps({"error": message}).encode()
 
 
-class HubStandIn:
+class FakeHub:
     """The server, in a thread; a context manager.
 
     `requests` lists what was asked, as "METHOD /path"; `failing` maps a regular expression of such a line to the status
@@ -99,7 +99,7 @@ def _is_large(path, size):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: HubStandIn
+    hub: FakeHub
     protocol_version = "HTTP/1.1"
     ROUTES = (
         ("POST", r"/api/repos/create", "create"),

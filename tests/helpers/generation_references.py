@@ -23,7 +23,7 @@ def one_thread():
 
 
 class PaperMarian(VaswaniGenerationMixin, MarianMTModel):
-    """Somebody else's model with our mixin: its twin without the mixin is transformers itself."""
+    """Another project's model with our mixin: without the mixin it is transformers itself, the reference."""
 
 
 def spread(model, std=0.3):
@@ -44,7 +44,7 @@ def tiny_model(seed, vocab_size=6, end_bias=1.0, **fields):
     return model
 
 
-def marian_twins(seed):
+def marian_pair(seed):
     config = MarianConfig(
         vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128,

@@ -142,7 +142,7 @@ def test_every_file_of_a_run_shows_in_the_card(run, tmp_path):
     assert "cc-by-4.0" in part["Licence"]
 
 
-def test_no_place_of_the_machine_and_no_command_line_travels(run, tmp_path):
+def test_no_path_of_the_machine_and_no_command_line_travels(run, tmp_path):
     text = make_card(run / "averaged", run=run, evaluations=[tmp_path / "scores.json"])
     assert "secret" not in text and "hunter2" not in text and str(tmp_path) not in text
 
@@ -202,7 +202,7 @@ def test_scores_have_the_titles_of_the_registry_or_else_their_names(run, tmp_pat
 NASTY = "a|b `c` <script>alert(1)</script> [x](javascript:y) *d*\n---\n# e: \u202e{f} ``` \x00"
 
 
-def test_a_length_penalty_given_to_the_evaluation_is_the_one_that_is_told(run, tmp_path):
+def test_a_length_penalty_given_to_the_evaluation_is_the_one_that_is_shown(run, tmp_path):
     given = score(run / "averaged")
     given["settings"] |= {"length_penalty": 1.0}
     given["settings"]["generation"] |= {"length_penalty": 1.0}  # beside the model's own gnmt_alpha
@@ -322,7 +322,7 @@ def test_the_command_writes_a_card(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "model_cards").glob("*.md")), ids=lambda path: path.stem)
-def test_the_cards_that_the_project_shows_are_valid_and_name_no_place(path):
+def test_the_cards_that_the_project_shows_are_valid_and_name_no_path(path):
     text = path.read_text(encoding="utf-8")
     values, _ = metadata_of(text)
     results = values["model-index"][0]["results"]

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
-from tests.helpers.fake_hub import READER, WRITER, HubStandIn
+from tests.helpers.fake_hub import READER, WRITER, FakeHub
 from vaswani_tx import (
     TranslationPipeline,
     VaswaniConfig,
@@ -168,7 +168,7 @@ def evil(plain, tmp_path):
 @pytest.fixture
 def server(monkeypatch):
     """The fake Hub, and a client in this process that uses it."""
-    with HubStandIn() as running:
+    with FakeHub() as running:
         monkeypatch.setattr(saving, "HfApi", partial(HfApi, endpoint=running.url))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

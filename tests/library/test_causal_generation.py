@@ -188,7 +188,7 @@ def test_guessed_tokens_change_nothing(settings, monkeypatch):
     assert torch.equal(model.generate(prompt, max_new_tokens=12, **settings), expected)
 
 
-def test_a_cache_goes_on_where_it_ended():
+def test_a_cache_continues_where_it_ended():
     model, prompt = tiny_model(end_bias=-50).double(), prompts()
     whole = model.generate(prompt, max_new_tokens=6)
     first = model.generate(
@@ -248,7 +248,7 @@ def test_required_phrases_are_found_and_are_the_best_that_hold_them(seed):
     assert tuple(custom[0, 3:].tolist())[: len(possible[0][1])] == possible[0][1]
 
 
-def test_what_cannot_be_is_an_error_that_says_why():
+def test_what_is_impossible_is_an_error_with_its_reason():
     model, prompt = tiny_model(), prompts()
     with pytest.raises(ValueError, match=r"max_extra_tokens=50 counts from .* source.*give max_new_tokens"):
         model.generate(prompt, max_extra_tokens=50)

@@ -14,7 +14,7 @@ from tests.helpers.generation_references import (
     START,
     assert_same_hypotheses,
     every_hypothesis,
-    marian_twins,
+    marian_pair,
     random_batch,
     tiny_model,
     translate,
@@ -159,7 +159,7 @@ def test_beams_are_shared_out_among_what_is_still_missing():
     # One beam for the best that has the phrase, one for the best that has begun it, the rest by score.
     assert sentence.choose(scores, {END}, 3, 4) == ([(1, 5), (0, 4), (0, 7), (0, 8)], [])
     assert sentence.choose(scores, {END}, 17, 4) == ([(1, 5), (0, 4), (0, 7), (0, 8)], [])
-    assert sentence.choose(scores, {END}, 18, 4) == ([(1, 5), (0, 4)], [])  # no room for both tokens any more
+    assert sentence.choose(scores, {END}, 18, 4) == ([(1, 5), (0, 4)], [])  # too few tokens left for both
     assert sentence.choose(scores, {END}, 19, 4) == ([(1, 5)], [])
     met = _Sentence(phrases, limit=20, must_end=True, states=[phrases.start([4, 5])])
     assert met.choose({(0, END): -1.0, (0, 3): -2.0}, {END}, 20, 4) == ([], [(0, END)])
@@ -175,7 +175,7 @@ def test_scores_are_those_of_the_tokens_and_transitions_can_be_recomputed():
 
 
 def test_other_models_take_it_as_custom_generate_and_end_at_max_length():
-    plain, _ = marian_twins(0)
+    plain, _ = marian_pair(0)
     batch = random_batch(0, [5, 3], vocab_size=20)
     settings = {"num_beams": 5, "num_return_sequences": 2, "max_new_tokens": 6, "do_sample": False}
     required = [[[4, 5], [9]], [[11, 12, 13, 14, 15, 16]]]
@@ -234,7 +234,7 @@ def test_cache_does_not_change_the_result(use_cache):
         ({"force_words_ids": [[3]], "output_attentions": True, "return_dict_in_generate": True}, "no attentions"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_says_why(settings, message):
+def test_what_is_impossible_is_an_error_with_its_reason(settings, message):
     model, batch = tiny_model(0, vocab_size=12), random_batch(0, [5, 3], vocab_size=12)
     with pytest.raises(ConstraintError, match=message):
         model.generate(**batch, **settings)

@@ -1,6 +1,6 @@
-"""The models under other people's tools: accelerate's device maps, PEFT, plans for several devices, torch.export.
+"""The models in tools of other projects: accelerate's device maps, PEFT, plans for several devices, torch.export.
 
-What was tried by hand and why some of it is not tested here stands in docs/ecosystem.md.
+What was tried by hand and why some of it is not tested here is in docs/ecosystem.md.
 """
 
 import json
@@ -91,8 +91,8 @@ def size_of(model) -> int:
 @pytest.mark.parametrize("share", [0.35, 0.6, 0.9])
 def test_a_device_map_keeps_layers_whole_and_tied_weights_together(share):
     model = make_model()
-    room = {0: int(share * size_of(model)), "cpu": 10 * size_of(model)}
-    places = infer_auto_device_map(model, max_memory=room, no_split_module_classes=list(model._no_split_modules))
+    memory = {0: int(share * size_of(model)), "cpu": 10 * size_of(model)}
+    places = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=list(model._no_split_modules))
     assert set(places.values()) == {0, "cpu"}
     assert all(".layers." not in name or name.rpartition(".")[2].isdigit() for name in places), places
     tied = ["model.shared.weight", "lm_head.weight"] + [f"model.{stack}.embed_tokens.weight" for stack in
@@ -193,7 +193,7 @@ def with_forward(model):
 
 
 @pytest.mark.parametrize("change", [with_adapter, with_subclass, with_weight, with_hook, with_forward])
-def test_the_loss_without_logits_sees_what_stands_in_the_output_layers_place(change):
+def test_the_loss_without_logits_sees_what_replaces_the_output_layer(change):
     gradients, losses, before = [], [], make_model()(**make_batch()).loss
     for skip_logits in (False, True):
         model = make_model()
@@ -240,7 +240,7 @@ def test_an_exported_model_takes_any_batch_and_length(attention, tmp_path):
         torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
 
 
-def test_sinusoids_of_an_exported_model_reach_as_far_as_its_configuration_says(saved):
+def test_sinusoids_of_an_exported_model_reach_as_far_as_its_configuration(saved):
     model, folder = saved
     longer = AutoModelForSeq2SeqLM.from_pretrained(folder, max_position_embeddings=512)
     short, inputs = make_batch(3, 9), make_batch(2, 300)
@@ -355,7 +355,7 @@ def test_the_tensor_parallel_plan_names_every_matrix(family):
 
 
 def one_stream_attention(module, query, key, value, attention_mask, attention_instances=None, scaling=None, **kwargs):
-    """What vLLM's own attention does: all requests stand in one row, [1, H, T, K], and it knows where each begins."""
+    """What vLLM's own attention does: all requests are in one row, [1, H, T, K], and it knows where each begins."""
     assert attention_mask is None and query.shape[0] == 1
     lengths, outputs = attention_instances[module.layer_idx], []
     pieces = [tensor.split(lengths, dim=2) for tensor in (query, key, value)]

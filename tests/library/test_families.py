@@ -178,7 +178,7 @@ def test_the_trainer_finds_the_labels(case):
     assert find_labels(case.model_class) == (expected if case.labels else [])
 
 
-def test_sinusoids_go_on_beyond_the_table_and_learned_positions_end_there():
+def test_sinusoids_continue_beyond_the_table_and_learned_positions_end_there():
     for case in (BY_NAME["VaswaniForMaskedLM"], BY_NAME["VaswaniForCausalLM"]):
         inputs = inputs_of(case, length=30)
         short, long = (make(case, max_position_embeddings=rows).double() for rows in (8, 64))

@@ -143,7 +143,7 @@ def test_every_target_has_its_own_source_length_plus_fifty(settings):
         found = model.generate(**random_batch(0, lengths, 9), logits_processor=[Reluctant()], **settings)
     repeats = settings.get("num_return_sequences", 1)
     for row, length in zip(found.tolist(), [n for n in lengths for _ in range(repeats)], strict=True):
-        assert row.index(END) == length + 50  # the start token stands before the target's length + 50 tokens
+        assert row.index(END) == length + 50  # the start token comes before the target's length + 50 tokens
         assert set(row[length + 51 :]) <= {PAD}
     assert found.shape[1] == 1 + max(lengths) + 50
 
@@ -270,7 +270,7 @@ def test_prefix_counts_in_the_length_and_in_the_limit():
         assert closed.tolist() == [[START, *prefix, END]]
 
 
-def test_encoder_outputs_and_embeddings_stand_for_the_source():
+def test_encoder_outputs_and_embeddings_replace_the_source():
     model, batch = tiny_model(4, vocab_size=12), random_batch(4, [2, 9, 5], vocab_size=12)
     mask = batch["attention_mask"]
     model.generation_config.max_extra_tokens = 6

@@ -15,7 +15,7 @@ from tests.helpers.generation_references import (
     PaperMarian,
     assert_same_hypotheses,
     gnmt,
-    marian_twins,
+    marian_pair,
     plain_beam_search,
     random_batch,
     tiny_model,
@@ -165,7 +165,7 @@ def test_wrong_settings_are_refused(settings, message):
 )
 def test_a_plain_configuration_is_plain_transformers(settings):
     for seed in range(3):
-        plain, ours = marian_twins(seed)
+        plain, ours = marian_pair(seed)
         ours.generation_config = copy.deepcopy(plain.generation_config)
         outputs = []
         for model in (plain, ours):

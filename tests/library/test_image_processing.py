@@ -122,7 +122,7 @@ def test_arrays_and_tensors_of_either_order_of_axes():
     expected = run(Image.fromarray(image), **untouched(3))
     for given in (image, image.transpose(2, 0, 1), torch.from_numpy(image), torch.from_numpy(image).permute(2, 0, 1)):
         np.testing.assert_array_equal(run(given, **untouched(3)), expected)
-    # Four rows are no four channels where three are wanted and three stand last.
+    # Four rows are no four channels where three are wanted and three come last.
     np.testing.assert_array_equal(run(pixels(4, 7), **untouched(3))[0], pixels(4, 7).transpose(2, 0, 1))
     narrow = pixels(3, 7)  # three rows and three channels: told apart by the keyword
     found = VaswaniImageProcessor(**untouched(3))(narrow, input_data_format="channels_last", return_tensors="np")

@@ -80,9 +80,9 @@ def test_a_failed_or_absent_import_is_none(packages):
     with pytest.raises(RuntimeError, match="broken"):
         importlib.import_module("awaited_module")
     assert calls == [] and "awaited_module" not in sys.modules
-    packages(awaited_module="VALUE = 'mended'\n")
+    packages(awaited_module="VALUE = 'fixed'\n")
     importlib.import_module("awaited_module")
-    assert calls == ["mended"]
+    assert calls == ["fixed"]
 
 
 def test_the_function_waits_for_the_end_of_the_module_that_imports_the_awaited_one(packages):

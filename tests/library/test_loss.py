@@ -1,4 +1,4 @@
-"""The label-smoothed loss against golden values, and the chunked form against its plain twin."""
+"""The label-smoothed loss against golden values, and the chunked form against its plain reference."""
 
 import pytest
 import torch

@@ -191,7 +191,7 @@ def test_only_earlier_positions_are_seen(variant):
 
 
 @every_text_case
-def test_embeddings_stand_for_tokens(case):
+def test_embeddings_replace_tokens(case):
     model, inputs = make(case), pad(inputs_of(case), "left")
     expected = answer(case, model(**inputs))
     inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))

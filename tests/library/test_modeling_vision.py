@@ -199,7 +199,7 @@ def test_an_image_twice_as_large_has_four_times_the_patches():
         ((8, 12), {}, r"must be \[B, 1, height, width\].*\[8, 12\]"),
     ],
 )
-def test_an_image_that_does_not_suit_says_what_to_do(shape, options, expected):
+def test_an_image_that_does_not_suit_is_reported_with_a_fix(shape, options, expected):
     with pytest.raises(ValueError, match=expected):
         make()(torch.zeros(shape), **options)
 

@@ -1,4 +1,4 @@
-"""The translation and summarisation pipelines, by name, with all that a call may ask for, and from a folder alone."""
+"""The translation and summarisation pipelines, by name, with all that a call may ask for, and from a folder only."""
 
 import json
 import shutil
@@ -322,7 +322,7 @@ def test_alignment_is_where_the_attention_is(pipe, model, tokenizer):
     )
 
 
-# By name, with our models and other people's
+# By name, with our models and those of others
 
 
 def test_pipelines_are_found_by_name(folder):
@@ -388,7 +388,7 @@ def test_models_that_are_no_encoder_decoders_are_refused(tokenizer):
 
 @pytest.fixture(scope="module")
 def words():
-    """A plain tokenizer of other people's kind."""
+    """A plain tokenizer, such as those of other projects."""
     ours = VaswaniTokenizer.train(iter(LINES * 3), vocab_size=300, show_progress=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=ours.backend_tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
@@ -549,7 +549,7 @@ def test_tokenizers_made_with_sentencepiece(kind, tmp_path):
     assert [r["translation_text"] for r in pipe(LINES[:3], **languages)] == expected
     [record] = pipe(LINES[0], return_alignments=True, required=["Hund"], max_new_tokens=20, **languages)
     assert "Hund" in record["translation_text"]
-    assert all("source_span" not in link for link in record["alignment"])  # it does not say where its tokens stand
+    assert all("source_span" not in link for link in record["alignment"])  # it does not know where its tokens are
     if not tokenizer.is_fast:
         with pytest.raises(ValueError, match="fast tokenizer"):
             pipe(LINES[0], return_alignments="words", **languages)

@@ -136,6 +136,15 @@ def test_words_are_found_in_prose_and_not_in_data(project, capsys, monkeypatch):
     assert "   4 training/data/parallel.py\n" in capsys.readouterr().out
 
 
+def test_a_listed_word_is_a_violation(project, monkeypatch):
+    (project / "CONTRIBUTING.md").write_text(WORDS, encoding="utf-8")
+    (project / "training/data/parallel.py").write_text("# mended\n", encoding="utf-8")
+    (project / "training/data/lines.py").write_text("# mended\n", encoding="utf-8")
+    monkeypatch.setattr(quality_rules, "WORDS_LEFT", ("training/data/lines.py",))
+    found = [str(violation) for violation in quality_rules.check(project)]
+    assert found == ["training/data/parallel.py:1: word: 'mended': write fix"]
+
+
 def test_the_word_list_is_read():
     listed = quality_rules.word_list((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     assert len(listed) > 10

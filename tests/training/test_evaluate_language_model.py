@@ -91,8 +91,8 @@ def test_perplexity_and_bits_per_byte_of_causal_models(folder, name, capsys):
     assert (result["bytes"], result["words"]) == (size, words)
     assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
     assert result["word_perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-5)
-    said = capsys.readouterr().out
-    assert f"{result['bits_per_byte']:.4f}" in said and "per word" in said
+    printed = capsys.readouterr().out
+    assert f"{result['bits_per_byte']:.4f}" in printed and "per word" in printed
 
 
 @pytest.mark.parametrize("context", [1, 3, 5])

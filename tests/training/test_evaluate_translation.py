@@ -77,7 +77,7 @@ def test_limit_lowercase_and_table_fields(folder, corpus, capsys):  # noqa: F811
 
 
 def scored(corpus, capsys, *flags, expect=0):
-    """Score the references' lines, in part turned, as a file of hypotheses; the JSON, or what was said on stderr."""
+    """Score the references' lines, in part turned, as a file of hypotheses; the JSON, or the text on stderr."""
     lines = (corpus / "test.de").read_text(encoding="utf-8").splitlines()
     given = [text.upper() if number == 1 else text for number, text in enumerate(lines)]
     (corpus / "given.de").write_text("".join(f"{text}\n" for text in given), encoding="utf-8")
@@ -217,7 +217,7 @@ def test_unusable_input_is_one_line_and_leaves_nothing(corpus, tmp_path, capsys)
     assert "is a folder" in capsys.readouterr().err
 
 
-def test_full_disk_is_said_and_leaves_nothing(corpus, tmp_path, monkeypatch, capsys):
+def test_full_disk_is_reported_and_leaves_nothing(corpus, tmp_path, monkeypatch, capsys):
     model = tmp_path / "model"
     make_model("vaswani").save_pretrained(model)
     make_tokenizer().save_pretrained(model)

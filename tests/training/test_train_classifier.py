@@ -158,7 +158,7 @@ def test_bert_of_equal_size_sees_the_same_batches(data, tmp_path, task):
     options = {"decay_steps": 6, "log_every": 1}
     ours = run(data, tmp_path / "ours", task, max_steps=3, **options | {"warmup_steps": 1})
     theirs = run(data, tmp_path / "bert", task, max_steps=2, architecture="bert", **options | {"warmup_steps": 1})
-    # Goes on where it stopped, and still puts one first token before a text.
+    # It resumes where it stopped, and still puts one first token before a text.
     run(data, tmp_path / "bert", task, max_steps=3, architecture="bert", **options | {"warmup_steps": 1})
     mine, other = ([r for r in records(folder) if r["event"] == "train"] for folder in (ours, theirs))
     assert [r["target_tokens"] for r in mine] == [r["target_tokens"] for r in other]
@@ -194,7 +194,7 @@ def test_bert_learns_and_predicts(data, tmp_path):
 # The machinery
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(data, tmp_path):
+def test_a_stopped_run_resumes_as_if_it_had_not(data, tmp_path):
     options = {"save_every": 3, "eval_every": 3, "decay_steps": 8, "model.dropout": 0.1, "log_every": 1}
     whole = run(data, tmp_path / "whole", "tagging", max_steps=8, **options)
     run(data, tmp_path / "parts", "tagging", max_steps=5, **options)
@@ -324,7 +324,7 @@ def test_a_vocabulary_is_trained_on_the_texts(data, tmp_path):
         ({"architecture": "bert", "init_from": "x"}, "leave init_from out"),
         ({"task": "regression", "label_smoothing": 0.1}, "no meaning for task: regression"),
         ({"task": "tagging", "pair_field": "x"}, "pair_field has no meaning"),
-        ({"task": "question_answering", "stride": 38}, "must leave room in max_length"),
+        ({"task": "question_answering", "stride": 38}, "leaves no tokens of max_length"),
     ],
 )
 def test_wrong_recipes_and_data_end_with_a_message(data, tmp_path, capsys, changes, message):
@@ -369,13 +369,13 @@ def test_the_usual_score_is_one_of_the_task(task):
 
 def test_predictions_equal_the_validation(data, trained, tmp_path, capsys):
     for task, ending in (("classification", "jsonl"), ("tagging", "conll"), ("question_answering", "jsonl")):
-        said, found = tmp_path / f"{task}.jsonl", tmp_path / f"{task}.json"
-        words = ["--model", trained[task] / "best", "--input", data / f"{task}.val.{ending}", "--output", said]
+        predicted, found = tmp_path / f"{task}.jsonl", tmp_path / f"{task}.json"
+        words = ["--model", trained[task] / "best", "--input", data / f"{task}.val.{ending}", "--output", predicted]
         assert classify.main([str(word) for word in [*words, "--scores", found, "--device", "cpu"]]) == 0
         validation, now = scores(trained[task]), json.loads(found.read_text(encoding="utf-8"))
         for name in set(metrics_for(task)) - {"loss"}:
             assert validation.get(name) == now.get(name), name
-        assert len(said.read_text(encoding="utf-8").splitlines()) == 24
+        assert len(predicted.read_text(encoding="utf-8").splitlines()) == 24
     assert "exact_match" in capsys.readouterr().out
     row = json.loads((tmp_path / "tagging.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert len(row["tokens"]) == len(row["tags"]) == len(row["scores"]) == 7 and row["spans"][0]["first"] == 1
@@ -423,7 +423,7 @@ def test_pipelines_in_a_new_process(trained):
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["text"][0]["label"] == "red"
-    # By the places: the pipeline's own `word` loses the spaces that byte-level tokens bear in front.
+    # By their positions: the pipeline's own `word` loses the spaces in front of byte-level tokens.
     text = "a green car and a red hat"
     groups = [(entry["entity_group"], text[entry["start"] : entry["end"]].strip()) for entry in found["tags"]]
     assert groups == [("GREEN", "green car"), ("OTHER", "red hat")]

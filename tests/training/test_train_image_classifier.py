@@ -169,10 +169,10 @@ def test_a_folder_without_splits_is_cut_and_one_with_splits_is_not(pictures, tmp
         for label, row, picture in zip(part.labels, part.rows, part.pictures(np.arange(len(part))), strict=True):
             assert label == row // 20 and (np.array(picture) == files[row]).all()
     for name, count in (("train", 6), ("validation", 2), ("test", 3)):
-        draw(tmp_path / "parted" / name, count, seed=count)
-    parted = load_images(keys(dataset=str(tmp_path / "parted")))
-    assert [len(parted.train), len(parted.validation), len(parted.test)] == [18, 6, 9]
-    renamed = load_images(keys(dataset=str(tmp_path / "parted"), validation_split="test", test_split="validation"))
+        draw(tmp_path / "split" / name, count, seed=count)
+    named = load_images(keys(dataset=str(tmp_path / "split")))
+    assert [len(named.train), len(named.validation), len(named.test)] == [18, 6, 9]
+    renamed = load_images(keys(dataset=str(tmp_path / "split"), validation_split="test", test_split="validation"))
     assert [len(renamed.validation), len(renamed.test)] == [9, 6]
 
 
@@ -359,16 +359,16 @@ def test_another_process_classifies_by_name(trained, tmp_path):
     assert sum(entry["score"] for entry in answer) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_run_that_goes_on_is_the_run_that_never_stopped(pictures, tmp_path, fresh_accelerate):
+def test_a_resumed_run_equals_the_run_that_never_stopped(pictures, tmp_path, fresh_accelerate):
     whole = run(pictures, tmp_path / "whole", max_steps=7)
-    parted = run(pictures, tmp_path / "parted", max_steps=4)
-    run(pictures, parted, max_steps=7)
+    stopped = run(pictures, tmp_path / "stopped", max_steps=4)
+    run(pictures, stopped, max_steps=7)
     first, second = (
         [{name: value for name, value in record.items() if name not in CLOCKS} for record in records(folder, "train")]
-        for folder in (whole, parted)
+        for folder in (whole, stopped)
     )
     assert [record for record in second if record["step"] != 4 or record in first] == first
-    for one, other in ((list_checkpoints(folder / "checkpoints")[-1] for folder in (whole, parted)),):
+    for one, other in ((list_checkpoints(folder / "checkpoints")[-1] for folder in (whole, stopped)),):
         models = [AutoModelForImageClassification.from_pretrained(place) for place in (one, other)]
         for name, weight in models[0].state_dict().items():
             assert torch.equal(weight, models[1].state_dict()[name]), name

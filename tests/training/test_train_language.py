@@ -106,7 +106,7 @@ def trained(language, tmp_path_factory):
     return found
 
 
-def test_the_causal_model_loads_scores_and_goes_on(trained, language):
+def test_the_causal_model_loads_scores_and_continues_texts(trained, language):
     folder = trained["causal"]
     assert {path.name for path in folder.iterdir()} >= {"best", "averaged", "samples.jsonl", "data.json", "tokenizer"}
     model, tokenizer = (

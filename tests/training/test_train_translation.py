@@ -72,7 +72,7 @@ def test_a_killed_run_loses_only_what_came_after_its_last_checkpoint(reversal, t
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
 
 
-def test_other_data_do_not_go_on(reversal, tmp_path, capsys):
+def test_other_data_do_not_resume(reversal, tmp_path, capsys):
     output = run(reversal, tmp_path / "run", max_steps=2)
     for side in ("src", "tgt"):
         (tmp_path / f"a.{side}").write_text("ba be bi\n" * 20)
@@ -136,7 +136,7 @@ def test_bfloat16_checkpointing_and_clipping_train(reversal, tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_so(reversal, tmp_path, monkeypatch, capsys, signum):
+def test_a_signal_saves_and_reports_it(reversal, tmp_path, monkeypatch, capsys, signum):
     output = tmp_path / "run"
     update = TrainingLoop._update
 
@@ -185,7 +185,7 @@ def test_a_finished_or_different_run_is_not_touched(reversal, tmp_path, capsys):
     for message, changes in (
         ("is finished (step 2, max_steps 2): raise max_steps", {}),
         ("holds a different run: seed was 1 and is now 2", {"seed": 2, "max_steps": 9}),
-        ("--resume auto goes on", {"resume": "never"}),
+        ("--resume auto continues it", {"resume": "never"}),
         ("no such checkpoint", {"resume": "elsewhere"}),
     ):
         run(reversal, output, expect=2, **({"max_steps": 2} | changes))
@@ -208,20 +208,20 @@ def test_a_finished_or_different_run_is_not_touched(reversal, tmp_path, capsys):
         ("There is no checkpoint folder 'nowhere'", {"init_from": "nowhere"}),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_written(reversal, tmp_path, capsys, message, changes):
+def test_what_cannot_work_is_reported_before_anything_is_written(reversal, tmp_path, capsys, message, changes):
     run(reversal, tmp_path / "run", expect=1 if "init_from" in changes else 2, **changes)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_truncated_checkpoint_is_named_with_the_mend(reversal, tmp_path, capsys):
+def test_a_truncated_checkpoint_is_named_with_the_fix(reversal, tmp_path, capsys):
     output = run(reversal, tmp_path / "run", max_steps=4, save_every=2)
     weights = output / "checkpoints/step-00000004/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     run(reversal, output, expect=1, max_steps=6)
     error = capsys.readouterr().err
     assert "model.safetensors' is damaged" in error
-    assert "to go on from 'step-00000002'" in error
+    assert "to resume from 'step-00000002'" in error
 
 
 # Several processes

@@ -35,7 +35,7 @@ class ClassifierSettings(RunSettings):
     text_field: str = key("text", "Field or column of the text.")
     pair_field: str | None = key(None, "Field or column of the second text of a pair; empty: single texts.")
     label_field: str = key("label", "Field or column of the label, of a list of labels, or of a number.")
-    label_separator: str = key(",", "What stands between several labels in one cell.")
+    label_separator: str = key(",", "What separates several labels in one cell.")
     tokens_field: str = key("tokens", "Field of a sentence's words, for tagging.")
     tags_field: str = key("tags", "Field of their tags.")
     question_field: str = key("question", "Field of the question.")
@@ -44,7 +44,7 @@ class ClassifierSettings(RunSettings):
     labels: list[str] | None = field(
         default=None, metadata={"help": "All labels in their order; empty: those of the training data, sorted."}
     )
-    max_length: int = key(128, "Longest row in tokens: sentences to tag are parted, contexts read in windows.")
+    max_length: int = key(128, "Longest row in tokens: sentences to tag are split, contexts read in windows.")
     stride: int = key(64, "Tokens that two windows of one context share.")
     too_long: Literal["truncate", "error"] = key("truncate", "What a longer text to classify does.")
 
@@ -64,7 +64,7 @@ class ClassifierSettings(RunSettings):
     best_by: str = key("auto", "Validation score that chooses best/; auto: the task's usual one; or loss.")
 
     def check(self) -> None:
-        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         super().check()
         self.check_model(vaswani_tx.PRESETS, vaswani_tx.VaswaniEncoderConfig)
         self.check_least(4, "max_length")
@@ -89,8 +89,8 @@ class ClassifierSettings(RunSettings):
             raise SettingsError(f"label_smoothing has no meaning for task: {self.task}; leave it at 0.")
         if self.task == "question_answering" and self.stride >= self.max_length - 2:
             raise SettingsError(
-                f"stride ({self.stride}) must leave room in max_length ({self.max_length}) for a question and for "
-                "something new in each window."
+                f"stride ({self.stride}) leaves no tokens of max_length ({self.max_length}) for a question and "
+                "for new text in each window: lower stride or raise max_length."
             )
         scores = [name for name in metrics_for(self.task) if name != "loss"]
         if self.best_by not in (*scores, "auto", "loss"):
@@ -101,7 +101,7 @@ class ClassifierSettings(RunSettings):
             self.best_by = MAIN_METRICS[self.task]
 
     def check_data(self) -> None:
-        """Raises SettingsError when there is nothing to train on, no tokenizer for it, or no end of the schedule."""
+        """Raise SettingsError where there is nothing to train on, no tokenizer for it, or no end of the schedule."""
         if not self.train_file:
             raise SettingsError("train_file is empty: set it in the recipe or with --train-file.")
         if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from):
@@ -114,7 +114,7 @@ class ClassifierSettings(RunSettings):
             )
 
     def fields(self) -> Fields:
-        """What the fields of the data are called."""
+        """Return what the fields of the data are called."""
         return Fields(
             self.text_field, self.pair_field, self.label_field, self.label_separator, self.tokens_field,
             self.tags_field, self.question_field, self.context_field, self.answers_field,

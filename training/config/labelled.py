@@ -7,7 +7,7 @@ TEXT_TASKS = ("classification", "multi_label", "regression")
 
 @dataclass(frozen=True)
 class Fields:
-    """What the fields of labelled data are called."""
+    """Names of the fields of labelled data."""
 
     text: str = "text"
     pair: str | None = None

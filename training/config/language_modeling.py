@@ -1,4 +1,4 @@
-"""The keys of the recipes of language models, each also a flag (see training/config/recipe.py)."""
+"""The keys of the recipes of language models, each also a flag (see recipe.py)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ CORPUS_KEYS = ("text", "weight", "split", "config", "field")
 
 @dataclass
 class LanguageModelSettings(RunSettings):
-    """What the training runs of masked and causal language models share."""
+    """Settings that the training runs of masked and causal language models share."""
 
-    # The name of it, as the class would import torch, for which --help need not wait.
+    # By name: the class itself would import torch, which --help does without.
     config_class: ClassVar[str] = "VaswaniDecoderConfig"
 
     train_text: list[str] | None = field(
@@ -40,8 +40,8 @@ class LanguageModelSettings(RunSettings):
         "line", "What a document is: a line, or lines up to a blank one; of other formats always the field."
     )
     empty_lines: Literal["drop", "error"] = key("drop", "What a document without text does.")
-    streaming: bool = key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
-    stream_buffer: int = key(100_000, "Documents of one piece of a stream; rows are packed within it.")
+    streaming: bool = key(False, "Read the training data buffer by buffer, for corpora larger than memory or disk.")
+    stream_buffer: int = key(100_000, "Documents of one buffer of a stream; rows are packed within it.")
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
     tokenizer_vocab_size: int | None = key(None, "Vocabulary to train where no folder exists.")
@@ -59,7 +59,7 @@ class LanguageModelSettings(RunSettings):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         super().check()
         self.check_model(vaswani_tx.PRESETS, getattr(vaswani_tx, self.config_class))
         self.check_least(8, "row_length")
@@ -72,7 +72,7 @@ class LanguageModelSettings(RunSettings):
         self.check_corpora("text", CORPUS_KEYS)
 
     def check_data(self) -> None:
-        """Raises SettingsError when there is nothing to train on, or no tokenizer for it."""
+        """Raise SettingsError where there is nothing to train on, or no tokenizer for it."""
         if not (self.train_text or self.corpora):
             raise SettingsError("train_text is empty: set it in the recipe or with --train-text.")
         if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from):
@@ -83,7 +83,7 @@ class LanguageModelSettings(RunSettings):
 class CausalSettings(LanguageModelSettings):
     """Everything that decides the training run of a causal language model."""
 
-    sample_tokens: int = key(24, "Tokens that each sample goes on for, at most.")
+    sample_tokens: int = key(24, "Most tokens that the model adds to each sample.")
 
     positive = (*LanguageModelSettings.positive, "sample_tokens")
 
@@ -96,11 +96,11 @@ class MaskedSettings(LanguageModelSettings):
 
     mask_rate: float = key(0.15, "Share of the words that are to be predicted.")
     mask_as_mask: float = key(0.8, "Share of their tokens that the mask replaces.")
-    mask_as_random: float = key(0.1, "Share of their tokens that a random token replaces; the others stay.")
+    mask_as_random: float = key(0.1, "Share of their tokens that a random token replaces; the others are kept.")
     best_by: str = key("loss", "Validation score that chooses best/.", choices=metrics_for(MASKED_LM))
 
     def check(self) -> None:
-        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         super().check()
         if not 0.0 < self.mask_rate <= 1.0:
             raise SettingsError(f"mask_rate must be above 0 and at most 1, got {self.mask_rate}.")

@@ -1,4 +1,4 @@
-"""How a recipe, a YAML file, and flags become one checked set of arguments, whatever the command.
+"""How a recipe, a YAML file, and flags become one checked settings object, whatever the command.
 
 A recipe is a flat YAML mapping whose keys are the fields of a dataclass. Flags override it: `--max-steps 9` and
 `--max_steps 9` are the same, `--compile` and `--no-compile` switch, `--max-steps null` empties a key, and
@@ -38,30 +38,30 @@ def key(default: Any, help: str, choices: typing.Iterable[str] | None = None) ->
     return field(default=default, metadata=metadata)
 
 
-def parse(argv: list[str] | None, kind: type) -> Any:
-    """Arguments of the dataclass `kind` from a command line: at most one recipe file, then flags that override it.
+def parse(argv: list[str] | None, settings_class: type) -> Any:
+    """Return the settings from a command line: at most one recipe file, then flags that override it.
 
     Raises:
         SettingsError: unknown key or flag (with the nearest known one), a value of the wrong type, no such recipe.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    recipe, flags = _split(argv, kind)
-    values = read_recipe(recipe, kind) if recipe else {}
+    recipe, flags = _split(argv, settings_class)
+    values = read_recipe(recipe, settings_class) if recipe else {}
     model = dict(values.get("model") or {})
     for name, text, origin in flags:
         if name.startswith("model."):
             model[name.removeprefix("model.")] = _yaml_value(text, origin)
         elif name == "model":
-            model = _coerce(kind, "model", _yaml_value(text, origin), origin)
+            model = _coerce(settings_class, "model", _yaml_value(text, origin), origin)
         else:
-            values[name] = _coerce(kind, name, _flag_value(kind, name, text, origin), origin)
+            values[name] = _coerce(settings_class, name, _flag_value(settings_class, name, text, origin), origin)
     if model:
         values["model"] = model
-    return kind(**values)
+    return settings_class(**values)
 
 
-def read_recipe(path: str | os.PathLike, kind: type) -> dict[str, Any]:
-    """Return the checked keys of one YAML recipe for the dataclass `kind`; raise SettingsError naming file and key.
+def read_recipe(path: str | os.PathLike, settings_class: type) -> dict[str, Any]:
+    """Return the checked keys of one YAML recipe for a dataclass of keys; raise SettingsError naming file and key.
 
     Args:
         path: a file, or the name of a ready-made recipe, such as `multi30k_en_de`.
@@ -82,14 +82,14 @@ def read_recipe(path: str | os.PathLike, kind: type) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must be a mapping of keys to values, got a {type(values).__name__}.")
     for name in values:
-        check_known(str(name), _types(kind), f"{path}: unknown key '{name}'")
-    return {name: _coerce(kind, name, value, str(path)) for name, value in values.items()}
+        check_known(str(name), _types(settings_class), f"{path}: unknown key '{name}'")
+    return {name: _coerce(settings_class, name, value, str(path)) for name, value in values.items()}
 
 
-def usage(kind: type) -> str:
-    """Return one line for each key of the dataclass `kind`: flag, meaning, choices and default."""
+def usage(settings_class: type) -> str:
+    """Return one line for each key of a settings class: flag, meaning, choices and default."""
     lines = []
-    for item in dataclasses.fields(kind):
+    for item in dataclasses.fields(settings_class):
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
         choices = item.metadata.get("choices")
         one_of = f"; one of {', '.join(choices)}" if choices else ""
@@ -111,13 +111,13 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 @functools.cache
-def _types(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+def _types(settings_class: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(settings_class)
+    return {item.name: hints[item.name] for item in dataclasses.fields(settings_class)}
 
 
-def _split(argv: list[str], kind: type) -> tuple[str | None, list[tuple[str, str, str]]]:
-    """The recipe's path and the flags as (key, text, flag as typed)."""
+def _split(argv: list[str], settings_class: type) -> tuple[str | None, list[tuple[str, str, str]]]:
+    """Return the recipe's path and the flags as (key, text, flag as typed)."""
     recipe, flags = None, []
     position = 0
     while position < len(argv):
@@ -133,15 +133,15 @@ def _split(argv: list[str], kind: type) -> tuple[str | None, list[tuple[str, str
         if name == "recipe":
             recipe, position = (text, position) if equals else (_value(argv, position, flag), position + 1)
             continue
-        name, text_of_switch = _switch(name, kind)
-        check_known(name.partition(".")[0], _types(kind), f"Unknown flag '{flag}'", as_flag=True)
+        name, text_of_switch = _switch(name, settings_class)
+        check_known(name.partition(".")[0], _types(settings_class), f"Unknown flag '{flag}'", as_flag=True)
         if "." in name and not name.startswith("model."):
             raise SettingsError(f"Unknown flag '{flag}': only --model.FIELD has a dot.")
         if equals:
             pass
         elif text_of_switch is not None:
             text = text_of_switch
-        elif _types(kind).get(name) is bool and (position == len(argv) or not _is_boolean(argv[position])):
+        elif _types(settings_class).get(name) is bool and not (position < len(argv) and _is_boolean(argv[position])):
             text = "true"
         else:
             text, position = _value(argv, position, flag), position + 1
@@ -149,9 +149,9 @@ def _split(argv: list[str], kind: type) -> tuple[str | None, list[tuple[str, str
     return recipe, flags
 
 
-def _switch(name: str, kind: type) -> tuple[str, str | None]:
+def _switch(name: str, settings_class: type) -> tuple[str, str | None]:
     positive = name.removeprefix("no_")
-    if positive != name and _types(kind).get(positive) is bool:
+    if positive != name and _types(settings_class).get(positive) is bool:
         return positive, "false"
     return name, None
 
@@ -173,12 +173,12 @@ def _yaml_value(text: str, origin: str) -> Any:
         raise SettingsError(f"{origin}: '{text}' cannot be read: {error}") from error
 
 
-def _flag_value(kind: type, name: str, text: str, origin: str) -> Any:
+def _flag_value(settings_class: type, name: str, text: str, origin: str) -> Any:
     """Return what a flag gives: of a key that holds text the words to the letter, else what YAML makes of them.
 
-    `null` empties a key; the text itself is `'null'`. A list of texts is parted at commas, or written as `[a, b]`.
+    `null` empties a key; the text itself is `'null'`. A list of texts is split at commas, or written as `[a, b]`.
     """
-    found = _kind_of(_types(kind)[name])
+    found = _value_type(_types(settings_class)[name])
     is_list = found == list[str]
     if not (found is str or is_list or typing.get_origin(found) is Literal):
         return _yaml_value(text, origin)
@@ -191,7 +191,7 @@ def _flag_value(kind: type, name: str, text: str, origin: str) -> Any:
     return text
 
 
-def _kind_of(hint: Any) -> Any:
+def _value_type(hint: Any) -> Any:
     """Return the type of a key's value where there is one, `str` of `str | None`."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return next(option for option in options if option is not type(None))
@@ -204,70 +204,71 @@ def check_text(name: str, value: Any, origin: str) -> str:
     if isinstance(value, (bool, int, float, datetime.date)):
         what = {bool: "true or false", int: "a number", float: "a number"}.get(type(value), "a date")
         raise SettingsError(
-            f"{origin}: {name} holds text, which YAML read as {what} here ({value}): quote it, such as '{name}: \"...\"'."
+            f"{origin}: {name} holds text, which YAML read as {what} here ({value}): quote it, "
+            f"such as '{name}: \"...\"'."
         )
     raise SettingsError(f"{origin}: {name} must be text, got '{value}'.")
 
 
-def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
-    """`value` as the type of field `name`; YAML reads 1e-9 as text and 3 as a whole number, both fine for a rate."""
-    kind = _types(arguments)[name]
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+def _coerce(settings_class: type, name: str, value: Any, origin: str) -> Any:
+    """Return `value` as the type of field `name`; a rate may be 1e-9 or 3, text and a whole number to YAML."""
+    declared = _types(settings_class)[name]
+    options = typing.get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
     if value is None:
         if type(None) in options:
             return None
-        if typing.get_origin(kind) is dict:
+        if typing.get_origin(declared) is dict:
             return {}
         raise SettingsError(f"{origin}: {name} must not be empty.")
-    kind = _kind_of(kind)
-    if kind == list[str]:
+    expected = _value_type(declared)
+    if expected == list[str]:
         entries = value.split(",") if isinstance(value, str) else value
         if not isinstance(entries, list):
             raise SettingsError(f"{origin}: {name} must be a list of names, got '{value}'.")
-        return [_chosen(arguments, name, check_text(name, entry, origin).strip(), origin) for entry in entries]
-    if typing.get_origin(kind) is list:
+        return [_chosen(settings_class, name, check_text(name, entry, origin).strip(), origin) for entry in entries]
+    if typing.get_origin(expected) is list:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise SettingsError(f"{origin}: {name} must be a list of mappings, got '{value}'.")
         return [{str(key): entry for key, entry in item.items()} for item in value]
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
+    if typing.get_origin(expected) is Literal:
+        choices = typing.get_args(expected)
         text = "none" if value is False else str(value)
         if text not in choices:
             raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got '{value}'.")
         return text
-    if typing.get_origin(kind) is dict:
+    if typing.get_origin(expected) is dict:
         if not isinstance(value, dict):
             raise SettingsError(f"{origin}: {name} must be a mapping of fields to values, got '{value}'.")
         return {str(key): _number(entry) for key, entry in value.items()}
-    if kind is str:
-        return _chosen(arguments, name, check_text(name, value, origin), origin)
-    converted = _scalar(kind, value)
+    if expected is str:
+        return _chosen(settings_class, name, check_text(name, value, origin), origin)
+    converted = _scalar(expected, value)
     if converted is None:
-        what = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        what = {int: "a whole number", float: "a number", bool: "true or false"}[expected]
         raise SettingsError(f"{origin}: {name} must be {what}, got '{value}'.")
     return converted
 
 
-def _chosen(arguments: type, name: str, text: str, origin: str) -> str:
+def _chosen(settings_class: type, name: str, text: str, origin: str) -> str:
     """Return a text that a key may have; raise SettingsError, naming its choices, where it is none of them."""
-    choices = arguments.__dataclass_fields__[name].metadata.get("choices")
+    choices = settings_class.__dataclass_fields__[name].metadata.get("choices")
     if choices and text not in choices:
         raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got '{text}'.")
     return text
 
 
-def _scalar(kind: type, value: Any) -> Any:
-    if kind is bool:
+def _scalar(expected: type, value: Any) -> Any:
+    if expected is bool:
         return value if isinstance(value, bool) else None
     if isinstance(value, bool):
         return None
-    if kind is int and isinstance(value, int):
+    if expected is int and isinstance(value, int):
         return value
     try:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    if kind is int:
+    if expected is int:
         return int(number) if number.is_integer() else None
     return number if math.isfinite(number) else None
 

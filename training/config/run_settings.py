@@ -15,7 +15,7 @@ from vaswani_tx.training.errors import SettingsError
 
 @dataclass
 class RunSettings:
-    """What decides any training run; each command adds the keys of its data."""
+    """Everything that decides any training run; each command adds the keys of its data."""
 
     # Beams of a validation's translations, where a command has any.
     eval_beam = 1
@@ -86,8 +86,8 @@ class RunSettings:
     num_threads: int | None = key(None, "CPU threads of PyTorch; empty: its default.")
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = key("tensorboard", "Where curves go besides JSONL.")
 
-    resume: str = key("auto", "auto: go on where output_dir stands; never; or a checkpoint folder.")
-    overwrite: bool = key(False, "Delete the run that output_dir holds and start anew.")
+    resume: str = key("auto", "auto: from the last checkpoint of output_dir; never; or a checkpoint folder.")
+    overwrite: bool = key(False, "Delete the run that output_dir holds and start again.")
 
     def __post_init__(self):
         self.check()
@@ -98,7 +98,7 @@ class RunSettings:
         return (self.decay_steps or self.max_steps) if SCHEDULES[self.schedule].ends else None
 
     def check(self) -> None:
-        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         for name in self.positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -118,7 +118,7 @@ class RunSettings:
             raise SettingsError(f"schedule: {self.schedule} needs learning_rate, its rate after the warm-up.")
 
     def check_least(self, least: int, *names: str) -> None:
-        """Raises SettingsError where a key's value is below `least`."""
+        """Raise SettingsError where a key's value is below `least`."""
         for name in names:
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -150,14 +150,14 @@ class RunSettings:
                 raise SettingsError(f"{origin}: weight must be a number greater than 0, got '{weight}'.")
 
     def check_model(self, presets: Iterable[str], config_class: type) -> None:
-        """Raises SettingsError where `preset` or `model` name what there is not, with the nearest that there is."""
+        """Raise SettingsError, with the nearest known name, where `preset` or `model` name what does not exist."""
         check_known(self.preset, presets, f"preset: there is none called '{self.preset}'")
         fields = {*config_class.__dataclass_fields__, *config_class.attribute_map}
         for name in self.model:
             check_known(name, fields, f"model: {config_class.__name__} has no field '{name}'")
 
     def check_for_training(self) -> None:
-        """Raises SettingsError when a key that training cannot do without is empty."""
+        """Raise SettingsError where a key that training needs is empty."""
         if not self.output_dir:
             raise SettingsError("output_dir is empty: set it in the recipe or with --output-dir.")
         self.check_data()
@@ -165,10 +165,10 @@ class RunSettings:
             raise SettingsError("The run has no end: set max_steps, max_epochs or max_minutes.")
 
     def check_data(self) -> None:
-        """Raises SettingsError when the recipe names no training data; each command has its own."""
+        """Raise SettingsError where the recipe names no training data; each command has its own."""
 
     def to_yaml(self) -> str:
-        """The resolved recipe, every key with its help as comment; reading it gives the same arguments."""
+        """Return the resolved recipe, every key with its help as comment; reading it gives the same settings."""
         lines = []
         for item in dataclasses.fields(self):
             entry = yaml.safe_dump({item.name: getattr(self, item.name)}, sort_keys=False, allow_unicode=True).rstrip()

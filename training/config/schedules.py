@@ -1,7 +1,7 @@
 """Learning rates as pure functions of the update number (section 5.3), by their names in a recipe.
 
 A schedule is a function `lr(step)`, the first update being step 1. The loop writes its value into the optimiser's
-parameter groups, so that neither resuming nor the number of processes can put it out of step. A new schedule is one
+parameter groups, so that neither resuming nor the number of processes can shift it. A new schedule is one
 entry of `SCHEDULES`.
 """
 
@@ -28,7 +28,7 @@ class ScheduleSpec:
 
     @property
     def needs_rate(self) -> bool:
-        """Whether `learning_rate` must be set, the rate at the end of the warm-up."""
+        """Return whether `learning_rate` must be set, the rate at the end of the warm-up."""
         return self.rate is not None
 
 

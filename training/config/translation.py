@@ -26,8 +26,8 @@ class TranslationSettings(RunSettings):
     corpora: list[dict[str, Any]] | None = field(
         default=None, metadata={"help": "Corpora with weights instead of train_source: {source, target, weight, ...}."}
     )
-    streaming: bool = key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
-    stream_buffer: int = key(200_000, "Pairs of one piece of a stream; similar lengths are looked for within it.")
+    streaming: bool = key(False, "Read the training data buffer by buffer, for corpora larger than memory or disk.")
+    stream_buffer: int = key(200_000, "Pairs of one buffer of a stream; similar lengths are looked for within it.")
     source_field: str = key("source", "Field or column of the source text (all formats but plain text).")
     target_field: str = key("target", "Field or column of the target text (all formats but plain text).")
     empty_lines: Literal["error", "drop"] = key("error", "What an empty line on either side does.")
@@ -36,7 +36,7 @@ class TranslationSettings(RunSettings):
     too_long: Literal["drop", "error", "truncate"] = key("drop", "What a longer training pair does.")
     min_length: int = key(1, "Training pairs with a side of fewer tokens, </s> not counted, are dropped.")
     max_length_ratio: float | None = key(None, "Training pairs with a side so many times as long are dropped.")
-    drop_duplicates: bool = key(False, "Drop training pairs that stood in the data before; of a stream, in its piece.")
+    drop_duplicates: bool = key(False, "Drop training pairs that occurred before; of a stream, in the same buffer.")
     drop_copies: bool = key(False, "Drop training pairs whose two sides are the same text.")
     token_cache: bool = key(True, "Keep tokenised training data on disk and use it again while nothing changed.")
     cache_dir: str | None = key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
@@ -45,7 +45,7 @@ class TranslationSettings(RunSettings):
     tokenizer_vocab_size: int | None = key(None, "Joint vocabulary to train on both sides where no folder exists.")
 
     architecture: Literal["vaswani", "lstm"] = key(
-        "vaswani", "The Transformer, or what stood before it: an LSTM encoder-decoder with attention."
+        "vaswani", "The Transformer, or its predecessor: an LSTM encoder-decoder with attention."
     )
     preset: str = key("base", "Named model size: base, big, tiny, a row of Table 3; of an LSTM: base, tiny.")
     model: dict[str, Any] = field(
@@ -86,7 +86,7 @@ class TranslationSettings(RunSettings):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
+        """Raise SettingsError, naming the key and how to fix it, where values contradict each other."""
         super().check()
         self.check_least(2, "max_source_length", "max_target_length")
         self.check_least(1, "min_length")
@@ -108,13 +108,13 @@ class TranslationSettings(RunSettings):
         self.check_corpora("source", CORPUS_KEYS)
 
     def _check_architecture(self) -> None:
-        # Here, as it imports torch, for which --help need not wait.
+        # Here, since it imports torch, which --help does without.
         from vaswani_tx.training.models.architectures import ARCHITECTURES
 
         check_known(self.architecture, ARCHITECTURES, f"architecture: there is none called '{self.architecture}'")
-        kind = ARCHITECTURES[self.architecture]
-        self.check_model(kind.presets, kind.config_class)
-        for name, value in kind.without.items():
+        chosen = ARCHITECTURES[self.architecture]
+        self.check_model(chosen.presets, chosen.config_class)
+        for name, value in chosen.without.items():
             if getattr(self, name) != value:
                 raise SettingsError(f"{name} does nothing for architecture: {self.architecture}; leave it out.")
 
@@ -132,7 +132,7 @@ class TranslationSettings(RunSettings):
             )
 
     def check_data(self) -> None:
-        """Raises SettingsError when there is nothing to train on, or no tokenizer for it."""
+        """Raise SettingsError where there is nothing to train on, or no tokenizer for it."""
         if not (self.train_source or self.corpora):
             raise SettingsError("train_source is empty: set it in the recipe or with --train-source.")
         if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or self.encoder_from):
@@ -143,7 +143,7 @@ CORPUS_KEYS = ("source", "target", "weight", "split", "config", "source_field", 
 
 
 def parse_arguments(argv: list[str] | None = None) -> TranslationSettings:
-    """Arguments from a command line: at most one recipe file, then flags that override it.
+    """Return the settings from a command line: at most one recipe file, then flags that override it.
 
     Raises:
         SettingsError: unknown key or flag (with the nearest known one), a value of the wrong type, no such recipe.

@@ -1,9 +1,9 @@
-"""Batches by token budget: examples of similar length together, the same plan in every process (the paper's section 5.1).
+"""Batches by token budget: examples of similar length together, the same plan in every process (section 5.1).
 
 The plan of an epoch depends on the lengths, the budgets, the seed and the epoch's number alone. So a run resumes at any
 batch from two numbers, epoch and position, and the number of processes only decides who computes which batch.
 
-    sides (lengths and budgets) -> sort, equal lengths in random order -> cut by budget -> shuffle the batches -> `shard`
+    sides (lengths and budgets) -> sort, equal lengths at random -> cut by budget -> shuffle the batches -> `shard`
 
 B batch, S source length, T target length; all lengths count `</s>`.
 """
@@ -35,7 +35,7 @@ class Side(NamedTuple):
     """One side of every example, such as the sources of pairs, or the only one of plain text.
 
     Args:
-        name: how messages call it: "source", or "" where there is only one.
+        name: its name in messages: "source", or "" where there is only one.
         lengths: tokens of every example, [N].
         budget: how many a batch may hold of this side.
         budget_key: the recipe's key of that budget, for messages.
@@ -63,7 +63,7 @@ def pair_sides(
 
 
 class BatchPlan:
-    """Cuts examples into batches of at most so many tokens a side, in another order in every epoch.
+    """A plan that cuts examples into batches of at most so many tokens a side, in another order in every epoch.
 
     Args:
         sides: lengths and budgets, one side or two. Padding counts: B * S and B * T stay within their budgets.
@@ -76,8 +76,8 @@ class BatchPlan:
         order: the order that another plan chose, `other.order`, instead of looking for the best one again.
 
     Raises:
-        BatchError: an example longer than a budget (its place and length), none at all, lengths or numbers that make
-            no sense.
+        BatchError: an example longer than a budget (its place and length), none at all, lengths or numbers that
+            are out of range.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class BatchPlan:
         """Return which side to sort by first, and in what steps: what pads least in epoch 0, for all epochs.
 
         Sorting by single tokens first leaves few pairs for every length of a small corpus, so that the second length
-        jumps about within a batch. Coarser steps of the first length even that out.
+        varies much within a batch. Coarser steps of the first length reduce that.
         """
         found = []
         for step in (1, 2, 3, 4, 6, 8, 12, 16):
@@ -155,8 +155,8 @@ class BatchPlan:
     def _sorted(self, random: np.random.Generator, first: int, step: int) -> np.ndarray:
         """Return indices by the length of side `first`, then by that of the other one, then at random.
 
-        The second length runs up and down by turns: where the first one grows by a `step`, the second one continues
-        from where it was, and the batch across that place holds no mixture of short and long sentences.
+        The second length rises and falls in turn: where the first one grows by a `step`, the second one continues
+        from where it was, and the batch across that point holds no mixture of short and long sentences.
         """
         major, minor = self._rounded[first], self._rounded[first - 1]
         width = int(minor.max()) + 1
@@ -176,7 +176,7 @@ class BatchPlan:
             stop = min(total, start + int(most), start + (self.max_rows or total))
             rows = np.arange(1, stop - start + 1) if self.count_padding else 1
             fits = np.all([growth(lengths[start:stop]) * rows <= budget for lengths, budget in sides], axis=0)
-            # `fits` is true up to some place and false from there: count it.
+            # `fits` is true up to some row and false after it: count the rows.
             count = int(np.count_nonzero(fits))
             batches.append(order[start : start + count])
             start += count
@@ -184,10 +184,10 @@ class BatchPlan:
 
 
 class WeightedPlan:
-    """Makes a `BatchPlan` for every epoch over the examples that the corpora's weights draw for it.
+    """A plan that makes a `BatchPlan` for every epoch over the examples that the corpora's weights draw for it.
 
     A whole weight repeats each example so often. A fraction adds that part of the examples, drawn by seed and epoch:
-    with 1/n, n epochs in a row (from epoch 0, n, 2n, ... on) hold each once, and the next n part them differently.
+    with 1/n, n epochs in a row (from epoch 0, n, 2n, ... on) hold each once, and the next n split them differently.
 
     Args:
         sides: lengths and budgets, as `BatchPlan`'s.
@@ -235,9 +235,9 @@ class WeightedPlan:
             chosen += [np.arange(start, stop)] * int(weight)
             part = _part(stop - start, weight)
             if part:
-                turn, place = divmod(epoch, (stop - start) // part)
+                turn, number_of_part = divmod(epoch, (stop - start) // part)
                 order = np.random.default_rng([self.seed, number, turn]).permutation(stop - start)
-                chosen.append(start + order[place * part : (place + 1) * part])
+                chosen.append(start + order[number_of_part * part : (number_of_part + 1) * part])
         return np.sort(np.concatenate(chosen))
 
     def padding_waste(self, batches: Sequence[np.ndarray | None]) -> PaddingWaste:
@@ -269,9 +269,9 @@ def shard(
 ) -> list[np.ndarray | None]:
     """Return the batches that one process computes, `accumulation` of them for every optimiser update.
 
-    Updates take the plan in groups of `num_processes * accumulation`, whoever computes them: 1 process x 4 steps, 2 x 2
-    and 4 x 1 see the same batches in the same update. Every process gets equally many; where the last group of an
-    epoch is short, the missing places are None.
+    Updates take the plan in groups of `num_processes * accumulation`, whichever process computes them: 1 process x 4
+    steps, 2 x 2 and 4 x 1 see the same batches in the same update. Every process gets equally many; where the last
+    group of an epoch is short, the missing batches are None.
     """
     if accumulation < 1 or num_processes < 1 or not 0 <= process_index < num_processes:
         raise BatchError(
@@ -279,8 +279,8 @@ def shard(
             "must be at least 1, and the first from 0 to below num_processes."
         )
     group = num_processes * accumulation
-    places = range(process_index, -(-len(batches) // group) * group, num_processes)
-    return [batches[i] if i < len(batches) else None for i in places]
+    own = range(process_index, -(-len(batches) // group) * group, num_processes)
+    return [batches[i] if i < len(batches) else None for i in own]
 
 
 def collate_pairs(
@@ -288,7 +288,8 @@ def collate_pairs(
 ) -> dict[str, torch.Tensor]:
     """Return the model's inputs for these pairs, padded on the right: int64 tensors.
 
-    Returns: `input_ids` [B, S], `attention_mask` [B, S], `labels` [B, T] with -100 as padding.
+    Returns:
+        `input_ids` [B, S], `attention_mask` [B, S], `labels` [B, T] with -100 as padding.
     """
     source, mask = _matrix(pairs.source_flat, pairs.source_offsets, indices, pad_token_id, pad_to_multiple_of)
     labels, _ = _matrix(pairs.target_flat, pairs.target_offsets, indices, IGNORED_LABEL, pad_to_multiple_of)

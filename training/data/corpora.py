@@ -1,4 +1,4 @@
-"""Training corpora, one or several: where their text comes from, and how much of each an epoch holds.
+"""Training corpora, one or several: the source of their text, and how much of each an epoch holds.
 
     recipe -> corpora_of -> Corpus.chunks -> text
 A weight says how often the pairs of a corpus come in an epoch: 2 is twice, 0.5 a different half of them each epoch.
@@ -20,7 +20,6 @@ from vaswani_tx.training.data.sources import CorpusSource, corpus_entries, place
 from vaswani_tx.training.errors import DataError
 
 if TYPE_CHECKING:
-    # The settings of a command come with its models, which reading text does without.
     from vaswani_tx.training.config.translation import TranslationSettings
 
 HASH_BLOCK = 1 << 22
@@ -73,11 +72,11 @@ class Corpus(CorpusSource):
             return ["hub", self._dataset._fingerprint, self.source_field, self.target_field, self.empty]
         sources, targets = as_list(self.source), as_list(self.target)
         check_files(sources, targets)
-        kinds = [(format_of(path) if has_fields(path) else "text") + compression_of(path) for path in sources]
+        formats = [(format_of(path) if has_fields(path) else "text") + compression_of(path) for path in sources]
         fields = [] if targets else [str(self.source_field), str(self.target_field)]
         return [
             "files",
-            kinds,
+            formats,
             *([_content_hash(path) for path in side] for side in (sources, targets)),
             fields,
             self.empty,
@@ -96,29 +95,29 @@ def _content_hash(path: str) -> str:
     return digest.hexdigest()
 
 
-def corpora_of(arguments: "TranslationSettings") -> list[Corpus]:
+def corpora_of(settings: "TranslationSettings") -> list[Corpus]:
     """Return the training corpora of a recipe: the entries of `corpora`, or the one of `train_source`.
 
     What an entry leaves out is taken from the recipe's own keys (train_split, dataset_config, source_field and
     target_field); relative names start from data_dir.
     """
-    entries = arguments.corpora or [{"source": arguments.train_source, "target": arguments.train_target}]
+    entries = settings.corpora or [{"source": settings.train_source, "target": settings.train_target}]
     defaults = {
-        "weight": 1.0, "split": arguments.train_split, "config": arguments.dataset_config,
-        "source_field": arguments.source_field, "target_field": arguments.target_field,
+        "weight": 1.0, "split": settings.train_split, "config": settings.dataset_config,
+        "source_field": settings.source_field, "target_field": settings.target_field,
     }  # fmt: skip
     corpora = []
     for values in corpus_entries(entries, defaults):
         source, target = values["source"], values.get("target")
         hub = target is None and isinstance(source, (str, os.PathLike))
-        values["source"] = placed(arguments.data_dir, source, hub)
-        values["target"] = None if target is None else placed(arguments.data_dir, target, hub=False)
-        corpora.append(Corpus(**values, empty=arguments.empty_lines))
+        values["source"] = placed(settings.data_dir, source, hub)
+        values["target"] = None if target is None else placed(settings.data_dir, target, hub=False)
+        corpora.append(Corpus(**values, empty=settings.empty_lines))
     return corpora
 
 
 def training_texts(
-    arguments: "TranslationSettings", limit: int | None = None, streaming: bool | None = None
+    settings: "TranslationSettings", limit: int | None = None, streaming: bool | None = None
 ) -> Iterator[list[str]]:
     """Yield lists of sentences of both sides of all corpora, for a tokenizer to be trained on.
 
@@ -129,9 +128,9 @@ def training_texts(
     Raises:
         DataError: as the training data themselves.
     """
-    streaming = arguments.streaming if streaming is None else streaming
+    streaming = settings.streaming if streaming is None else streaming
     limit = limit or (TOKENIZER_PAIRS if streaming else None)
-    for corpus in corpora_of(arguments):
+    for corpus in corpora_of(settings):
         left = limit
         # These counts are not reported: the same pairs are counted and reported when they are tokenised.
         for chunk in corpus.chunks(FilterCounts(), streaming):

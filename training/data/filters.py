@@ -104,9 +104,9 @@ class PairFilter:
             raise DataError(f"max_length_ratio={self.max_length_ratio}: it must be at least 1.")
 
     @classmethod
-    def from_arguments(cls, arguments: Any) -> "PairFilter":
+    def from_settings(cls, settings: Any) -> "PairFilter":
         """Return the rules of a recipe."""
-        return cls(**{name: getattr(arguments, name) for name in cls.__dataclass_fields__})
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, for a JSON file or a hash."""

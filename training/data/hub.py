@@ -41,7 +41,7 @@ def open_hub(path: str, split: str, name: str | None, streaming: bool = False) -
     """Open a data set by name, or a local folder of one; raise DataError where it does not load."""
     try:
         return datasets.load_dataset(path, name, split=split, streaming=streaming)
-    except Exception as error:  # load_dataset raises a dozen kinds, all of which end here for the user
+    except Exception as error:  # load_dataset raises a dozen classes, all of which mean this to the user
         raise DataError(
             f"{path!r} is no file here, and no data set that loads with name={name!r}, split={split!r}: {error}"
         ) from error
@@ -62,7 +62,7 @@ def _batches(dataset: Any, origin: str) -> Iterable[Any]:
     while True:
         try:
             batch = next(batches, None)
-        except Exception as error:  # a stream's readers and the network raise whatever they like
+        except Exception as error:  # a stream's readers and the network raise errors of any class
             raise DataError(f"{origin} cannot be read after row {count}: {error}") from error
         if batch is None:
             return

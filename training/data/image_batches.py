@@ -1,4 +1,4 @@
-"""Batches of images: decoded and resized once where memory allows, shifted and mirrored anew in every epoch.
+"""Batches of images: decoded and resized once where memory allows, shifted and mirrored differently in every epoch.
 
 Shapes: N images of a split, B batch, C channels, X image height, Y image width.
 """
@@ -18,7 +18,7 @@ class Pixels:
     Args:
         images: the split.
         processor: a `VaswaniImageProcessor`.
-        memory: bytes that decoded images may fill; a larger split is read anew for every batch.
+        memory: bytes that decoded images may fill; a larger split is read again for every batch.
     """
 
     def __init__(self, images: Images, processor: Any, memory: int):
@@ -33,7 +33,7 @@ class Pixels:
         return len(self.images)
 
     def bytes(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The images of these places, [B, C, X, Y] in uint8."""
+        """Return the images of these indices, [B, C, X, Y] in uint8."""
         indices = np.asarray(indices)
         if self._kept is None:
             return self._read(indices)
@@ -48,7 +48,7 @@ class Pixels:
         return self.processor(pictures, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
 
     def tensor(self, pixels: np.ndarray) -> torch.Tensor:
-        """Bytes [B, C, X, Y] as `pixel_values` in float32, the values that the image processor gives."""
+        """Return bytes [B, C, X, Y] as `pixel_values` in float32, the values that the image processor gives."""
         values = torch.from_numpy(np.ascontiguousarray(pixels)).to(torch.float32)
         if self.processor.do_rescale:
             values *= self.processor.rescale_factor
@@ -79,7 +79,7 @@ class ImagePlan:
         self.shifts, self.flips = np.zeros((size, 2), dtype=np.int64), np.zeros(size, dtype=bool)
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        """All batches of an epoch in order; `changed` then changes images as this epoch does."""
+        """Return all batches of an epoch in order; `changed` then changes images as this epoch does."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(self.size)
         self.shifts = random.integers(-self.shift, self.shift + 1, size=(self.size, 2))
@@ -87,7 +87,7 @@ class ImagePlan:
         return [order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size)]
 
     def changed(self, pixels: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """The images [B, C, X, Y] of these places, shifted (zeros move in) and mirrored."""
+        """Return the images [B, C, X, Y] of these indices, shifted (zeros move in) and mirrored."""
         flips = self.flips[indices]
         if flips.any():
             pixels = pixels.copy()
@@ -96,18 +96,18 @@ class ImagePlan:
 
 
 def shifted(pixels: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Images [B, C, X, Y] moved down and to the right by `shifts` [B, 2] pixels, zeros where nothing was."""
+    """Return images [B, C, X, Y] moved down and to the right by `shifts` [B, 2] pixels, zeros at the edges."""
     batch, channels, height, width = pixels.shape
     most = int(np.abs(shifts).max(initial=0))
     padded = np.pad(pixels, ((0, 0), (0, 0), (most, most), (most, most)))
     rows = most - shifts[:, :1] + np.arange(height)  # [B, X]
     columns = most - shifts[:, 1:] + np.arange(width)  # [B, Y]
-    places = np.arange(batch)[:, None, None, None], np.arange(channels)[None, :, None, None]
-    return padded[*places, rows[:, None, :, None], columns[:, None, None, :]]
+    first = np.arange(batch)[:, None, None, None], np.arange(channels)[None, :, None, None]
+    return padded[*first, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def statistics(pixels: Pixels, most: int = 2000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, as shares of 255, over at most so many images spread evenly."""
+    """Return mean and standard deviation of each channel, as shares of 255, over at most `most` images."""
     count = min(most, len(pixels))
     chosen = np.arange(count) * len(pixels) // count
     total, squares, cells = np.zeros(pixels.shape[0]), np.zeros(pixels.shape[0]), 0
@@ -118,5 +118,5 @@ def statistics(pixels: Pixels, most: int = 2000) -> tuple[list[float], list[floa
         cells += values[:, 0].size
     mean = total / cells
     deviation = np.sqrt(np.maximum(squares / cells - mean**2, 0.0))
-    # Images all of one value would otherwise be divided by nothing.
+    # Images of one value only would otherwise be divided by zero.
     return [round(x, 6) for x in mean], [round(max(x, 1e-3), 6) for x in deviation]

@@ -40,7 +40,7 @@ class Images:
         return len(self.rows)
 
     def pictures(self, indices: Sequence[int] | np.ndarray) -> list[Any]:
-        """Return the images of these places in the split, as an image processor takes them; raise ImageDataError."""
+        """Return the images of these indices of the split, as an image processor takes them; raise ImageDataError."""
         rows = self.rows[np.asarray(indices)]
         if isinstance(self.source, np.ndarray):
             return list(self.source[rows][:, None])  # [B, height, width] -> B times [1, height, width]
@@ -53,7 +53,7 @@ class Images:
                 raise ImageDataError(f"{self.origin}: row {row} has no image in '{self.column}': remove the row.")
         return found
 
-    def where(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         """Return a place in the split for messages."""
         return f"{self.origin}, row {self.rows[index]}"
 
@@ -78,30 +78,30 @@ class ImageData:
         return counts
 
 
-def load_images(arguments: Any) -> ImageData:
+def load_images(settings: Any) -> ImageData:
     """Return the splits that the keys name: those of the data set, the others cut out of its training split by seed.
 
     Args:
-        arguments: `dataset`, `dataset_config`, `image_column`, `label_column`, `train_split`, `validation_split`,
+        settings: `dataset`, `dataset_config`, `image_column`, `label_column`, `train_split`, `validation_split`,
             `test_split`, `validation_share`, `test_share`, `split_seed` (see `train_image_classifier`).
 
     Raises:
         ImageDataError: no such data set, split or column, classes without a name, or labels that are missing.
     """
-    name = arguments.dataset
+    name = settings.dataset
     if name == DIGITS:
-        splits, names = {arguments.train_split: _digits()}, [str(digit) for digit in range(10)]
+        splits, names = {settings.train_split: _digits()}, [str(digit) for digit in range(10)]
     else:
-        splits, names = _labelled(_open(name, arguments.dataset_config), arguments)
-    if arguments.train_split not in splits:
+        splits, names = _labelled(_open(name, settings.dataset_config), settings)
+    if settings.train_split not in splits:
         raise ImageDataError(
-            f"dataset '{name}' has no split '{arguments.train_split}' but {', '.join(splits)}: set train_split."
+            f"dataset '{name}' has no split '{settings.train_split}' but {', '.join(splits)}: set train_split."
         )
-    train = splits[arguments.train_split]
-    validation = _split(splits, arguments.validation_split, VALIDATION_NAMES, name, "validation_split")
-    test = _split(splits, arguments.test_split, ("test",), name, "test_split")
-    shares = [0.0 if test else arguments.test_share, 0.0 if validation else arguments.validation_share]
-    cut_test, cut_validation, rest = cut(train, shares, arguments.split_seed)
+    train = splits[settings.train_split]
+    validation = _split(splits, settings.validation_split, VALIDATION_NAMES, name, "validation_split")
+    test = _split(splits, settings.test_split, ("test",), name, "test_split")
+    shares = [0.0 if test else settings.test_share, 0.0 if validation else settings.validation_share]
+    cut_test, cut_validation, rest = cut(train, shares, settings.split_seed)
     if not len(rest):
         raise ImageDataError(f"{train.origin}: no image is left to train on: lower validation_share or test_share.")
     return ImageData(rest, validation or cut_validation, test or cut_test, names)
@@ -118,8 +118,8 @@ def cut(images: Images, shares: Sequence[float], seed: int) -> list[Images]:
             parts[number].append(members[start:end])
     found = []
     for part in parts:
-        places = np.sort(np.concatenate(part)) if part else np.zeros(0, dtype=np.int64)
-        found.append(Images(images.source, images.rows[places], images.labels[places], images.origin, images.column))
+        members = np.sort(np.concatenate(part)) if part else np.zeros(0, dtype=np.int64)
+        found.append(Images(images.source, images.rows[members], images.labels[members], images.origin, images.column))
     return found
 
 
@@ -142,7 +142,7 @@ def _open(name: str, configuration: str | None) -> dict[str, datasets.Dataset]:
         raise ImageDataError(f"dataset '{name}' is a file: name a folder with a sub-folder for each class.")
     try:
         found = datasets.load_dataset(name, configuration)
-    except Exception as error:  # load_dataset raises a dozen kinds, all of which end here for the user
+    except Exception as error:  # load_dataset raises a dozen classes, all of which mean this to the user
         raise ImageDataError(
             f"dataset '{name}' is neither 'digits', nor a folder with a sub-folder for each class, nor a data set of "
             f"the Hub that loads with dataset_config={configuration!r}: {error}"
@@ -150,19 +150,19 @@ def _open(name: str, configuration: str | None) -> dict[str, datasets.Dataset]:
     return dict(found)
 
 
-def _labelled(splits: dict[str, datasets.Dataset], arguments: Any) -> tuple[dict[str, Images], list[str]]:
+def _labelled(splits: dict[str, datasets.Dataset], settings: Any) -> tuple[dict[str, Images], list[str]]:
     """Return every split with its labels as numbers, and the names of the classes."""
-    train = splits.get(arguments.train_split) or next(iter(splits.values()))
-    image = _column(train, arguments.image_column, IMAGE_NAMES, "image_column", lambda kind: _is_image(kind))
-    label = _column(train, arguments.label_column, LABEL_NAMES, "label_column", lambda kind: _is_class(kind))
-    kind = train.features[label]
+    train = splits.get(settings.train_split) or next(iter(splits.values()))
+    image = _column(train, settings.image_column, IMAGE_NAMES, "image_column", _is_image)
+    label = _column(train, settings.label_column, LABEL_NAMES, "label_column", _is_class)
+    feature = train.features[label]
     # Where the data set does not name its classes, the training split's labels in order are the names.
-    names = list(kind.names) if _is_class(kind) else None
+    names = list(feature.names) if _is_class(feature) else None
     known = (
         names if names is not None else sorted(set(_values(train, label)), key=lambda value: (str(type(value)), value))
     )
     if len(known) < 2:
-        raise ImageDataError(f"label_column '{label}' has {len(known)} class: there is nothing to tell apart.")
+        raise ImageDataError(f"label_column '{label}' has {len(known)} class: at least two are needed.")
     numbers = {value: number for number, value in enumerate(known)}
     found = {}
     for name, split in splits.items():
@@ -170,7 +170,7 @@ def _labelled(splits: dict[str, datasets.Dataset], arguments: Any) -> tuple[dict
             continue
         if not _is_image(split.features[image]):
             split = split.cast_column(image, datasets.Image())
-        origin = f"{arguments.dataset}, split {name}"
+        origin = f"{settings.dataset}, split {name}"
         labels = _numbers(split, label, numbers if names is None else None, len(known), origin)
         if labels is not None:
             found[name] = Images(split, np.arange(len(split)), labels, origin, image)
@@ -192,7 +192,7 @@ def _numbers(split, column: str, numbers: dict | None, count: int, origin: str) 
 
 
 def _values(split: datasets.Dataset, column: str) -> list[Any]:
-    # By itself, so that no image is decoded on the way.
+    # Of this column only, so that no image is decoded.
     return split.select_columns([column])[:][column]
 
 
@@ -218,9 +218,9 @@ def _split(splits: dict[str, Images], given: str | None, usual: tuple[str, ...],
     return splits.get(given) if given else next((splits[name] for name in usual if name in splits), None)
 
 
-def _is_image(kind: Any) -> bool:
-    return isinstance(kind, datasets.Image)
+def _is_image(feature: Any) -> bool:
+    return isinstance(feature, datasets.Image)
 
 
-def _is_class(kind: Any) -> bool:
-    return isinstance(kind, datasets.ClassLabel)
+def _is_class(feature: Any) -> bool:
+    return isinstance(feature, datasets.ClassLabel)

@@ -1,7 +1,7 @@
-"""Labelled examples of the three kinds of task, checked, and the names of their labels.
+"""Labelled examples of texts, tagged words and questions, checked, and the names of their labels.
 
 a file of any format | a data set of the Hub -> `read_rows` -> Row
-    -> `read_examples` -> TextExample | WordsExample | QuestionExample; `label_names` -> what the classes are called
+    -> `read_examples` -> TextExample | WordsExample | QuestionExample; `label_names` -> the names of the classes
 """
 
 import json
@@ -97,7 +97,7 @@ def read_rows(
 
     Args:
         split, name: split and configuration of a data set of the Hub.
-        words: what the columns of a CoNLL file are called, first and last one; None: such files are refused.
+        words: the names of the first and last column of a CoNLL file; None: such files are refused.
 
     Raises:
         DataError: no such file, an unknown format, or a line that cannot be read; file and line are named.
@@ -115,20 +115,20 @@ def read_rows(
 def _rows(chunk: Records) -> Iterator[Row]:
     for index, fields in enumerate(chunk.rows):
         if fields is not None:
-            yield Row(chunk.where(index), fields)
+            yield Row(chunk.locate(index), fields)
 
 
 def _hub_rows(path: str, split: str, name: str | None) -> Iterator[Row]:
     """Yield a data set's rows; the numbers of classes become their names."""
     dataset = open_hub(path, split, name)
-    names = {column: found for column, kind in dataset.features.items() if (found := _class_names(kind))}
+    names = {column: found for column, feature in dataset.features.items() if (found := _class_names(feature))}
     for chunk in hub_records(dataset, f"{path} ({split})"):
         for where, fields in _rows(chunk):
             yield Row(where, {key: _named(value, names.get(key), where, key) for key, value in fields.items()})
 
 
-def _class_names(kind: Any) -> list[str] | None:
-    inner = getattr(kind, "feature", kind)
+def _class_names(feature: Any) -> list[str] | None:
+    inner = getattr(feature, "feature", feature)
     return getattr(inner, "names", None)
 
 
@@ -211,8 +211,8 @@ def _answer(row: Row, field: str, answer: Any, context: str) -> tuple[str, int]:
     if not isinstance(text, str) or not text or isinstance(start, bool) or not isinstance(start, int):
         raise DataError(f"{row.where}: an answer needs 'text' and the number 'answer_start', got {_short(answer)}.")
     if start < 0 or context[start : start + len(text)] != text:
-        place = context.find(text)
-        fix = f" It begins at {place}." if place >= 0 else " It does not occur in the context."
+        found = context.find(text)
+        fix = f" It begins at {found}." if found >= 0 else " It does not occur in the context."
         raise DataError(
             f"{row.where}: field {field!r} says that {text[:40]!r} begins at character {start} of the context, where "
             f"the text is {context[max(start, 0) : max(start, 0) + len(text)][:40]!r}.{fix}"

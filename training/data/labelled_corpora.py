@@ -4,18 +4,18 @@
     python -m vaswani_tx.training.data.labelled_corpora source --text subtitles=a.en news=b.en --words 6 \\
         --output source --validation 500 --test 500
 
-`punctuation`: words without capitals and marks, each tagged with what it lost, `CAP`, `UPPER`, `COMMA`, `PERIOD`,
+`punctuation`: words without capitals and marks, each tagged with what was removed, `CAP`, `UPPER`, `COMMA`, `PERIOD`,
 `QUESTION`, `EXCLAMATION`, a capital and a mark together as `CAP+COMMA`, nothing as `O`. A tagger of these restores what
-speech recognition or subtitles lack. `--join 3` puts up to three sentences of the text into one example, so that their
-ends have to be found.
+the output of speech recognition lacks. `--join 3` puts up to three sentences of the text into one example, whose ends
+have to be found.
 
 `first-sentence`: paragraphs of at least two sentences, the first one as the summary of the rest, as
 `{"document": ..., "summary": ...}` lines for `vaswani-tx train summarization`:
 
     python -m vaswani_tx.training.data.labelled_corpora first-sentence --text manual.en --output summaries/train.jsonl
 
-`source`: pieces of a few words, without capitals, marks and digits, labelled with the text that they come from. Equally
-many of each text; no piece is in two of the files `train.tsv`, `validation.tsv` and `test.tsv`.
+`source`: excerpts of a few words, without capitals, marks and digits, labelled with their text. Equally many of each
+text; no excerpt is in two of the files `train.tsv`, `validation.tsv` and `test.tsv`.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def punctuation(text: str) -> list[tuple[str, str]]:
             mark = next((MARKS[letter] for letter in rest if letter in MARKS), None) if last else None
             found.append((word.lower().replace("’", "'"), "+".join(filter(None, (_case(word), mark))) or "O"))
         if not matches and found and (mark := next((MARKS[letter] for letter in piece if letter in MARKS), None)):
-            # In tokenised text a mark is a word of its own: it belongs to the word before.
+            # In tokenised text a mark is a separate word: it belongs to the word before.
             word, tag = found[-1]
             if not tag.endswith(tuple(MARKS.values())):
                 found[-1] = (word, mark if tag == "O" else f"{tag}+{mark}")
@@ -72,7 +72,7 @@ def joined(lines: Sequence[str], most: int, seed: int) -> Iterator[str]:
 
 
 def pieces(lines: Sequence[str], words: int, count: int, seed: int) -> list[str]:
-    """Return at most `count` different pieces of `words` words in lower case, each from a line of its own."""
+    """Return at most `count` different excerpts of `words` words in lower case, each from another line."""
     random = np.random.default_rng(seed)
     found: dict[str, None] = {}
     for index in random.permutation(len(lines)):
@@ -136,14 +136,14 @@ def make_source(options: argparse.Namespace) -> None:
     for entry in options.text:
         name, equals, path = entry.partition("=")
         if not equals or not name or name in texts:
-            raise DataError(f"--text {entry!r}: give each text a name of its own, such as news=FILE.")
+            raise DataError(f"--text {entry!r}: give each text a unique name, such as news=FILE.")
         texts[name] = pieces(lines_with_text(path), options.words, options.most, options.seed)
     if len(texts) < 2:
-        raise DataError("--text: give at least two texts to tell apart.")
+        raise DataError("--text: give at least two texts.")
     seen: dict[str, str] = {}
     for name, found in texts.items():
         for piece in found:
-            # A piece of several texts does not tell where it comes from.
+            # An excerpt of several texts does not identify one.
             seen[piece] = "" if piece in seen else name
     kept = {name: [piece for piece in found if seen[piece] == name] for name, found in texts.items()}
     count = min(map(len, kept.values()))
@@ -170,22 +170,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m vaswani_tx.training.data.labelled_corpora", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    tags = kinds.add_parser("punctuation", help="words to tag with the capitals and marks that they lost")
+    commands = parser.add_subparsers(dest="command", required=True)
+    tags = commands.add_parser("punctuation", help="words to tag with the capitals and marks that were removed")
     tags.add_argument("--text", nargs="+", required=True, help="text files, a sentence a line")
     tags.add_argument("--join", type=int, default=3, help="most sentences of an example (3)")
     tags.add_argument("--limit", type=int, help="lines read of each file; all if absent")
     tags.add_argument("--output", type=Path, required=True, help="CoNLL file to write")
-    first = kinds.add_parser("first-sentence", help="documents to shorten, from paragraphs")
+    first = commands.add_parser("first-sentence", help="documents to shorten, from paragraphs")
     first.add_argument("--text", nargs="+", required=True, help="text files, a paragraph a line")
     first.add_argument("--words", type=int, default=4, help="fewest words of a summary and of a document (4)")
     first.add_argument("--output", type=Path, required=True, help="JSONL file to write")
-    source = kinds.add_parser("source", help="pieces of text labelled with where they come from")
-    source.add_argument("--text", nargs="+", required=True, metavar="NAME=FILE", help="texts to tell apart")
-    source.add_argument("--words", type=int, default=6, help="words of a piece (6)")
-    source.add_argument("--most", type=int, default=10_000, help="pieces of each text at most (10000)")
-    source.add_argument("--validation", type=int, default=500, help="pieces of each text to validate on (500)")
-    source.add_argument("--test", type=int, default=500, help="pieces of each text to test on (500)")
+    source = commands.add_parser("source", help="excerpts labelled with the text that they come from")
+    source.add_argument("--text", nargs="+", required=True, metavar="NAME=FILE", help="texts to distinguish")
+    source.add_argument("--words", type=int, default=6, help="words of an excerpt (6)")
+    source.add_argument("--most", type=int, default=10_000, help="excerpts of each text at most (10000)")
+    source.add_argument("--validation", type=int, default=500, help="excerpts of each text to validate on (500)")
+    source.add_argument("--test", type=int, default=500, help="excerpts of each text to test on (500)")
     source.add_argument("--output", type=Path, required=True, help="folder to write")
     for one in (tags, source):
         one.add_argument("--seed", type=int, default=1, help="decides what is chosen and joined (1)")
@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
         makers = {"punctuation": make_punctuation, "first-sentence": make_first_sentence, "source": make_source}
-        makers[options.kind](options)
+        makers[options.command](options)
     except (DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -30,7 +30,7 @@ class Rows:
     """Token ids of N rows as one flat array: row i is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
 
     Args:
-        labels: what the rows are to be given: [N] classes, [N, C] numbers, one class a token (-100: does not count),
+        labels: the targets of the rows: [N] classes, [N, C] numbers, one class a token (-100: does not count),
             or [N, 2] first and last token of the answer.
         targets: how many labels of each row count, the divisor of its loss, [N].
         example_of: which example each row comes from, [N].
@@ -60,7 +60,7 @@ class Rows:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    def where(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         """Return the place of a row's example for a message."""
         return self.examples[self.example_of[index]].where
 
@@ -79,8 +79,8 @@ class Rows:
         """Return the model's inputs and labels for some rows."""
         batch = self.inputs(indices)
         if self.characters is not None:
-            places = torch.from_numpy(self.labels[np.asarray(indices)])
-            return batch | {"start_positions": places[:, 0], "end_positions": places[:, 1]}
+            positions = torch.from_numpy(self.labels[np.asarray(indices)])
+            return batch | {"start_positions": positions[:, 0], "end_positions": positions[:, 1]}
         if self.per_token:
             return batch | {"labels": torch.from_numpy(self._padded(self.labels, indices, IGNORED_LABEL))}
         return batch | {"labels": torch.from_numpy(self.labels[np.asarray(indices)])}
@@ -89,8 +89,8 @@ class Rows:
         rows = [flat[self.piece(i)] for i in indices]
         width = -(-max(map(len, rows)) // self.pad_to_multiple_of) * self.pad_to_multiple_of
         matrix = np.full((len(rows), width), padding, dtype=np.int64)
-        for place, row in zip(matrix, rows, strict=True):
-            place[: len(row)] = row
+        for target, row in zip(matrix, rows, strict=True):
+            target[: len(row)] = row
         return matrix
 
 
@@ -211,10 +211,10 @@ def question_rows(examples: Sequence[QuestionExample], tokenizer: Any, max_lengt
     characters, labels, nowhere = [], [], []
     for row, owner in enumerate(owners):
         side = np.array([OUTSIDE if part is None else part for part in encoded.sequence_ids(row)])
-        places = np.where(side[:, None] == 1, np.array(encoded["offset_mapping"][row]), OUTSIDE)
-        characters.append(places)
+        spans = np.where(side[:, None] == 1, np.array(encoded["offset_mapping"][row]), OUTSIDE)
+        characters.append(spans)
         nowhere.append(int(np.argmax(side == OUTSIDE)))
-        labels.append(answer_tokens(places, examples[owner].answers, nowhere[-1]))
+        labels.append(answer_tokens(spans, examples[owner].answers, nowhere[-1]))
     targets = np.ones(len(owners), dtype=np.int64)
     return _rows(
         encoded["input_ids"], np.array(labels, dtype=np.int64), targets, examples, owners, tokenizer,
@@ -222,19 +222,19 @@ def question_rows(examples: Sequence[QuestionExample], tokenizer: Any, max_lengt
     )  # fmt: skip
 
 
-def answer_tokens(places: np.ndarray, answers: Sequence[tuple[str, int]] | None, nowhere: int) -> tuple[int, int]:
+def answer_tokens(spans: np.ndarray, answers: Sequence[tuple[str, int]] | None, nowhere: int) -> tuple[int, int]:
     """Return first and last token of the first answer, or twice `nowhere` where the window does not hold all of it.
 
     Args:
-        places: first and one past the last character of each token in the context, -1 for others, [L, 2].
+        spans: first and one past the last character of each token in the context, -1 for others, [L, 2].
     """
     if not answers:
         return nowhere, nowhere
     text, start = answers[0]
     stop = start + len(text)
-    # A character of several tokens (bytes) gives them all the same place: the first begins, the last ends an answer.
-    begins = np.flatnonzero((places[:, 0] <= start) & (start < places[:, 1]))
-    ends = np.flatnonzero((places[:, 0] < stop) & (stop <= places[:, 1]))
+    # A character of several tokens (bytes) gives them all the same span: the first begins, the last ends an answer.
+    begins = np.flatnonzero((spans[:, 0] <= start) & (start < spans[:, 1]))
+    ends = np.flatnonzero((spans[:, 0] < stop) & (stop <= spans[:, 1]))
     if not len(begins) or not len(ends):
         return nowhere, nowhere
     return int(begins[0]), int(ends[-1])

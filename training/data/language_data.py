@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class DocumentReport:
-    """Words what is said about documents that were left out."""
+    """Messages on documents that were left out."""
 
     def report(self, counts: FilterCounts, what: str = "", quiet: bool = False) -> None:
-        """Log it, as a warning where something was lost; `quiet` is for processes beside the main one."""
+        """Log the counts, as a warning where something was lost; `quiet` is for processes beside the main one."""
         lost = counts.empty + counts.too_short
         text = f"{what}{counts.kept:,} of {counts.read:,} documents are left"
         if lost:
@@ -85,7 +85,7 @@ class LanguageData:
 
     @property
     def rows(self) -> Rows:
-        """The rows that indices count: all, or those of a stream's current buffer."""
+        """Return the rows that indices count: all, or those of a stream's current buffer."""
         return self.plan.examples if self.all_rows is None else self.all_rows
 
     def collate(self, indices: np.ndarray, masked: Any = None) -> dict[str, torch.Tensor]:
@@ -97,8 +97,8 @@ class LanguageData:
         rows = self.all_rows
         if rows is None:
             return "a stream"
-        kind = f" of {self.row_length} ({100 * rows.waste(self.row_length):.1f} % empty)" if self.packed else ""
-        return f"{rows.blocks:,} blocks of {rows.counts.kept:,} documents in {len(rows):,} rows{kind}"
+        shape = f" of {self.row_length} ({100 * rows.waste(self.row_length):.1f} % empty)" if self.packed else ""
+        return f"{rows.blocks:,} blocks of {rows.counts.kept:,} documents in {len(rows):,} rows{shape}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the run is trained on, for its `data.json`; of a stream, the counts of what was read so far."""
@@ -133,7 +133,7 @@ def prepare_language_data(
         return LanguageData(stream, None, *rest)
     rows = _read_rows(settings, tokenizer, masked, corpora, quiet)
     sides, weights = [Side("", rows.lengths, settings.batch_tokens)], [corpus.weight for corpus in corpora]
-    return LanguageData(make_plan(sides, rows.bounds, weights, locate=rows.where, **options), rows, *rest)
+    return LanguageData(make_plan(sides, rows.bounds, weights, locate=rows.locate, **options), rows, *rest)
 
 
 def _read_rows(

@@ -39,7 +39,7 @@ def _with(open_file: Callable[..., Any]) -> Callable[[str], Iterator[bytes]]:
 
 
 def _zst_blocks(path: str) -> Iterator[bytes]:
-    """Decompress one frame after another: the package's own streams end without an error where a file is truncated."""
+    """Yield the content of one frame after another: the package's own streams accept a truncated file."""
     zstandard = _zstandard(path)
     try:
         with open(path, "rb") as stream:
@@ -88,7 +88,7 @@ def format_of(path: str) -> str:
 
 
 def check_file(path: str) -> None:
-    """Raise DataError where there is no such file, naming the file beside it that is called nearly the same."""
+    """Raise DataError where there is no such file, naming a file beside it of a similar name."""
     if os.path.isfile(path):
         return
     if os.path.isdir(path):
@@ -148,10 +148,10 @@ def _decode(block: bytes, path: str, first: int, remedy: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = first + block.count(b"\n", 0, error.start)
         column = error.start - block.rfind(b"\n", 0, error.start)
-        kind = next((kind for mark, kind in _MARKS.items() if first == 1 and block.startswith(mark)), None)
-        guess = f"; it looks like a {kind} file" if kind else ""
-        if kind in COMPRESSIONS:
-            guess += f", whose name must end with {kind}"
+        found = next((name for mark, name in _MARKS.items() if first == 1 and block.startswith(mark)), None)
+        guess = f"; it looks like a {found} file" if found else ""
+        if found in COMPRESSIONS:
+            guess += f", whose name must end with {found}"
         raise DataError(
             f"{path}, line {line}: byte {column} of the line (0x{block[error.start]:02x}) is not valid UTF-8{guess}. "
             f"Convert the file, with `iconv -t UTF-8` for example{remedy and f', or {remedy}'}."
@@ -173,5 +173,5 @@ def numbered_lines(path: str | Path, remedy: str = "remove the line") -> Iterato
 
 def read_lines(path: str | Path) -> list[str]:
     """Return all lines of a text file, blank ones too; DataError where there is no such file, or no UTF-8."""
-    # Other files may count on the numbers of these lines: none is to be removed.
+    # Other files may refer to these lines by number: none is to be removed.
     return [line for _, line in numbered_lines(path, remedy="")]

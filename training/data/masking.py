@@ -20,13 +20,13 @@ SPECIAL, START, INNER = 0, 1, 2
 
 @dataclass(frozen=True)
 class Masker:
-    """Chooses words of a row, and what stands in their place.
+    """A chooser of words of a row, and of what replaces them.
 
     Args:
-        mask_id: the mask.
+        mask_id: the id of the mask.
         ordinary: ids that may replace a token at random.
-        rate: share of a row's words that are to be predicted; what is no whole number is so on average.
-        as_mask, as_random: shares of their tokens that the mask and a random token replace; the others stay.
+        rate: share of a row's words that are to be predicted; a fraction of a word is rounded at random.
+        as_mask, as_random: shares of their tokens that the mask and a random token replace; the others are kept.
     """
 
     mask_id: int
@@ -38,7 +38,7 @@ class Masker:
 
     @classmethod
     def of(cls, tokenizer: Any, **settings: Any) -> "Masker":
-        """One for a tokenizer; raises MaskingError where it has no mask token."""
+        """Return a masker for a tokenizer; raise MaskingError where it has no mask token."""
         if tokenizer.mask_token_id is None:
             raise MaskingError(
                 "The tokenizer has no mask token: train it with `VaswaniTokenizer.train(..., mask_token='<mask>')`, or "
@@ -49,7 +49,7 @@ class Masker:
         return cls(tokenizer.mask_token_id, ordinary, **settings)
 
     def chosen(self, words: np.ndarray, epoch: int, row: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Which tokens of a row are to be predicted, [L] of bool, and the generator for all that follows.
+        """Return which tokens of a row are to be predicted, [L] of bool, and the generator for all that follows.
 
         Args:
             words: SPECIAL, START or INNER for each token, [L].
@@ -62,13 +62,13 @@ class Masker:
         return taken[np.cumsum(words == START) - 1] & (words != SPECIAL), random
 
     def __call__(self, ids: np.ndarray, words: np.ndarray, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The row as the model sees it, and its labels, both [L]; -100 where nothing is to be predicted."""
+        """Return the row as the model sees it, and its labels, both [L]; -100 where nothing is to be predicted."""
         where, random = self.chosen(words, epoch, row)
-        places = np.flatnonzero(where)
-        draw = random.random(len(places))
-        others = random.choice(self.ordinary, len(places))
+        positions = np.flatnonzero(where)
+        draw = random.random(len(positions))
+        others = random.choice(self.ordinary, len(positions))
         seen = ids.copy()
-        seen[places[draw < self.as_mask]] = self.mask_id
+        seen[positions[draw < self.as_mask]] = self.mask_id
         swapped = (draw >= self.as_mask) & (draw < self.as_mask + self.as_random)
-        seen[places[swapped]] = others[swapped]
+        seen[positions[swapped]] = others[swapped]
         return seen, np.where(where, ids, IGNORED_LABEL)

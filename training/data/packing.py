@@ -32,7 +32,7 @@ TOKENIZE_CHUNK = 4096
 class Blocks:
     """Tokens of M blocks as flat arrays: block i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    `words` says what each token is to the masks; None for a causal model. The blocks of corpus c are those from
+    `words` holds SPECIAL, START or INNER for each token; None for a causal model. The blocks of corpus c are those from
     `bounds[c]` to before `bounds[c + 1]`.
     """
 
@@ -50,7 +50,7 @@ class Blocks:
 
 
 class BlockMaker:
-    """Tokenises documents and cuts them into blocks of at most `length` tokens; `counts` adds up what was read.
+    """A tokeniser of documents that cuts them into blocks of at most `length` tokens; `counts` adds up what was read.
 
     Args:
         masked: with words to mask, and the special tokens that the tokenizer adds; else `<s>`, text, `</s>`.
@@ -68,7 +68,7 @@ class BlockMaker:
         return len(self._ids)
 
     def add(self, chunks: Iterable[Chunk], progress: bool = False) -> None:
-        """Takes documents in."""
+        """Add documents."""
         with tqdm(desc="Tokenising", unit="document", unit_scale=True, disable=None if progress else True) as bar:
             for chunk in chunks:
                 file = self.names.index(chunk.file)
@@ -78,11 +78,11 @@ class BlockMaker:
                     bar.update(len(texts))
 
     def blocks(self, first: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokens and words of the blocks from number `first` on."""
+        """Return tokens and words of the blocks from number `first` on."""
         return list(zip(self._ids[first:], self._words[first:], strict=True))
 
     def result(self, bounds: tuple[int, ...] = ()) -> Blocks:
-        """All blocks so far."""
+        """Return all blocks so far."""
         lengths = np.fromiter(map(len, self._ids), dtype=np.int64, count=len(self._ids))
         flat = [np.concatenate(part) if part else np.zeros(0, np.int32) for part in (self._ids, self._words)]
         return Blocks(
@@ -108,7 +108,7 @@ class BlockMaker:
             self.counts.kept, self.counts.too_short = self.counts.kept + kept, self.counts.too_short + (not kept)
 
     def _masked_blocks(self, ids: np.ndarray, word_ids: list[int | None]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Blocks that end with a word where there is one, and that hold a word to mask."""
+        """Return blocks that end with a word where there is one, and that hold a word to mask."""
         numbers = np.array([-1 if word is None else word for word in word_ids])
         words = np.where(np.diff(numbers, prepend=-1) != 0, START, INNER)
         words[(numbers < 0) | np.isin(ids, list(self._special))] = SPECIAL
@@ -120,24 +120,24 @@ class BlockMaker:
                 if len(ends) > 1 and not (words[stop:] == START).any():
                     ends = ends[:-1]  # a word for the last block, which would be `</s>` alone
                 stop = start + 1 + int(ends[-1]) if len(ends) else stop
-            block, kinds = ids[start:stop], words[start:stop].copy()
-            if kinds[0] == INNER:
-                kinds[0] = START
-            if (kinds == START).any():
-                blocks.append((block, kinds))
+            block, own = ids[start:stop], words[start:stop].copy()
+            if own[0] == INNER:
+                own[0] = START
+            if (own == START).any():
+                blocks.append((block, own))
             start = stop
         return blocks
 
 
 def frame(tokenizer: Any, ids: Sequence[int]) -> np.ndarray:
-    """A document's tokens between `<s>` and `</s>`, or what a tokenizer has of the two."""
+    """Return a document's tokens between `<s>` and `</s>`, or what a tokenizer has of the two."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     last = tokenizer.eos_token_id
     return np.asarray([*([] if first is None else [first]), *ids, *([] if last is None else [last])])
 
 
 def causal_blocks(ids: np.ndarray, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of at most `length` tokens, each beginning with the last token of the one before."""
+    """Return blocks of at most `length` tokens, each beginning with the last token of the one before."""
     pieces = [ids[start : start + length] for start in range(0, max(len(ids) - 1, 0), length - 1)]
     return [(piece, np.zeros(0, np.uint8)) for piece in pieces]
 
@@ -150,7 +150,7 @@ class Rows:
 
     Args:
         blocks: what is packed.
-        order: the blocks as they stand in the rows, [M].
+        order: the blocks in the order of the rows, [M].
         block_offsets: where each row begins among them, [N + 1].
         bounds: the rows of corpus c are those from `bounds[c]` to before `bounds[c + 1]`.
     """
@@ -176,7 +176,7 @@ class Rows:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """Return how many tokens of every row are predicted, [N]: all but each block's first one; or all that may be masked."""
+        """Return how many tokens of every row are predicted, [N]: all but a block's first, or all maskable ones."""
         if self.words is None:
             return self.lengths - np.diff(self._block_offsets)
         sums = np.concatenate(([0], np.cumsum(self.words != SPECIAL)))
@@ -188,8 +188,8 @@ class Rows:
     def words_of(self, row: int) -> np.ndarray:
         return self.words[self.offsets[row] : self.offsets[row + 1]]
 
-    def where(self, row: int) -> str:
-        """The places of a row's documents for a message: `train.en line 17, 4, 90`."""
+    def locate(self, row: int) -> str:
+        """Return the places of a row's documents for a message: `train.en line 17, 4, 90`."""
         blocks = self._order[self._block_offsets[row] : self._block_offsets[row + 1]]
         lines: dict[int, list[str]] = {}
         for block in blocks:
@@ -197,53 +197,54 @@ class Rows:
         return " and ".join(f"{self._names[file]} line {', '.join(found)}" for file, found in lines.items())
 
     def waste(self, row_length: int) -> float:
-        """The share of rows of this length that holds no token."""
+        """Return the share of rows of this length that holds no token."""
         return 1.0 - len(self.ids) / (len(self) * row_length)
 
 
 def pack(lengths: np.ndarray, row_length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks into rows by best fit: each, in random order, into the fullest row that has room for it.
+    """Pack blocks into rows by best fit: each, in random order, into the fullest row that it fits into.
 
     Args:
         lengths: of the blocks, [M], none above `row_length`.
 
-    Returns: the blocks in the order of rows, [M], and where each row begins among them, [N + 1].
+    Returns:
+        the blocks in the order of rows, [M], and where each row begins among them, [N + 1].
     """
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by how many tokens still fit
-    rooms = 0  # bit r is set where a row has room for exactly r tokens
+    by_space: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by how many tokens still fit
+    spaces = 0  # bit s is set where a row has space for exactly s tokens
     for block in random.permutation(len(lengths)).tolist():
         length = int(lengths[block])
-        fitting = rooms >> length
+        fitting = spaces >> length
         if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = with_room[room].pop()
-            if not with_room[room]:
-                rooms &= ~(1 << room)
+            space = length + (fitting & -fitting).bit_length() - 1
+            row = by_space[space].pop()
+            if not by_space[space]:
+                spaces &= ~(1 << space)
         else:
-            room, row = row_length, len(rows)
+            space, row = row_length, len(rows)
             rows.append([])
         rows[row].append(block)
-        if left := room - length:
-            with_room[left].append(row)
-            rooms |= 1 << left
+        if left := space - length:
+            by_space[left].append(row)
+            spaces |= 1 << left
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     order = np.fromiter((block for row in rows for block in row), dtype=np.int64, count=len(lengths))
     return order, np.concatenate(([0], np.cumsum(sizes)))
 
 
 def make_rows(blocks: Blocks, row_length: int | None, seed: Sequence[int]) -> Rows:
-    """Packed rows, each corpus for itself; without a length every block is a row."""
+    """Return packed rows, each corpus by itself; without a length every block is a row."""
     if row_length is None:
         return Rows(blocks, np.arange(len(blocks)), np.arange(len(blocks) + 1), blocks.bounds)
     random = np.random.default_rng([*seed, len(blocks)])
     lengths = np.diff(blocks.offsets)
     orders, offsets, bounds = [], [np.zeros(1, dtype=np.int64)], [0]
     for start, stop in zip(blocks.bounds, blocks.bounds[1:], strict=False):
-        order, places = pack(lengths[start:stop], row_length, random)
+        order, starts = pack(lengths[start:stop], row_length, random)
         orders.append(start + order)
-        offsets.append(start + places[1:])
-        bounds.append(bounds[-1] + len(places) - 1)
+        offsets.append(start + starts[1:])
+        bounds.append(bounds[-1] + len(starts) - 1)
     return Rows(blocks, np.concatenate(orders), np.concatenate(offsets), bounds)
 
 
@@ -255,13 +256,14 @@ def collate_rows(
     pad_to_multiple_of: int = 1,
     masked: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The model's inputs for these rows, padded on the right, int64.
+    """Return the model's inputs for these rows, padded on the right, int64.
 
     Args:
         masked: what the model sees of each row, and its labels; None for a causal model.
 
-    Returns: `input_ids`, `labels` (-100: not predicted) and, packed, `position_ids` [B, L]; else `attention_mask`. What
-        pads a packed row counts as one more document.
+    Returns:
+        `input_ids`, `labels` (-100: not predicted) and, packed, `position_ids` [B, L]; else `attention_mask`. The
+        padding of a packed row is one more document.
     """
     starts, lengths = rows.offsets[indices], rows.lengths[indices]
     width = -(-int(lengths.max()) // pad_to_multiple_of) * pad_to_multiple_of

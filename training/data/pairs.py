@@ -1,4 +1,4 @@
-"""Reading parallel text: files of all formats to checked chunks of pairs, at any size.
+"""Readers of parallel text: files of all formats to checked chunks of pairs, of any size.
 
 two text files | one file with both sides -> `iterate_parallel` -> Chunk, Chunk, ...
 """

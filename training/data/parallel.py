@@ -45,10 +45,10 @@ def load_parallel(
         source_field, target_field: field or column; for TSV and CSV without a header the column's number from 0. It
             may be in an object `translation`, as in data sets of the Hub.
         split, name: split and configuration of a data set of the Hub.
-        empty: what a pair with a blank side is, `"error"` or `"drop"` (counted and logged).
+        empty: what happens to a pair with a blank side, `"error"` or `"drop"` (counted and logged).
 
     Raises:
-        DataError: see the class.
+        DataError: data that cannot be read or used; the message names the file, the line or field.
     """
     if target is None and is_dataset_name(source):
         return _load_hub(os.fspath(source), source_field, target_field, split, name, empty)
@@ -104,8 +104,8 @@ def _features(files: list[str]) -> datasets.Features:
 class TokenizedPairs:
     """Token ids of N pairs as flat arrays: pair i is `ids[offsets[i]:offsets[i + 1]]` on each side, `</s>` included.
 
-    `lines[i]` and `file_names[file_index[i]]` say where the pair came from. The pairs of corpus c are those from
-    `bounds[c]` to before `bounds[c + 1]`; `counts` says what the filters did. The arrays may be memory maps.
+    `lines[i]` and `file_names[file_index[i]]` are where the pair came from. The pairs of corpus c are those from
+    `bounds[c]` to before `bounds[c + 1]`; `counts` is what the filters did. The arrays may be memory maps.
     """
 
     source_flat: np.ndarray  # int32 [all source tokens]
@@ -146,7 +146,7 @@ class TokenizedPairs:
     def target_ids(self, index: int) -> np.ndarray:
         return self.target_flat[self.target_offsets[index] : self.target_offsets[index + 1]]
 
-    def where(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         """Return the place of a pair for a message: `train.en line 17`."""
         return f"{self.file_names[self.file_index[index]]} line {self.lines[index]}"
 
@@ -237,7 +237,7 @@ class PairTokenizer:
         keep = rules.by_text(source, target, self._seen, counts)
         if not keep.all():
             source, target = (
-                [text for text, stays in zip(side, keep, strict=True) if stays] for side in (source, target)
+                [text for text, kept in zip(side, keep, strict=True) if kept] for side in (source, target)
             )
             lines, files = lines[keep], files[keep]
         left = _flat_ids(self.tokenizer(source, return_attention_mask=False, verbose=False) if source else None)
@@ -285,7 +285,7 @@ def join_parts(
     """Join all parts; with no part, or none that holds a pair, a `TokenizedPairs` of length 0."""
     if not parts:
         parts = [
-            Part(*(np.zeros(0, dtype=kind) for kind in (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32)))
+            Part(*(np.zeros(0, dtype=dtype) for dtype in (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32)))
         ]
     source, source_lengths, target, target_lengths, lines, files = map(np.concatenate, zip(*parts, strict=True))
     offsets = [np.concatenate(([0], np.cumsum(lengths))) for lengths in (source_lengths, target_lengths)]

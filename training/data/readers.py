@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The fields that a task reads of every record, and what its recipe calls the keys that name them."""
+    """The fields that a task reads of every record, and the recipe's keys that name them."""
 
     names: tuple[str | int, ...]
     keys: str = "`source_field` and `target_field`"
@@ -59,7 +59,7 @@ class Records(NamedTuple):
     noun: str = "field"
     places: list[str] | None = None  # where a number is not enough, as in nested JSON
 
-    def where(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         """Return the place of a record for a message: `train.tsv, line 7`."""
         return f"{self.file}, {self.places[index] if self.places else f'{self.unit} {self.numbers[index]}'}"
 
@@ -85,20 +85,20 @@ def text_columns(records: Iterable[Records], wanted: Wanted) -> Iterator[tuple[n
                 if not isinstance(value, str):
                     found = json.dumps(value, default=repr)[:60] if chunk.noun == "field" else repr(value)[:60]
                     raise DataError(
-                        f"{chunk.where(index)}: {chunk.noun} {name!r} holds {found} instead of a string; fix the "
+                        f"{chunk.locate(index)}: {chunk.noun} {name!r} holds {found} instead of a string; fix the "
                         "value, or name another one."
                     )
             try:
                 "".join(texts).encode()
             except UnicodeEncodeError:
                 for index, text in enumerate(texts):
-                    check_encodable(text, chunk.where(index))
+                    check_encodable(text, chunk.locate(index))
             columns.append(texts)
         yield np.asarray(chunk.numbers, dtype=np.int64), columns
 
 
 def check_encodable(text: str, where: str) -> None:
-    """Raise DataError for half of a surrogate pair: JSON can spell it, and no encoding of text takes it."""
+    """Raise DataError for half of a surrogate pair: JSON can spell it, but no encoding of text has it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -228,7 +228,7 @@ def _csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _delimited(path: str, lines: Iterator[tuple[int, list[str]]], wanted: Wanted | None) -> Iterator[Records]:
-    """Make records of cells; the first line names the columns, save where all wanted ones are numbers, from 0."""
+    """Make records of cells; the first line names the columns, unless all wanted ones are numbers, from 0."""
     first = next((line for line in lines if line[1]), None)
     if first is None:
         return
@@ -288,7 +288,7 @@ def read_conll(path: str, wanted: Wanted | None) -> Iterator[Records]:
     """Read sentences separated by blank lines, a word a line: its first column is the word, the last one its tag.
 
     Args:
-        wanted: what the two lists of a sentence are called; None: `tokens` and `tags`.
+        wanted: the names of the two lists of a sentence; None: `tokens` and `tags`.
     """
     tokens, tags = wanted.names if wanted else ("tokens", "tags")
     numbers: list[int] = []
@@ -350,8 +350,8 @@ def arrow_records(batches: Iterable[Any], wanted: Wanted | None, origin: str) ->
 def nested_columns(schema: pa.Schema, wanted: Wanted, origin: str) -> list[tuple[str, ...]]:
     """Return where each wanted name is: ("de",) or ("translation", "de"); DataError where it is in neither."""
     inner: list[str] = []
-    if "translation" in schema.names and pa.types.is_struct(kind := schema.field("translation").type):
-        inner = [kind.field(i).name for i in range(kind.num_fields)]
+    if "translation" in schema.names and pa.types.is_struct(nested := schema.field("translation").type):
+        inner = [nested.field(i).name for i in range(nested.num_fields)]
     for name in wanted.names:
         if name not in schema.names and name not in inner:
             raise DataError(f"{origin}: {missing('column', name, schema.names + inner, wanted.keys)}")

@@ -1,4 +1,4 @@
-"""What corpora of pairs and of documents share: how their files and data sets are named, found and opened."""
+"""A base of corpora of pairs and of documents: how their files and data sets are named, found and opened."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -16,22 +16,22 @@ class CorpusSource:
 
     @property
     def paths(self) -> list[str]:
-        """The files, or the one name of a data set."""
+        """Return the files, or the one name of a data set."""
         raise NotImplementedError
 
     @property
     def from_hub(self) -> bool:
-        """Whether it is a data set of the Hub, or of a local folder."""
+        """Return whether it is a data set of the Hub, or of a local folder."""
         raise NotImplementedError
 
     @property
     def files(self) -> list[str]:
-        """The names that its chunks carry."""
+        """Return the names that its chunks have."""
         return [f"{self.paths[0]} ({self.split})"] if self.from_hub else self.paths
 
     @property
     def name(self) -> str:
-        """What messages call it: its first file."""
+        """Return its name for messages: its first file."""
         files = self.files
         return files[0] + (f" and {len(files) - 1} more" if len(files) > 1 else "") if files else "a corpus"
 
@@ -51,7 +51,7 @@ def placed(data_dir: str | None, paths: Paths, hub: bool = True, text_files: boo
     """Return files as the recipe names them, from `data_dir` where that is set.
 
     Args:
-        hub: a name may be that of a data set, which is left as it is unless such a file exists.
+        hub: a name may be that of a data set, which does not change unless such a file exists.
         text_files: as `is_dataset_name`'s.
     """
     if isinstance(paths, (list, tuple)):

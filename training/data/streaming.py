@@ -2,9 +2,9 @@
 
     corpora -> buffers of `stream_buffer` examples -> tokenised -> BatchPlan of the buffer -> batches
 
-A buffer plays the part of an epoch in the training loop: `plan.epoch(k)` loads buffer k. Which examples it holds depends
-on the corpora, their weights and the buffer's size alone, and the order of its batches on the seed too. So every process
-cuts the same buffers, and a resumed run reads, without tokenising, what came before.
+A buffer is an epoch to the training loop: `plan.epoch(k)` loads buffer k. Which examples it holds depends on the
+corpora, their weights and the buffer's size only, and the order of its batches on the seed too. So every process cuts
+the same buffers, and a resumed run reads, without tokenising, what came before.
 """
 
 import copy
@@ -45,11 +45,11 @@ class StreamPlan(ABC):
 
     Args:
         corpora: each with a weight, and `chunks(counts, streaming=True)`.
-        rules: reports what was dropped, and words the error where nothing is left.
+        rules: reports what was dropped, and makes the error where nothing is left.
         stream_buffer: examples of one buffer before the filters, the last one of a pass may be shorter. Similar lengths
             are looked for, and duplicates found, within a buffer only.
-        quiet: logs no news of the buffers.
-        prefetch: False makes each buffer when it is asked for.
+        quiet: do not log each buffer.
+        prefetch: make the next buffer while the current one is in use.
         options: further arguments of `BatchPlan`.
 
     Raises:
@@ -58,7 +58,7 @@ class StreamPlan(ABC):
         BatchError: an example longer than a batch's budget.
     """
 
-    empty_corpus = "no example with text"  # what a corpus holds of which nothing can be read
+    empty_corpus = "no example with text"  # the description of a corpus of which nothing can be read
 
     def __init__(
         self,
@@ -97,12 +97,13 @@ class StreamPlan(ABC):
             groups: the chunks of each corpus.
             counts: what reading has counted so far; the examples keep it as their `counts`.
 
-        Returns: the examples, and the sides to plan their batches by; None where the program has ended meanwhile.
+        Returns:
+            the examples, and the sides to plan their batches by; None where the program has ended meanwhile.
         """
 
     @property
     def examples(self) -> Any:
-        """The examples of the current buffer; those of the first one where none was asked for yet."""
+        """Return the examples of the current buffer; those of the first one where none was loaded yet."""
         if self._buffer is None:
             self.epoch(0)
         return self._buffer.examples
@@ -114,7 +115,7 @@ class StreamPlan(ABC):
         return self._buffer.batches
 
     def passes(self, epoch: int) -> int:
-        """Return the whole passes over the first corpus that are complete where buffer `epoch` starts; reads that far."""
+        """Return how many passes over the first corpus are complete where buffer `epoch` starts; read that far."""
         if len(self._passes) <= epoch:
             self._join()
         while len(self._passes) <= epoch:
@@ -128,7 +129,7 @@ class StreamPlan(ABC):
     def _load(self, number: int) -> None:
         self._join()
         made, self._made = self._made, None
-        self._buffer = None  # the former buffer goes before another one comes
+        self._buffer = None  # the former buffer is freed before another one is made
         try:
             if isinstance(made, BaseException):
                 raise made
@@ -157,7 +158,7 @@ class StreamPlan(ABC):
         examples, sides = made
         plan, batches = None, []
         if len(examples):
-            plan = BatchPlan(sides, self.seed, locate=examples.where, **self._options)
+            plan = BatchPlan(sides, self.seed, locate=examples.locate, **self._options)
             batches = plan.epoch(number)
         return Buffer(number, examples, plan, batches, before < self._passes[number + 1])
 
@@ -173,7 +174,7 @@ class StreamPlan(ABC):
             self._thread = None
 
     def _check_pass(self, buffer: Buffer) -> None:
-        """Raise where nothing was left of a whole pass: the loop would read for ever."""
+        """Raise DataError where nothing was left of a whole pass: the loop would read for ever."""
         self._pass_counts.add(buffer.examples.counts)
         if buffer.ends_pass:
             counts, whole = self._pass_counts, self._whole_pass
@@ -246,7 +247,7 @@ class PairStream(StreamPlan):
 
 
 class _Rows:
-    """Reads the examples of a corpus one after another, pass after pass, in chunks of the size that is asked for."""
+    """A reader of the examples of a corpus one after another, pass after pass, in chunks of any size."""
 
     def __init__(self, corpus: Any, empty: str):
         self.corpus, self.empty = corpus, empty
@@ -271,7 +272,7 @@ class _Rows:
         return taken
 
     def at_end(self, counts: FilterCounts) -> bool:
-        """Whether the pass is over; looks ahead, so that a pass that ends with a buffer is known to end there."""
+        """Return whether the pass is over; look ahead, so that a pass that ends with a buffer is known to end there."""
         while self._chunk is None or self._start == len(self._chunk.lines):
             self._chunk, self._start = None, 0
             self._chunk = next(self._chunks, None)

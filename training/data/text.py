@@ -1,4 +1,4 @@
-"""Text for language models: where documents come from, and how they are read.
+"""Text for language models: the sources of documents, and how they are read.
 
 recipe -> text_corpora_of -> TextCorpus.chunks -> documents
 """
@@ -27,7 +27,6 @@ from vaswani_tx.training.data.sources import CorpusSource, corpus_entries, place
 from vaswani_tx.training.errors import DataError
 
 if TYPE_CHECKING:
-    # The settings of a command come with its models, which reading text does without.
     from vaswani_tx.training.config.language_modeling import LanguageModelSettings
 
 # With so many documents of each corpus a vocabulary of some ten thousand entries changes little.
@@ -137,23 +136,23 @@ def _paragraphs(path: str) -> Iterator[Documents]:
         yield np.asarray([first]), ["\n".join(open_lines)]
 
 
-def text_corpora_of(arguments: "LanguageModelSettings") -> list[TextCorpus]:
+def text_corpora_of(settings: "LanguageModelSettings") -> list[TextCorpus]:
     """Return the training corpora of a recipe: the entries of `corpora`, or the one of `train_text`."""
-    entries = arguments.corpora or [{"text": arguments.train_text}]
-    defaults = {"weight": 1.0, "split": arguments.train_split, "config": arguments.dataset_config}
-    defaults |= {"field": arguments.text_field, "documents": arguments.documents, "empty": arguments.empty_lines}
+    entries = settings.corpora or [{"text": settings.train_text}]
+    defaults = {"weight": 1.0, "split": settings.train_split, "config": settings.dataset_config}
+    defaults |= {"field": settings.text_field, "documents": settings.documents, "empty": settings.empty_lines}
     corpora = []
     for values in corpus_entries(entries, defaults):
-        values["text"] = placed(arguments.data_dir, values["text"], text_files=True)
+        values["text"] = placed(settings.data_dir, values["text"], text_files=True)
         corpora.append(TextCorpus(**values))
     return corpora
 
 
-def training_texts(arguments: "LanguageModelSettings") -> Iterator[list[str]]:
+def training_texts(settings: "LanguageModelSettings") -> Iterator[list[str]]:
     """Yield lists of documents of all corpora, for a tokenizer to be trained on."""
-    for corpus in text_corpora_of(arguments):
+    for corpus in text_corpora_of(settings):
         left = TOKENIZER_DOCUMENTS
-        for chunk in corpus.chunks(streaming=arguments.streaming):
+        for chunk in corpus.chunks(streaming=settings.streaming):
             yield chunk.source[:left]
             left -= len(chunk.source)
             if left <= 0:

@@ -2,7 +2,7 @@
 
 A folder of `.npy` files and `meta.json`, named by a hash of all that decides its content: the bytes of the files, the
 tokenizer, the limits and filters, and the format's version. It is written under another name and renamed, so it is
-there whole or not at all; lengths and checksums show what has been damaged since. Nothing is pickled.
+whole or absent; lengths and checksums reveal later damage. Nothing is pickled.
 """
 
 import json
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 ENVIRONMENT = "VASWANI_TX_CACHE"
 CHECK_BLOCK = 1 << 24
-_KINDS = {
+_DTYPES = {
     "source_flat": np.int32, "source_offsets": np.int64, "target_flat": np.int32, "target_offsets": np.int64,
     "lines": np.int64, "file_index": np.int32,
 }  # fmt: skip
-# What decides the ids besides tokenizer.json, as far as a class has it.
+# Attributes of tokenizers that decide the ids besides tokenizer.json, where a class has them.
 _SETTINGS = ("split_special_tokens", "src_lang", "tgt_lang", "add_bos_token", "add_eos_token", "add_prefix_space")
 
 
@@ -50,8 +50,8 @@ def tokenize_corpora(
 ) -> tuple[TokenizedPairs, Path | None]:
     """Return the filtered, tokenised pairs of all corpora in order, and the folder below `root` that holds them.
 
-    Where several processes ask for the same at the same time, one makes it while the others wait and then map it. Where
-    `root` is None or cannot be written, the pairs are made in memory and the folder is None. `quiet` logs no news.
+    Where several processes need the same folder at once, one makes it while the others wait and then map it. Where
+    `root` is None or cannot be written, the pairs are made in memory and the folder is None. `quiet` logs nothing.
 
     Raises:
         DataError: data that cannot be read, or of which nothing is left.
@@ -101,14 +101,14 @@ def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> Token
     """Return the memory-mapped pairs of a folder; None where there is none, or (with a warning) where it is damaged.
 
     Args:
-        names: what the files are called today; their content is what the folder is named by.
-        fresh: written a moment ago, so that the checksums need not be looked at.
+        names: the current names of the files; the folder is named by their content.
+        fresh: just written, so that the checksums need not be compared.
     """
     if not folder.is_dir():
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        arrays = {name: _open_array(folder / f"{name}.npy", meta["arrays"][name], fresh) for name in _KINDS}
+        arrays = {name: _open_array(folder / f"{name}.npy", meta["arrays"][name], fresh) for name in _DTYPES}
         counts = FilterCounts(**meta["counts"])
         if len(names) != meta["files"]:
             raise ValueError(f"it is of {meta['files']} files instead of {len(names)}")
@@ -123,7 +123,7 @@ class PairsWriter:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._files = {name: _ArrayFile(folder / f"{name}.npy", kind) for name, kind in _KINDS.items()}
+        self._files = {name: _ArrayFile(folder / f"{name}.npy", dtype) for name, dtype in _DTYPES.items()}
         self._ends = {"source": 0, "target": 0}
         self._write(source_offsets=np.zeros(1), target_offsets=np.zeros(1))
 
@@ -143,7 +143,7 @@ class PairsWriter:
         (self.folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
     def abandon(self) -> None:
-        """Close the arrays as they are."""
+        """Close the arrays without completing them."""
         for file in self._files.values():
             file.file.close()
 
@@ -155,14 +155,14 @@ class PairsWriter:
 class _ArrayFile:
     """A one-dimensional `.npy` file that grows."""
 
-    def __init__(self, path: Path, kind: type):
-        self.kind, self.count, self.checksum = np.dtype(kind), 0, 0
+    def __init__(self, path: Path, dtype: type):
+        self.dtype, self.count, self.checksum = np.dtype(dtype), 0, 0
         self.file = path.open("wb")
         self._header()
         self.start = self.file.tell()
 
     def append(self, array: np.ndarray) -> None:
-        data = np.ascontiguousarray(array, dtype=self.kind)
+        data = np.ascontiguousarray(array, dtype=self.dtype)
         self.count, self.checksum = self.count + len(data), zlib.crc32(data, self.checksum)
         self.file.write(data)
 
@@ -176,17 +176,17 @@ class _ArrayFile:
         return {"count": self.count, "checksum": self.checksum, "start": self.start}
 
     def _header(self) -> None:
-        # numpy pads its header so that a longer first dimension fits into the same place.
-        content = {"descr": self.kind.str, "fortran_order": False, "shape": (self.count,)}
+        # numpy pads its header so that a longer first dimension fits into the same space.
+        content = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count,)}
         np.lib.format.write_array_header_1_0(self.file, content)
 
 
 def _open_array(path: Path, expected: dict[str, int], fresh: bool) -> np.ndarray:
-    kind = np.dtype(_KINDS[path.stem])
-    if path.stat().st_size != expected["start"] + expected["count"] * kind.itemsize:
+    dtype = np.dtype(_DTYPES[path.stem])
+    if path.stat().st_size != expected["start"] + expected["count"] * dtype.itemsize:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.shape != (expected["count"],) or array.dtype != kind:
+    if array.shape != (expected["count"],) or array.dtype != dtype:
         raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
     array = np.asarray(array)  # the plain view of the map: indexing a numpy.memmap is several times slower
     if not fresh:
@@ -235,7 +235,7 @@ def _check_left(corpora: Sequence[Corpus], counts: FilterCounts, bounds: Sequenc
 
 
 def _tokenizer_state(tokenizer: Any) -> list[Any]:
-    """Return all of a tokenizer that decides ids, whatever its folder and its use before."""
+    """Return all of a tokenizer that decides ids, not its folder or what it was used for."""
     settings = {name: str(getattr(tokenizer, name)) for name in _SETTINGS if hasattr(tokenizer, name)}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

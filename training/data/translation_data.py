@@ -39,7 +39,7 @@ class TrainingData:
 
     @property
     def pairs(self) -> TokenizedPairs:
-        """The pairs that indices count: all, or those of a stream's current buffer."""
+        """Return the pairs that indices count: all, or those of a stream's current buffer."""
         return self.plan.examples if self.all_pairs is None else self.all_pairs
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -72,7 +72,7 @@ class TrainingData:
 def prepare_training_data(
     settings: TranslationSettings, tokenizer: Any, pad_to_multiple_of: int = 1, quiet: bool = False
 ) -> TrainingData:
-    """Read, filter and tokenise the training data of a recipe, map what an earlier run kept, or open the stream.
+    """Read, filter and tokenise the training data of a recipe, map an earlier run's cache, or open the stream.
 
     Every process calls it, at the same time or one after the other: they get the same batches. `quiet` is for the
     processes beside the main one, which would log everything again.
@@ -81,7 +81,7 @@ def prepare_training_data(
         DataError: data that cannot be read or used; the message names file and line, or the key.
         BatchError: a pair longer than a batch's budget.
     """
-    corpora, rules = corpora_of(settings), PairFilter.from_arguments(settings)
+    corpora, rules = corpora_of(settings), PairFilter.from_settings(settings)
     budgets = (settings.max_source_tokens, settings.max_target_tokens)
     options = {"seed": settings.seed, "pad_to_multiple_of": pad_to_multiple_of}
     rest = (tokenizer.pad_token_id, pad_to_multiple_of)
@@ -92,7 +92,7 @@ def prepare_training_data(
         root = cache_root(settings.cache_dir) if settings.token_cache else None
         pairs, folder = tokenize_corpora(corpora, tokenizer, rules, root, quiet)
         sides = pair_sides(pairs.source_lengths, pairs.target_lengths, *budgets)
-        plan = make_plan(sides, pairs.bounds, [corpus.weight for corpus in corpora], locate=pairs.where, **options)
+        plan = make_plan(sides, pairs.bounds, [corpus.weight for corpus in corpora], locate=pairs.locate, **options)
         data = TrainingData(plan, pairs, corpora, rules, folder and str(folder), *rest)
     if len(corpora) > 1:
         _report_shares(data, quiet)

@@ -24,9 +24,11 @@ def train_with_whole_words(
     Args:
         corpus: lists of sentences.
         words: what must stay whole; also kept in `tokenizer_config.json`, as `whole_words`.
-        kwargs: handed to `VaswaniTokenizer.train`.
+        kwargs: passed to `VaswaniTokenizer.train`.
 
-    Raises DataError for words that cannot be whole words, ValueError as `VaswaniTokenizer.train` does.
+    Raises:
+        DataError: words that cannot be whole words.
+        ValueError: as `VaswaniTokenizer.train`.
     """
     words = check_whole_words(words)
     if vocab_size < MINIMAL_VOCAB_SIZE + len(words):
@@ -48,7 +50,7 @@ def add_whole_words(tokenizer: VaswaniTokenizer, words: Sequence[str]) -> Vaswan
     # Found in the vocabulary as a whole, such a word needs no merges.
     pipeline["model"]["ignore_merges"] = True
     split = pipeline["pre_tokenizer"]["pretokenizers"][0]["pattern"]
-    # Longest first, though the white space behind a word leaves only one of them: the order is then never asked.
+    # Longest first, though the white space behind a word leaves only one of them: the order then does not matter.
     choices = "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
     split["Regex"] = f" (?:{choices})(?!\\S)|{split['Regex']}"
     options = {"split_special_tokens": True, "clean_up_tokenization_spaces": False, "whole_words": list(words)}

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints (section 6.1 of the paper: the last 5 of base, the last 20 of big)."""
+"""Means of several checkpoints (section 6.1 of the paper: the last 5 of base, the last 20 of big)."""
 
 import shutil
 from collections.abc import Iterable
@@ -16,35 +16,35 @@ _NOT_MODEL = ("training_state", "model.safetensors", "model.safetensors.index.js
 
 
 def average_checkpoints(folders: Iterable[str | Path]) -> dict[str, torch.Tensor]:
-    """The element-wise mean of the weights of model folders, summed in float32 and given back in their own dtype.
+    """Return the element-wise mean of the weights of model folders, summed in float32, in their own dtype.
 
     Raises:
         CheckpointError: no folder, a folder without weights, or weights whose names or shapes differ (all named).
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
+    paths = [Path(folder) for folder in folders]
+    if not paths:
         raise CheckpointError("There is nothing to average: give at least one checkpoint folder.")
     sums: dict[str, torch.Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for folder in folders:
+    for folder in paths:
         weights = with_present_names(_weights(folder), sums)
         if not sums:
             dtypes = {name: tensor.dtype for name, tensor in weights.items()}
             sums = {name: _wide(tensor) for name, tensor in weights.items()}
             continue
         sums, dtypes = with_present_names(sums, weights), with_present_names(dtypes, weights)
-        _check_same(sums, weights, folders[0], folder)
+        _check_same(sums, weights, paths[0], folder)
         for name, tensor in weights.items():
             sums[name] += tensor
-    return {name: _narrow(total, len(folders), dtypes[name]) for name, total in sums.items()}
+    return {name: _narrow(total, len(paths), dtypes[name]) for name, total in sums.items()}
 
 
 def save_average(folders: Iterable[str | Path], target: str | Path, replace: bool = False) -> Path:
-    """Writes the mean of `folders` as a folder that `from_pretrained` loads; all but weights is the last one's."""
-    folders = [Path(folder) for folder in folders]
-    average = average_checkpoints(folders)
+    """Write the mean of `folders` as a folder that `from_pretrained` loads; its other files are the last one's."""
+    paths = [Path(folder) for folder in folders]
+    average = average_checkpoints(paths)
     with atomic_folder(Path(target), replace) as folder:
-        for path in folders[-1].iterdir():
+        for path in paths[-1].iterdir():
             if path.is_file() and path.name not in _NOT_MODEL and path.suffix != ".safetensors":
                 shutil.copyfile(path, folder / path.name)
         save_file(average, folder / "model.safetensors", metadata={"format": "pt"})

@@ -65,7 +65,7 @@ class TrainingState:
 
 
 class CheckpointManager:
-    """Writes and reads what a run needs to resume.
+    """Writer and reader of what a run needs to resume.
 
     Args:
         write_extras: puts what is no weight, such as the tokenizer, into a model folder.
@@ -98,7 +98,7 @@ class CheckpointManager:
         """
         self._check_weights(state)
         write_model = self._model_writer()
-        moments = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
+        moments: Any = get_optimizer_state_dict(self.model, self.optimizer, options=_ON_MAIN).get("state", {})
         rng = gather_object([rng_state(self.accelerator.device)])
         average = self.average.tensors(keep=self.accelerator.is_main_process) if self.average else None
         target = step_folder(self.folder.checkpoints, state.step)
@@ -120,7 +120,7 @@ class CheckpointManager:
         data, scaler = content.pop("data"), content.pop("scaler")
         state = TrainingState(**content)
         if self.task.in_buffers:
-            # At the end of a buffer the checkpoint's fingerprint is still that one's.
+            # A checkpoint at the end of a buffer holds the fingerprint of that buffer, not of the next one.
             self.task.epoch(state.epoch if state.batches_done else max(state.epoch - 1, 0))
         if data != self.task.fingerprint():
             raise CheckpointError(
@@ -154,6 +154,8 @@ class CheckpointManager:
 
     def save_average(self, target: Path) -> None:
         """Write the moving average of the weights as a model folder in place of an old one; all processes call it."""
+        if self.average is None:
+            raise ValueError("This run keeps no moving average: set ema_decay.")
         with self.average.in_place():
             self._write_model(target)
 
@@ -176,7 +178,7 @@ class CheckpointManager:
         return write
 
     def _whole_weights(self) -> dict[str, torch.Tensor]:
-        """Return the weights gathered on the main process's host memory; a shared matrix once, under all of its names."""
+        """Return the weights gathered on the main process's host; a shared matrix once, under all of its names."""
         forget_gathered(self.bare_model)
         gathered: dict[torch.Tensor, torch.Tensor] = {}
         for tensor in self.bare_model.state_dict(keep_vars=True).values():

@@ -1,9 +1,9 @@
 """Checkpoints that are whole or absent: written under a temporary name, forced to disk, then renamed.
 
 A checkpoint is a folder `step-00001000` that `from_pretrained` loads (weights, configuration, tokenizer), with a
-sub-folder `training_state/` for resuming: `state.json` (position, scores, clock), `rng.json` (random states of every
-process), `optimizer.safetensors`, `ema.safetensors` where weights are averaged, and `files.json` (sizes, by which a
-truncated file shows). Nothing is pickled.
+sub-folder `training_state/` for resuming: `state.json` (progress, scores, clock), `rng.json` (random states of every
+process), `optimizer.safetensors`, `ema.safetensors` where weights are averaged, and `files.json` (sizes, which
+reveal a truncated file). Nothing is pickled.
 """
 
 import json
@@ -22,17 +22,17 @@ from vaswani_tx.training.models.loading import STATE, check_folder, list_checkpo
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of `step` stands."""
+    """Return the folder of the checkpoint of `step`."""
     return Path(checkpoints) / f"step-{step:08d}"
 
 
 def latest_checkpoint(checkpoints: Path) -> Path | None:
-    """The checkpoint of the highest step, or None."""
+    """Return the checkpoint of the highest step, or None."""
     return next(reversed(list_checkpoints(checkpoints)), None)
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Deletes all but the `keep` newest checkpoints."""
+    """Delete all but the `keep` newest checkpoints."""
     for path in list_checkpoints(checkpoints)[:-keep]:
         remove_folder(path)
 
@@ -45,11 +45,11 @@ def write_checkpoint(
     rng: list[dict[str, Any]],
     average: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Writes one resumable checkpoint folder atomically; an existing one of the same step is replaced.
+    """Write one resumable checkpoint folder atomically; an existing one of the same step is replaced.
 
     Args:
         write_model: writes the loadable part (weights, configuration, tokenizer) into the folder that it is given.
-        state: what JSON can hold of the run's position.
+        state: the run's training state, as JSON holds it.
         optimizer: flat names to tensors (see `optimizer_tensors`).
         rng: one entry of `rng_state` for each process.
         average: the moving average of the weights, where there is one.
@@ -71,7 +71,7 @@ def write_checkpoint(
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The position of a checkpoint, after a check that every one of its files is there in full."""
+    """Return the training state of a checkpoint, after a check that all of its files are complete."""
     folder = Path(folder)
     check_folder(folder, STATE)
     sizes = _read_json(folder / STATE / "files.json", folder)
@@ -87,25 +87,25 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_rng(folder: Path) -> list[dict[str, Any]]:
-    """The random states of all processes."""
+    """Return the random states of all processes."""
     return _read_json(Path(folder) / STATE / "rng.json", Path(folder))
 
 
 def read_optimizer(folder: Path) -> dict[str, torch.Tensor]:
-    """The optimiser's tensors under their flat names."""
+    """Return the optimiser's tensors under their flat names."""
     return read_tensors(Path(folder) / STATE / "optimizer.safetensors")
 
 
 def read_average(folder: Path) -> dict[str, torch.Tensor]:
-    """The moving average of the weights; raises CheckpointError where the run had none."""
+    """Return the moving average of the weights; raise CheckpointError where the run had none."""
     path = Path(folder) / STATE / "ema.safetensors"
     if not path.exists():
-        raise CheckpointError(f"'{folder}' was written without ema_decay: go on without it, or start with --init-from.")
+        raise CheckpointError(f"'{folder}' was written without ema_decay: leave it out, or start with --init-from.")
     return read_tensors(path)
 
 
 def optimizer_tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """`{"parameter": {"exp_avg": tensor, ...}}` as flat names, `parameter/exp_avg`, for safetensors."""
+    """Return `{"parameter": {"exp_avg": tensor, ...}}` under flat names, `parameter/exp_avg`, for safetensors."""
     return {
         f"{name}/{slot}": torch.as_tensor(value).detach().cpu().contiguous()
         for name, slots in state.items()
@@ -114,7 +114,7 @@ def optimizer_tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def nested_optimizer_state(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """The inverse of `optimizer_tensors`."""
+    """Return what `optimizer_tensors` was given: its inverse."""
     nested: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
@@ -123,12 +123,13 @@ def nested_optimizer_state(tensors: dict[str, torch.Tensor]) -> dict[str, dict[s
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """The random states of this process (torch, its device, numpy, python) as plain numbers."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (the global state is what others may draw from)
+    """Return the random states of this process (torch, its device, numpy, python) as plain numbers."""
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the global state is what others may draw from)
+    name, keys, position, has_gauss, gauss = numpy_state
     version, numbers, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state().tolist(),
-        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
         "python": [version, list(numbers), gauss_next],
     }
     if device.type == "cuda":
@@ -137,10 +138,10 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_rng(state: dict[str, Any], device: torch.device) -> None:
-    """Sets the random states that `rng_state` gave."""
+    """Set the random states that `rng_state` returned."""
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, numbers, gauss_next = state["python"]
     random.setstate((version, tuple(numbers), gauss_next))
     if device.type == "cuda" and "cuda" in state:

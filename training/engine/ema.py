@@ -11,7 +11,9 @@ from vaswani_tx.training.errors import CheckpointError
 
 
 class MovingAverage:
-    """`average = d * average + (1 - d) * weights` after every update, in float32, each process on its own shards.
+    """An average of the weights, `average = d * average + (1 - d) * weights` after every update, in float32.
+
+    Each process computes that of its own shards.
 
     The decay of update n is `min(decay, (1 + n) / (10 + n))`, the usual warm-up: the random weights of the start are
     soon forgotten, and an average of few updates stays close to the weights.
@@ -24,13 +26,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights that update number `step` made."""
+        """Add the weights that update number `step` made."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(own_part(self._average.values()), own_part(self._named.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the model has the averaged weights; afterwards its own, bit by bit."""
+        """Give the model the averaged weights within the block, and its own ones back, bit by bit."""
         self._exchange()
         try:
             yield
@@ -38,7 +40,7 @@ class MovingAverage:
             self._exchange()
 
     def tensors(self, keep: bool = True) -> dict[str, torch.Tensor]:
-        """The whole average on the host; every process must ask, those that do not `keep` it get an empty one."""
+        """Return the whole average on the host; every process must call, those without `keep` get an empty one."""
         found = {}
         for name, tensor in self._average.items():
             all_of_it = whole(tensor)
@@ -47,10 +49,10 @@ class MovingAverage:
         return found
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Sets the average to whole tensors; raises CheckpointError where they are another model's."""
+        """Set the average to whole tensors; raise CheckpointError where they are another model's."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self._average.items()}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
-            raise CheckpointError("ema.safetensors holds the average of another model: start anew with --init-from.")
+            raise CheckpointError("ema.safetensors holds the average of another model: start with --init-from.")
         for name, own in self._average.items():
             tensor = tensors[name].to(own.device)
             if isinstance(own, DTensor):

@@ -1,13 +1,13 @@
 """Weights, gradients and optimiser in shards, one process holding 1/n of each (FSDP2, torch's `fully_shard`).
 
-`accelerate launch` with a configuration of FSDP2 says so in the environment. The sharding itself is done here: what
-accelerate 1.15 does gives the embedding and the head a group of their own, but this model's shared matrix is seen from
-three places, and torch wants a shared parameter in one group only. Accelerate also knows no sharding without a GPU,
-which the tests need.
+`accelerate launch` with a configuration of FSDP2 says so in the environment. The sharding itself is done here:
+accelerate 1.15 gives the embedding and the head a group of their own, but three modules share this model's matrix, and
+torch allows a shared parameter in one group only. Accelerate also does not shard without a GPU, which the tests need.
 """
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,14 +21,15 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from vaswani_tx.training.errors import SettingsError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def shard_if_asked(accelerator: Accelerator, model: torch.nn.Module) -> bool:
-    """Shards `model` where `accelerate launch` asks for it; the optimiser is built afterwards, over the shards.
+def shard_if_asked(accelerator: Accelerator, model: PreTrainedModel) -> bool:
+    """Shard `model` where `accelerate launch` asks for it; the optimiser is built afterwards, over the shards.
 
     Raises:
         SettingsError: the first version of FSDP is asked for.
@@ -38,22 +39,22 @@ def shard_if_asked(accelerator: Accelerator, model: torch.nn.Module) -> bool:
     plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
         raise SettingsError(
-            f"fsdp_version is {plugin.fsdp_version}: only 2 is built for, see training/accelerate_configs/fsdp2.yaml."
+            f"fsdp_version is {plugin.fsdp_version}: it must be 2, see training/accelerate_configs/fsdp2.yaml."
         )
     shard(accelerator, model, plugin)
     return True
 
 
-def shard(accelerator: Accelerator, model: torch.nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Shards `model` in place: a group for each layer, and one for all else, the shared matrix among it.
+def shard(accelerator: Accelerator, model: PreTrainedModel, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Shard `model` in place: a group for each layer, and one for all else, which includes the shared matrix.
 
     Its weights must be the same on all processes. Gradients are summed in float32 whatever the precision.
     """
-    # Inputs stay as they are: autocast decides, as with one process, and the number of tokens must not be rounded.
+    # Inputs are not cast: autocast decides, as with one process, and the number of tokens must not be rounded.
     policy = MixedPrecisionPolicy(
         param_dtype=_DTYPES.get(accelerator.mixed_precision), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    settings = {
+    settings: dict[str, Any] = {
         "mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
         "mp_policy": policy,
         "offload_policy": plugin.cpu_offload or OffloadPolicy(),
@@ -72,23 +73,23 @@ def shard(accelerator: Accelerator, model: torch.nn.Module, plugin: FullySharded
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether the model is one of shards."""
+    """Return whether the model is sharded."""
     return isinstance(model, FSDPModule)
 
 
 def forget_gathered(model: torch.nn.Module) -> None:
-    """Drops the whole weights that a forward without backward leaves: the shards have changed since."""
+    """Drop the gathered weights that a forward pass without a backward pass leaves: the shards have changed since."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def own_part(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """What this process holds of each tensor: its shard, or all of it."""
+    """Return what this process holds of each tensor: its shard, or all of it."""
     with torch.no_grad():
         return [tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach() for tensor in tensors]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor; every process must ask."""
+    """Return all of a tensor; every process must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,8 +1,8 @@
 """The training loop: one update after another, exactly repeatable, on one process or many, for any task.
 
 An update takes `num_processes * accumulation_steps` batches of the plan, the window. The loss of each batch is the sum
-over its items divided by the items of the whole window on all processes, which every process knows from the plan without
-asking. So one large batch, accumulation and several processes give the same gradient.
+over its items divided by the items of the whole window on all processes, which every process knows from the plan. So
+one large batch, accumulation and several processes give the same gradient.
 
 The state to resume from is `TrainingState` (JSON), the optimiser's tensors and the random states of every process.
 """
@@ -54,7 +54,7 @@ class PendingLoss:
 
 
 class TrainingLoop:
-    """Trains `model` on `task` into `folder`.
+    """The loop that trains `model` on `task` and writes to `folder`.
 
     A model that several processes hold in shards (training/engine/fsdp.py) comes sharded, its optimiser built over
     the shards.
@@ -145,7 +145,7 @@ class TrainingLoop:
         accumulation = self.settings.accumulation_steps
         size = accumulation * self.accelerator.num_processes
         while True:
-            # What the pending losses' indices count may be replaced by the next buffer of the data.
+            # The next buffer of a stream may replace the examples that the pending losses' indices count.
             self._collect()
             batches = self.task.epoch(self.state.epoch)
             self._epoch_size = len(batches)
@@ -228,7 +228,7 @@ class TrainingLoop:
         return reason
 
     def _finish(self, interruption: Interruption) -> None:
-        # Saved before the records of an odd last step: a resumed run drops these and continues as if it had not stopped.
+        # Saved before the records of an odd last step: a resumed run drops these, as if it had not stopped.
         self._save_once()
         if self.state.window or self._pending:
             self._log()
@@ -270,7 +270,7 @@ class TrainingLoop:
         seconds = max(now - self._window_started - self._paused, 1e-9)
         self._window_started, self._paused = now, 0.0
         rate = self.schedule(state.step)
-        record = {
+        record: dict[str, Any] = {
             "event": "train",
             "step": state.step,
             "epoch": state.epoch,

@@ -24,13 +24,13 @@ class PaperAdam:
 
         Groups may be given instead of parameters, `{"params": [...], "scale": factor on the rate}`.
         """
-        entries = list(parameters)
-        given = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+        entries: list[Any] = list(parameters)
+        given: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
         given = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in given]
-        parameters = [parameter for group in given for parameter in group["params"]]
-        fused = all(parameter.device.type in ("cpu", "cuda", "xpu", "mps") for parameter in parameters)
-        # The loop writes the rate before every update; a forgotten one shows at once as a model that does not move.
-        options = {"lr": 0.0, "betas": (self.beta1, self.beta2), "eps": self.epsilon, "fused": fused}
+        devices = {parameter.device.type for group in given for parameter in group["params"]}
+        fused = devices <= {"cpu", "cuda", "xpu", "mps"}
+        # The loop writes the rate before every update; if that is forgotten, the model visibly does not change.
+        options: dict[str, Any] = {"lr": 0.0, "betas": (self.beta1, self.beta2), "eps": self.epsilon, "fused": fused}
         if not self.weight_decay:
             return torch.optim.Adam(given, **options)
         groups = [

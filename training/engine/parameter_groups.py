@@ -1,4 +1,4 @@
-"""Which parts of a model learn, and how fast: frozen parts, and rates that fall from layer to layer.
+"""Parts of a model that learn, and how fast: frozen parts, and rates that fall from layer to layer.
 
 A pre-trained model's lower layers hold what is most general: with `layer_lr_decay` 0.8 the top layer learns at the
 schedule's rate, the next at 0.8 times it, and so on, the embeddings slowest (Howard and Ruder 2018, section 3.2).
@@ -17,7 +17,7 @@ _EMBEDDING = re.compile(r"embed|shared|class_token|position")
 
 
 def freeze(model: torch.nn.Module, beginnings: list[str] | None) -> int:
-    """Stops the parameters whose names begin so from learning; returns how many numbers still learn.
+    """Freeze the parameters whose names begin so; return how many numbers are still trained.
 
     `model.encoder` freezes `model.encoder.layers.0.fc1.weight`, but not `model.encoder_norm.weight`. A matrix with
     several names is frozen under each of them.
@@ -42,7 +42,7 @@ def freeze(model: torch.nn.Module, beginnings: list[str] | None) -> int:
 
 
 def rate_groups(model: torch.nn.Module, decay: float | None) -> list[dict[str, Any]]:
-    """The parameters that learn in groups of one rate: `{"params": [...], "scale": factor on the schedule's rate}`."""
+    """Return the trained parameters in groups of one rate, `{"params": [...], "scale": factor on the rate}`."""
     tops: dict[str, int] = {}
     for name, _ in model.named_parameters():
         if match := _LAYER.match(name):
@@ -55,7 +55,7 @@ def rate_groups(model: torch.nn.Module, decay: float | None) -> list[dict[str, A
 
 
 def _depth(name: str, tops: dict[str, int]) -> int:
-    """How many layers lie above a parameter in its stack; an embedding lies below all of them, a head above."""
+    """Return how many layers of its stack are above a parameter; an embedding is below all of them, a head above."""
     if match := _LAYER.match(name):
         return tops[match["stack"]] - int(match["number"])
     return max(tops.values(), default=-1) + 1 if _EMBEDDING.search(name) else 0

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 
 def on_main_process(accelerator: Accelerator | None, work: Callable[[], Any]) -> Any:
-    """Run `work` on the main process and return its result, or raise its error, on all; without an accelerator, here."""
+    """Run `work` on the main process; return its result, or raise its error, on all; without one, run it here."""
     if accelerator is None:
         return work()
     outcome: list[Any] = [None, None]

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: records in `metrics.jsonl`, and the progress bar."""
+"""Reports of a run while it trains: records in `metrics.jsonl`, and the progress bar."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from vaswani_tx.training.errors import CheckpointError
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl`: one whole record a line, flushed at once.
+    """The file `metrics.jsonl`: one whole record a line, flushed at once.
 
     Resuming keeps the first `keep` records, those written before the checkpoint, so that no step appears twice.
     """
@@ -32,7 +32,7 @@ class MetricsLog:
         temporary.replace(self.path)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; raises CheckpointError, with the file as it was, where the disk is full."""
+        """Append one record; raise CheckpointError, with the file unchanged, where the disk is full."""
         line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
         size = self.path.stat().st_size
         try:
@@ -47,7 +47,7 @@ class MetricsLog:
 
 
 class Progress:
-    """Shows the progress bar: updates, loss, target tokens a second, learning rate and time left."""
+    """The progress bar: updates, loss, target tokens a second, learning rate and time left."""
 
     def __init__(self, step: int, total: int | None, enabled: bool):
         self.total = total

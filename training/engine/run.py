@@ -1,4 +1,4 @@
-"""A whole run: folder, model, optimiser, loop, averages and their scores, for whatever task a command brings.
+"""A whole run: folder, model, optimiser, loop, averages and their scores, for the task that a command gives.
 
 A command gives its settings, and a function that makes the `TaskComponents` of a run from a `RunContext`.
 """
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunContext:
-    """Where a run begins: what a command needs to know to make its components.
+    """The start of a run: what a command needs to know to make its components.
 
     Args:
         settings: the resolved recipe.
-        accelerator: device, precision and processes; None where only data are looked at.
+        accelerator: device, precision and processes; None where only data are inspected.
         folder: the run folder.
         resume_from: the checkpoint to resume from; None for a new run.
     """
@@ -56,30 +56,31 @@ class RunContext:
 
     @property
     def weights(self) -> str | Path | None:
-        """The folder that the model comes from, None for random weights."""
+        """Return the folder that the model is loaded from, None for random weights."""
         return self.resume_from or self.settings.init_from
 
     @property
     def pad_to_multiple_of(self) -> int:
-        """8 where tensor cores compute, which like such lengths; else 1."""
-        return 8 if self.accelerator.device.type == "cuda" and self.settings.precision != "fp32" else 1
+        """Return 8 where tensor cores compute, which are faster with such lengths; else 1."""
+        on_gpu = self.accelerator is not None and self.accelerator.device.type == "cuda"
+        return 8 if on_gpu and self.settings.precision != "fp32" else 1
 
     @property
     def quiet(self) -> bool:
-        """Whether this process logs no news, since the main one does."""
-        return not self.accelerator.is_main_process
+        """Return whether this process does not log, since the main one does."""
+        return self.accelerator is not None and not self.accelerator.is_main_process
 
 
 @dataclass
 class RunResult:
-    """What a run ended with, on every process.
+    """The result of a run, on every process.
 
     Args:
-        context: where it began.
+        context: the start of the run.
         task: what was learned.
         reason: the key whose limit it reached.
         step: updates done.
-        validations: `best`, `averaged` and `ema`, as far as there are such models, with their scores; on the main
+        validations: `best`, `averaged` and `ema`, where there are such models, with their scores; on the main
             process only.
     """
 
@@ -94,7 +95,7 @@ def train(settings: RunSettings, prepare: Callable[[RunContext], TaskComponents]
     """Train as the settings say, then average and score.
 
     Raises:
-        ValueError: whatever a user can fix; the message says how.
+        ValueError: anything that a user can fix; the message says how.
         Interrupted: a signal; the state is saved.
     """
     settings.check_for_training()
@@ -133,8 +134,8 @@ def plan_decay(settings: RunSettings, folder: RunFolder) -> int | None:
     if settings.max_steps is None or settings.max_steps > end:
         last = "on" if settings.max_steps is None else f"to {settings.max_steps:,}"
         print_status(
-            f"The {settings.schedule} schedule of this run ends at update {end:,} (decay_steps): from there {last}, the "
-            "learning rate is 0. For a longer schedule start a new run, from these weights with --init-from."
+            f"The {settings.schedule} schedule of this run ends at update {end:,} (decay_steps): from there {last}, "
+            "the learning rate is 0. For a longer schedule start a new run, from these weights with --init-from."
         )
     return end
 
@@ -172,7 +173,7 @@ def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) 
 
 
 def create_run_folder(context: RunContext, components: TaskComponents) -> None:
-    """Create or prepare the run folder, once everything that can be wrong has been looked at."""
+    """Create or prepare the run folder, once all input has been checked."""
     settings, folder, state = context.settings, context.folder, AcceleratorState()
     part = gather_environment(
         step=read_state(context.resume_from)["step"] if context.resume_from else 0, processes=state.num_processes,
@@ -188,14 +189,14 @@ def create_run_folder(context: RunContext, components: TaskComponents) -> None:
 def init_tracker(context: RunContext) -> None:
     """Start the tracker; a resumed run continues its own curve, TensorBoard forgets what is about to be repeated."""
     accelerator = context.accelerator
-    if not accelerator.log_with:
+    if accelerator is None or not accelerator.log_with:
         return
     step = read_state(context.resume_from)["step"] if context.resume_from else None
     on_main_process(accelerator, lambda: start_tracker(accelerator, context.settings, step))
 
 
 def make_loop(context: RunContext, components: TaskComponents, model: transformers.PreTrainedModel) -> TrainingLoop:
-    """Put model, task, optimiser and schedule together."""
+    """Return the loop of model, task, optimiser and schedule."""
     settings = context.settings
     task = components.make_task(model)
     adam = PaperAdam(settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, settings.weight_decay)
@@ -212,7 +213,7 @@ def make_loop(context: RunContext, components: TaskComponents, model: transforme
 
 def finalize(result: RunResult, components: TaskComponents, loop: TrainingLoop) -> None:
     """Write the averages, score them and the best model with the final settings, and mark the run as finished."""
-    settings, folder, accelerator = result.context.settings, result.context.folder, result.context.accelerator
+    settings, folder, accelerator = result.context.settings, result.context.folder, loop.accelerator
     if loop.average:
         loop.checkpoints.save_average(folder.ema)
     if accelerator.is_main_process:

@@ -1,4 +1,4 @@
-"""The run folder: where everything of a run stands, and whether a run may begin, go on or must not touch it.
+"""The run folder: its files, and whether a run may begin in it, resume in it or must leave it alone.
 
 `recipe.yaml` (resolved), `environment.json` (versions and hardware of each part), `tokenizer/`, `metrics.jsonl`, what
 the tracker keeps (`tensorboard/`, or `tracker.json` and `wandb/`), `checkpoints/step-00001000/`, `best/`, `averaged/`,
@@ -14,19 +14,20 @@ from typing import Any
 
 from vaswani_tx.training.config.recipe import read_recipe
 from vaswani_tx.training.config.run_settings import RunSettings
-from vaswani_tx.training.engine.checkpoints import latest_checkpoint, list_checkpoints
+from vaswani_tx.training.engine.checkpoints import latest_checkpoint
 from vaswani_tx.training.errors import RunError, SettingsError
 from vaswani_tx.training.files import atomic_text, clean_leftovers, remove_folder
+from vaswani_tx.training.models.loading import list_checkpoints
 
 logger = logging.getLogger(__name__)
 
-# What may differ between the parts of one run: limits, reports and places, nothing that decides an update.
-# Data may move; whether they are the same is checked by their numbers of pairs and tokens.
+# What may differ between the parts of one run: limits, reports and paths, nothing that decides an update.
+# Data may move; numbers of examples and tokens show whether they are the same.
 MAY_CHANGE = {
     "output_dir", "data_dir", "train_source", "train_target", "validation_source", "validation_target", "tokenizer",
     "max_steps", "max_epochs", "max_minutes", "log_every", "eval_every", "eval_sentences", "eval_beam", "final_beam",
-    "best_by", "metrics", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
-    "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
+    "best_by", "metrics", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads",
+    "tracker", "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
     "train_text", "validation_text", "eval_samples", "sample_tokens", "train_file", "validation_file",
     "validation_trees", "leaves",
 }  # fmt: skip
@@ -50,21 +51,21 @@ class RunFolder:
         self.ema = self.path / "ema"
         self.finished = self.path / "finished.json"
 
-    def resume_point(self, arguments: RunSettings) -> Path | None:
-        """The checkpoint to go on from, or None for a new run; nothing is written.
+    def resume_point(self, settings: RunSettings) -> Path | None:
+        """Return the checkpoint to resume from, or None for a new run; nothing is written.
 
         Raises:
-            RunError: a finished or different run stands here, foreign files, or `resume` points nowhere.
+            RunError: the folder holds a finished or different run or foreign files, or `resume` names no folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"output_dir '{self.path}' is a file: name a folder.")
-        if arguments.overwrite:
+        if settings.overwrite:
             return None
-        if arguments.resume not in ("auto", "never"):
-            point = Path(arguments.resume)
+        if settings.resume not in ("auto", "never"):
+            point = Path(settings.resume)
             if not point.is_dir():
                 raise RunError(f"--resume '{point}': there is no such checkpoint folder.")
-            self.check_same(arguments)
+            self.check_same(settings)
             if self.checkpoints.is_dir() and point.resolve().parent != self.checkpoints.resolve():
                 raise RunError(f"'{self.path}' has checkpoints of its own: resume '{point}' in another output_dir.")
             return point
@@ -74,17 +75,17 @@ class RunFolder:
                     f"'{self.path}' holds parts of a run without its recipe.yaml: choose another output_dir."
                 )
             return None
-        if arguments.resume == "never":
-            raise RunError(f"'{self.path}' holds a run already: --resume auto goes on with it, --overwrite deletes it.")
-        self.check_same(arguments)
-        self._check_unfinished(arguments)
+        if settings.resume == "never":
+            raise RunError(f"'{self.path}' holds a run already: --resume auto continues it, --overwrite deletes it.")
+        self.check_same(settings)
+        self._check_unfinished(settings)
         return latest_checkpoint(self.checkpoints)
 
-    def create(self, arguments: RunSettings, resume_from: Path | None, part: dict[str, Any] | None = None) -> None:
-        """Prepare the folder: leftovers of a killed process go, an overwritten run goes, the recipe is written.
+    def create(self, settings: RunSettings, resume_from: Path | None, part: dict[str, Any] | None = None) -> None:
+        """Prepare the folder: delete what a killed process left and an overwritten run, write the recipe.
 
-        Going back to an older checkpoint deletes the newer ones: they are a future that will not be. `part` says what
-        this part of the run is made with (see `environment.py`); it follows those of the parts before.
+        Resuming from an older checkpoint deletes the newer ones. `part` is the environment of this part of the run
+        (see `environment.py`), which is appended to those of the parts before.
         """
         parts = self.parts() if resume_from is not None else []
         try:
@@ -92,18 +93,18 @@ class RunFolder:
             clean_leftovers(self.path)
             clean_leftovers(self.checkpoints)
             if resume_from is None and self.recipe.exists():
-                self._delete_run(keep=getattr(arguments, "tokenizer", None))
+                self._delete_run(keep=getattr(settings, "tokenizer", None))
             elif resume_from is not None:
                 self._delete_after(resume_from)
             self.finished.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"output_dir '{self.path}' cannot be written: {error}.") from error
-        atomic_text(self.recipe, arguments.to_yaml())
+        atomic_text(self.recipe, settings.to_yaml())
         if part is not None:
             atomic_text(self.environment, json.dumps({"parts": [*parts, part]}, indent=1, ensure_ascii=False) + "\n")
 
     def parts(self) -> list[dict[str, Any]]:
-        """What each part of the run was made with, the first one first; raises RunError where the file is damaged."""
+        """Return the environment of each part of the run in order; raise RunError where the file is damaged."""
         if not self.environment.exists():
             return []
         try:
@@ -111,21 +112,21 @@ class RunFolder:
             if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
                 raise ValueError("'parts' is not a list of objects")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"'{self.environment}' is damaged ({error}): restore it, or delete it to go on.") from error
+            raise RunError(f"'{self.environment}' is damaged ({error}): restore or delete it to continue.") from error
         return parts
 
     def note_data(self, content: dict[str, Any]) -> None:
-        """Writes what the run is trained on, and what the filters dropped, to `data.json`."""
+        """Write what the run is trained on, and what the filters dropped, to `data.json`."""
         atomic_text(self.path / "data.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def note_samples(self, samples: list[dict[str, str]]) -> None:
-        """Writes some translations of the validation set, with source and reference, to `samples.jsonl`."""
+        """Write some validation examples with what the model made of them to `samples.jsonl`."""
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         atomic_text(self.path / "samples.jsonl", "".join(lines))
 
-    def finish(self, step: int, reason: str, arguments: RunSettings) -> None:
-        """Marks the run as complete; `reason` is the key whose limit it reached."""
-        done = {"step": step, "reason": reason, reason: getattr(arguments, reason)}
+    def finish(self, step: int, reason: str, settings: RunSettings) -> None:
+        """Mark the run as complete; `reason` is the key whose limit it reached."""
+        done = {"step": step, "reason": reason, reason: getattr(settings, reason)}
         atomic_text(self.finished, json.dumps(done, indent=1) + "\n")
 
     def _delete_after(self, point: Path) -> None:
@@ -160,14 +161,14 @@ class RunFolder:
             return settings.schedule_end
         return former.schedule_end
 
-    def check_same(self, arguments: RunSettings) -> None:
+    def check_same(self, settings: RunSettings) -> None:
         """Raise RunError where the folder holds a run of other keys than may change between the parts of one."""
-        former = self.former_settings(type(arguments))
+        former = self.former_settings(type(settings))
         if former is None:
             return
         values = dataclasses.asdict(former) | {"decay_steps": former.schedule_end or former.decay_steps}
-        now = dataclasses.asdict(arguments)
-        if arguments.decay_steps is None:
+        now = dataclasses.asdict(settings)
+        if settings.decay_steps is None:
             now["decay_steps"] = values["decay_steps"]  # a resumed run keeps its own
         differing = [
             f"{name} was {values[name]!r} and is now {value!r}"
@@ -181,7 +182,7 @@ class RunFolder:
             )
 
     def is_done(self, settings: RunSettings) -> bool:
-        """Whether the settings ask for nothing more than the finished run has done; RunError where it is another run."""
+        """Return whether the finished run has done all that the settings ask for; RunError where it is another run."""
         done = json.loads(self.finished.read_text(encoding="utf-8"))
         self.check_same(settings)
         limit = getattr(settings, done["reason"])

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interruption:
-    """Catches SIGTERM and SIGINT and keeps the signal's number, which the loop reads after the current update.
+    """A context that catches SIGTERM and SIGINT and keeps the signal's number, for the loop to read after the update.
 
     A second signal has its default effect: it ends the process at once.
     """

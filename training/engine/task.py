@@ -1,7 +1,7 @@
-"""The task that the engine is given: it knows its data, its model's inputs and its scores; the engine knows none of them.
+"""The task that the engine is given: it knows data, model inputs and scores, of which the engine knows nothing.
 
-A task hands out batches of indices, turns them into tensors, says how much each batch counts, and scores a model. So the
-loop is the same for translation, language models, classifiers and images. A new task is one file in `training/tasks/`
+A task gives batches of indices, turns them into tensors, tells the size of each batch, and scores a model. So the loop
+is the same for translation, language models, classifiers and images. A new task is one file in `training/tasks/`
 with a class of this protocol and a function that makes its `TaskComponents`.
 """
 
@@ -18,7 +18,7 @@ Scores = dict[str, Any]
 
 
 class BatchSize(NamedTuple):
-    """How much a batch counts.
+    """The size of a batch.
 
     Args:
         items: what the loss is a mean over, such as target tokens, masked tokens, images.
@@ -46,7 +46,7 @@ class BatchSize(NamedTuple):
 
 
 class ScoreInfo(Protocol):
-    """What the engine asks of a score: how it is called, which direction is better, and how it is printed."""
+    """What the engine needs of a score: its title, which direction is better, and how it is printed."""
 
     title: str
     higher_is_better: bool
@@ -57,7 +57,7 @@ class ScoreInfo(Protocol):
 
 @dataclass
 class Validation:
-    """What a validation found.
+    """The result of a validation.
 
     Args:
         scores: a record for `metrics.jsonl`: numbers, and texts such as signatures. `loss` is always among them.
@@ -71,10 +71,10 @@ class Validation:
 
 
 class Task(Protocol):
-    """What is learned. Indices count the task's own examples: pairs, rows of text, images.
+    """What a model learns. Indices count the task's own examples: pairs, rows of text, images.
 
     The batches of an epoch depend on the data, the settings and the epoch's number alone, so that a run resumes at any
-    batch from two numbers. Every process has the same task and asks it the same questions in the same order.
+    batch from two numbers. Every process has the same task and calls it in the same order.
 
     Attributes:
         metrics: name -> title, direction and format of the scores that `validate` gives, `loss` among them.
@@ -98,13 +98,13 @@ class Task(Protocol):
         """Return the model's inputs for a batch of the current epoch, on the CPU."""
 
     def size(self, indices: np.ndarray) -> BatchSize:
-        """Return how much a batch of the current epoch counts."""
+        """Return the size of a batch of the current epoch."""
 
     def locate(self, index: int) -> str:
         """Return the place of an example for a message, such as `train.en line 17`."""
 
     def fingerprint(self) -> dict[str, int]:
-        """Return numbers by which data of other content or another tokenizer are recognised when a run resumes."""
+        """Return numbers by which a resumed run recognises its data; other data or another tokenizer change them."""
 
     def validate(self, model: torch.nn.Module, *, final: bool, distributed: bool) -> Validation:
         """Score a model on the validation data.
@@ -119,7 +119,7 @@ class Task(Protocol):
 
 
 class PlannedTask:
-    """What most tasks share: batches come from a plan, and an epoch is a pass over the data unless the plan is a stream.
+    """A base of most tasks: batches come from a plan, and an epoch is a pass over the data unless the plan is a stream.
 
     Args:
         plan: `epoch(k)` gives the batches of epoch k. A stream's plan also tells by `passes(k)` how often all of the
@@ -134,7 +134,7 @@ class PlannedTask:
 
     @property
     def in_buffers(self) -> bool:
-        """Whether an epoch is only a buffer of a stream."""
+        """Return whether an epoch is only a buffer of a stream."""
         return hasattr(self.plan, "passes")
 
     def epoch(self, number: int) -> list[np.ndarray]:
@@ -153,13 +153,13 @@ class PlannedTask:
         return ", ".join(found)
 
     def validate(self, model: torch.nn.Module, *, final: bool, distributed: bool) -> Validation:
-        """Refuse: there is nothing to validate on."""
+        """Raise NotImplementedError: there is nothing to validate on."""
         raise NotImplementedError(f"{type(self).__name__} has no validation data.")
 
 
 @dataclass
 class TaskComponents:
-    """What a command brings to a run.
+    """What a command gives to a run.
 
     Args:
         make_model: makes or loads the model; called once the seed is set.
@@ -190,7 +190,7 @@ def best_key(scores: Scores, best_by: str) -> str:
 def ranking(scores: Scores, key: str, metrics: Mapping[str, ScoreInfo]) -> list[float]:
     """Return what models are ranked by, more being better; the loss decides between equals.
 
-    Early BLEU is 0 for long, and an easy task's is soon 100.
+    BLEU is 0 for a long time at first, and that of an easy task is soon 100.
     """
     if key == "loss":
         return [-scores["loss"]]

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: JSONL records, trackers, a progress bar; and signals that ask it to stop."""
+"""Trackers, which draw the curves of a run: TensorBoard, Weights & Biases and trackio."""
 
 import dataclasses
 import json
@@ -19,13 +19,13 @@ from vaswani_tx.training.files import atomic_text
 
 logger = logging.getLogger(__name__)
 
-# Trackers that upload or keep runs of many folders in one place: there a run is found again by a name of its own.
+# Trackers that upload or keep runs of many folders in one place: there a run needs a unique name to be found again.
 SERVICES = ("wandb", "trackio")
 PROJECT = "vaswani_tx"
 
 
 def check_tracker(tracker: str) -> None:
-    """Raises TrackerError where the package of a tracker that must be asked for by name is not installed."""
+    """Raise TrackerError where the package of a tracker that the recipe names is not installed."""
     if tracker in SERVICES and find_spec(tracker) is None:
         raise TrackerError(
             f"tracker: {tracker} is not installed. Install it (`pip install {tracker}`), or use --tracker tensorboard "
@@ -33,13 +33,13 @@ def check_tracker(tracker: str) -> None:
         )
 
 
-def start_tracker(accelerator: Accelerator, arguments: RunSettings, step: int | None) -> None:
-    """Starts the tracker that the recipe names; a run resumed from the update `step` goes on in its own curve.
+def start_tracker(accelerator: Accelerator, settings: RunSettings, step: int | None) -> None:
+    """Start the tracker that the recipe names; a run resumed from the update `step` continues its own curve.
 
     Raises:
         TrackerError: the service cannot be reached or has no login, or the run's `tracker.json` is damaged.
     """
-    tracker, folder = arguments.tracker, Path(arguments.output_dir)
+    tracker, folder = settings.tracker, Path(settings.output_dir)
     if tracker not in SERVICES:
         # TensorBoard forgets what is about to be repeated. The folder of the curves is named like the tracker.
         options = {} if step is None else {"purge_step": step + 1}
@@ -49,23 +49,23 @@ def start_tracker(accelerator: Accelerator, arguments: RunSettings, step: int | 
     options = tracker_options(tracker, identity, folder)
     try:
         accelerator.init_trackers(
-            identity["project"], config=flat_config(dataclasses.asdict(arguments)), init_kwargs={tracker: options}
+            identity["project"], config=flat_config(dataclasses.asdict(settings)), init_kwargs={tracker: options}
         )
     except Exception as error:  # each service has exceptions of its own
         raise TrackerError(
             f"tracker: {tracker} did not start ({error}). Log in to it, set WANDB_MODE=offline for wandb, or use "
-            "--tracker none; the same command then goes on."
+            "--tracker none; the same command then resumes."
         ) from error
 
 
 def tracker_identity(path: Path, tracker: str, name: str, resumed: bool) -> dict[str, str]:
-    """The names by which a service knows the run, kept in the file `path` so that a resumed run goes on in its curve.
+    """Return the names by which a service knows the run, kept in `path` so that a resumed run continues its curve.
 
     Args:
         path: the run folder's `tracker.json`.
         tracker: "wandb" or "trackio".
-        name: how people call the run. Two folders may share it, so random letters are the identity or part of it.
-        resumed: whether what `path` says still holds; a new run gets a new curve.
+        name: the name to show. Two folders may share it, so random letters are the identity or part of it.
+        resumed: whether the names in `path` are used again; a new run gets a new curve.
 
     Raises:
         TrackerError: `path` is damaged.
@@ -94,14 +94,14 @@ def tracker_identity(path: Path, tracker: str, name: str, resumed: bool) -> dict
 
 
 def tracker_options(tracker: str, identity: dict[str, str], folder: Path) -> dict[str, Any]:
-    """The keywords of `wandb.init` or `trackio.init` for a run that begins or goes on."""
+    """Return the keywords of `wandb.init` or `trackio.init` for a run that begins or resumes."""
     if tracker == "wandb":
         return {"id": identity["id"], "name": identity["name"], "resume": "allow", "dir": str(folder)}
     return {"name": identity["name"], "resume": "allow"}
 
 
 def flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"dropout": 0.1}, "corpora": [{"weight": 2}]}` as `model.dropout` and `corpora.0.weight`.
+    """Return nested settings as a flat mapping: `{"corpora": [{"weight": 2}]}` as `{"corpora.0.weight": 2}`.
 
     Trackers filter and sort runs by single values, and most of them take nothing else.
     """

@@ -7,7 +7,7 @@ from accelerate.utils import gather_object
 
 from vaswani_tx.training.data.labelled_rows import Rows
 from vaswani_tx.training.inference.task_specs import TaskSpec
-from vaswani_tx.training.inference.translation import length_batches
+from vaswani_tx.training.inference.translation import evaluating, length_batches
 
 
 def predict(
@@ -19,7 +19,7 @@ def predict(
     with_loss: bool = False,
     distributed: bool = False,
 ) -> tuple[list[dict[str, Any]], float | None]:
-    """Return a prediction for each example, and with `with_loss` the loss a label (not smoothed).
+    """Return a prediction for each example, and with `with_loss` the mean loss over labels (not smoothed).
 
     Args:
         batch_tokens: tokens of a batch with its padding.
@@ -31,19 +31,14 @@ def predict(
         rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
     found: list[tuple[int, Any]] = []
     total = 0.0
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for indices in plan[rank::processes]:
-                batch = rows.collate(indices) if with_loss else rows.inputs(indices)
-                batch = {name: value.to(model.device) for name, value in batch.items()}
-                # A divisor of 1 leaves the sum, which adds up over batches of any size.
-                outputs = model(**batch, num_items_in_batch=1.0) if with_loss else model(**batch)
-                total += float(outputs.loss) if with_loss else 0.0
-                found += zip(indices, spec.read(outputs, rows, indices), strict=True)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        for indices in plan[rank::processes]:
+            batch = rows.collate(indices) if with_loss else rows.inputs(indices)
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            # A divisor of 1 leaves the sum, which adds up over batches of any size.
+            outputs = model(**batch, num_items_in_batch=1.0) if with_loss else model(**batch)
+            total += float(outputs.loss) if with_loss else 0.0
+            found += zip(indices, spec.read(outputs, rows, indices), strict=True)
     if processes > 1:
         found, total = gather_object(found), sum(gather_object([total]))
     by_example: list[list[Any]] = [[] for _ in rows.examples]

@@ -9,7 +9,6 @@ B sequences of a batch, L tokens of the longest one, V vocabulary.
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from vaswani_tx.training.data.batching import IGNORED_LABEL
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.masking import Masker
 from vaswani_tx.training.data.packing import BlockMaker, collate_rows, frame, make_rows
 from vaswani_tx.training.data.readers import Chunk
 from vaswani_tx.training.data.text import TextCorpus
-from vaswani_tx.training.inference.translation import length_batches
+from vaswani_tx.training.inference.translation import evaluating, length_batches
 
 LARGEST = 700.0  # nats whose exponential is still a number
 
@@ -31,18 +31,6 @@ LARGEST = 700.0  # nats whose exponential is still a number
 def read_documents(corpus: TextCorpus) -> list[str]:
     """Return all documents of a validation set, in order."""
     return [text for chunk in corpus.chunks(FilterCounts()) for text in chunk.source]
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Run the block without dropout and gradients."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def causal_scores(
@@ -53,7 +41,7 @@ def causal_scores(
 
     Args:
         length: longest sequence; a longer document is cut into blocks of so many tokens.
-        context: tokens of the block before that each block sees once more, at least 1.
+        context: tokens of the previous block that each block sees again, at least 1.
 
     Returns: `loss` in nats for each predicted token, `perplexity`, `bits_per_byte`, `tokens`, `bytes`, and by words
         between white space, each line's end being one, `word_perplexity` and `words`.
@@ -71,13 +59,13 @@ def causal_scores(
                 first.append(new)
     skip = _without_logits(model)
     nats, count = 0.0, 0
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         for indices in _shared(length_batches([len(ids) for ids in sequences], batch_tokens), distributed, progress):
             batch = _padded([sequences[i] for i in indices], tokenizer.pad_token_id or 0, model.device)
-            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED_LABEL)
             for row, i in enumerate(indices):
-                labels[row, : first[i]] = -100
-            tokens = int((labels[:, 1:] != -100).sum())
+                labels[row, : first[i]] = IGNORED_LABEL
+            tokens = int((labels[:, 1:] != IGNORED_LABEL).sum())
             nats += float(model(**batch, labels=labels, **skip).loss) * tokens
             count += tokens
     nats, count = _summed([nats, count], distributed)
@@ -102,13 +90,13 @@ def masked_scores(
     """
     rows = _rows(tokenizer, texts, length)
     nats, right, count = 0.0, 0, 0
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         plan = length_batches(rows.lengths.tolist(), batch_tokens) if len(rows) else []
         for indices in _shared(plan, distributed, progress):
             masked = [masker(rows.ids_of(i), rows.words_of(i), 0, i) for i in indices]
             batch = collate_rows(rows, np.asarray(indices), tokenizer.pad_token_id or 0, False, 1, masked)
             labels = batch.pop("labels").to(model.device)
-            where = labels != -100
+            where = labels != IGNORED_LABEL
             logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits[where].float()
             nats += float(torch.nn.functional.cross_entropy(logits, labels[where], reduction="sum"))
             right += int((logits.argmax(-1) == labels[where]).sum())
@@ -122,29 +110,29 @@ def masked_scores(
 def pseudo_log_likelihoods(
     model: Any, tokenizer: Any, texts: Sequence[str], *, length: int, batch_tokens: int = 4096, progress: bool = False
 ) -> tuple[list[float], int]:
-    """Sum over a text's tokens the log-probability of each, it alone masked (Salazar et al. 2020).
+    """Sum over a text's tokens the log-probability of each with only that one masked (Salazar et al. 2020).
 
     Returns: nats for each text, and how many tokens were predicted in all.
     """
     total, count = [], 0
     maker = BlockMaker(tokenizer, length, True, [""])
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         for text in tqdm(texts, unit="text", disable=not progress):
             before = len(maker)
             maker.add([Chunk("", np.array([1]), [text], [text])])
             nats = 0.0
             for ids, words in maker.blocks(before):
-                places = np.flatnonzero(words)  # SPECIAL is 0
+                positions = np.flatnonzero(words)  # SPECIAL is 0
                 share = max(1, batch_tokens // len(ids))
-                for start in range(0, len(places), share):
-                    chosen = torch.from_numpy(places[start : start + share]).to(model.device)
+                for start in range(0, len(positions), share):
+                    chosen = torch.from_numpy(positions[start : start + share]).to(model.device)
                     seen = torch.from_numpy(ids.astype(np.int64)).to(model.device).repeat(len(chosen), 1)  # [B, L]
                     line = torch.arange(len(chosen), device=model.device)
                     wanted = seen[line, chosen]
                     seen[line, chosen] = tokenizer.mask_token_id
                     logits = model(input_ids=seen).logits[line, chosen].float()  # [B, V]
                     nats -= float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
-                count += len(places)
+                count += len(positions)
             total.append(nats)
     return total, count
 
@@ -155,7 +143,7 @@ def completions(
     """Let the model continue the first half of the words of some texts, by sampling."""
     devices = [model.device] if model.device.type == "cuda" else []
     samples = []
-    with evaluating(model), torch.random.fork_rng(devices):
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for text in _spread([text for text in texts if len(text.split()) > 3], most):
             words = text.split(" ")
@@ -177,7 +165,7 @@ def fillings(
     """Mask words of some texts and let the model fill them in."""
     rows = _rows(tokenizer, _spread([text for text in texts if len(text.split()) > 3], most), length)
     samples = []
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         for row in range(len(rows)):
             ids = rows.ids_of(row).astype(np.int64)
             where, _ = masker.chosen(rows.words_of(row), 0, row)
@@ -217,7 +205,7 @@ def _without_logits(model: Any) -> dict[str, bool]:
 
 
 def _shared(plan: list[list[int]], distributed: bool, progress: bool) -> Iterator[list[int]]:
-    """Iterate over this process's batches."""
+    """Return an iterator over this process's batches."""
     state = PartialState() if distributed else None
     mine = plan[state.process_index :: state.num_processes] if state else plan
     return iter(tqdm(mine, unit="batch", disable=not progress or bool(state and state.process_index), leave=False))

@@ -1,7 +1,7 @@
-"""The kinds of task: for each its model class, its rows, what is read out of the model's outputs, and its scores.
+"""The tasks on labelled text: for each its model class, its rows, how outputs are read, and its scores.
 
-    task_spec("tagging", ...).rows(examples, tokenizer) -> Rows -> model -> `read` a row -> `join` the rows of an example
-    -> a prediction (a dict for people and programs) -> `scores`
+    task_spec("tagging", ...).rows(examples, tokenizer) -> Rows -> model -> `read` a row -> `join` the rows
+    of an example -> a prediction (a dict) -> `scores`
 
 Shapes: B batch, L length, C classes.
 """
@@ -32,7 +32,7 @@ LARGEST_CONFUSION = 100  # classes of which a table can still be read
 
 @dataclass
 class TaskSpec:
-    """What the kinds share.
+    """A base of the tasks on labelled text.
 
     Args:
         task: its name in a recipe.
@@ -56,11 +56,11 @@ class TaskSpec:
 
     @property
     def numbers(self) -> dict[str, int]:
-        """The class that each label is."""
+        """Return the class of each label."""
         return {name: number for number, name in enumerate(self.names)}
 
     def config_fields(self) -> dict[str, Any]:
-        """What of the task stands in a model's configuration."""
+        """Return the fields of a model's configuration that describe the task."""
         settings = {"task": self.task, "max_length": self.max_length}
         if self.task == "question_answering":
             settings |= {"stride": self.stride, "no_answer": self.no_answer}
@@ -70,25 +70,25 @@ class TaskSpec:
         return fields
 
     def rows(self, examples: Sequence[Example], tokenizer: Any, labelled: bool = True) -> Rows:
-        """The examples as token ids with their labels."""
+        """Return the examples as token ids with their labels."""
         raise NotImplementedError
 
     def read(self, outputs: Any, rows: Rows, indices: Sequence[int]) -> list[Any]:
-        """What the model says about each row of a batch."""
+        """Return what the model predicts for each row of a batch."""
         logits = outputs.logits.float()
         values = logits.softmax(-1) if self.task == "classification" else logits
         return list((values.sigmoid() if self.task == "multi_label" else values).cpu().numpy())
 
     def join(self, example: Example, found: Sequence[Any]) -> dict[str, Any]:
-        """The prediction for an example from what was read of its rows."""
+        """Return the prediction for an example from what was read of its rows."""
         raise NotImplementedError
 
     def scores(self, examples: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> tuple[dict, dict]:
-        """Scores of predictions, numbers first, then details such as the confusion matrix."""
+        """Return scores of predictions, numbers first, then details such as the confusion matrix."""
         raise NotImplementedError
 
     def sample(self, example: Example, prediction: dict[str, Any]) -> dict[str, Any]:
-        """An example with its label and the prediction, for people to read."""
+        """Return an example with its label and the prediction, for `samples.jsonl`."""
         raise NotImplementedError
 
 
@@ -96,8 +96,8 @@ class TextTaskSpec(TaskSpec):
     """Texts, or pairs of them: one class each, several classes, or numbers."""
 
     def config_fields(self) -> dict[str, Any]:
-        kinds = {"classification": "single_label_classification", "multi_label": "multi_label_classification"}
-        return super().config_fields() | {"problem_type": kinds.get(self.task, "regression")}
+        names = {"classification": "single_label_classification", "multi_label": "multi_label_classification"}
+        return super().config_fields() | {"problem_type": names.get(self.task, "regression")}
 
     def rows(self, examples: Sequence[TextExample], tokenizer: Any, labelled: bool = True) -> Rows:
         labels = self._labels(examples) if labelled else np.zeros(len(examples), dtype=np.int64)
@@ -129,18 +129,18 @@ class TextTaskSpec(TaskSpec):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         numbers = self.numbers
         if self.task == "regression":
-            said = [prediction["label"] for prediction in predictions]
+            predicted = [prediction["label"] for prediction in predictions]
             true = [example.label for example in examples]
-            return regression_scores(np.reshape(said, -1), np.reshape(true, -1)), {}
+            return regression_scores(np.reshape(predicted, -1), np.reshape(true, -1)), {}
         if self.task == "multi_label":
             tables = np.zeros((2, len(examples), len(numbers)), dtype=np.int64)
             for i, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
                 for table, names in zip(tables, (prediction["label"], example.label), strict=True):
                     table[i, [numbers[name] for name in names]] = 1
             return multi_label_scores(*tables), {"labels": each_class(*tables, self.names)}
-        said = [numbers[prediction["label"]] for prediction in predictions]
+        predicted = [numbers[prediction["label"]] for prediction in predictions]
         true = [numbers[example.label] for example in examples]
-        return single_label_scores(said, true, len(numbers)), _class_details(said, true, self.names)
+        return single_label_scores(predicted, true, len(numbers)), _class_details(predicted, true, self.names)
 
     def sample(self, example: TextExample, prediction: dict[str, Any]) -> dict[str, Any]:
         pair = {} if example.pair is None else {"pair": example.pair}
@@ -159,9 +159,9 @@ class TaggingSpec(TaskSpec):
     def read(self, outputs: Any, rows: Rows, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
         scores, classes = (part.cpu().numpy() for part in outputs.logits.float().softmax(-1).max(-1))
         found = []
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             first_pieces = np.flatnonzero(rows.labels[rows.piece(index)] >= 0)
-            found.append((classes[place, first_pieces], scores[place, first_pieces]))
+            found.append((classes[position, first_pieces], scores[position, first_pieces]))
         return found
 
     def join(self, example: Example, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
@@ -169,8 +169,8 @@ class TaggingSpec(TaskSpec):
         prediction: dict[str, Any] = {"tags": tags, "scores": [float(score) for _, row in found for score in row]}
         if are_spans(self.names):
             prediction["spans"] = [
-                {"type": kind, "first": first, "last": last, "text": " ".join(example.words[first : last + 1])}
-                for kind, first, last in spans(tags)
+                {"type": name, "first": first, "last": last, "text": " ".join(example.words[first : last + 1])}
+                for name, first, last in spans(tags)
             ]
         return prediction
 
@@ -178,22 +178,22 @@ class TaggingSpec(TaskSpec):
         self, examples: Sequence[WordsExample], predictions: Sequence[dict[str, Any]]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         sentences = ([prediction["tags"] for prediction in predictions], [example.tags for example in examples])
-        said, true = ([self.numbers[tag] for tags in side for tag in tags] for side in sentences)
-        right = np.asarray(said) == np.asarray(true)
-        details = _class_details(said, true, self.names)
+        predicted, true = ([self.numbers[tag] for tags in side for tag in tags] for side in sentences)
+        right = np.asarray(predicted) == np.asarray(true)
+        details = _class_details(predicted, true, self.names)
         if are_spans(self.names):
             found = span_scores(*sentences) | {"f1_of": "spans"}
             details["spans"] = {
-                kind: precision_recall_f1(*counts) | {"count": counts[2]}
-                for kind, counts in count_spans(*sentences).items()
+                name: precision_recall_f1(*counts) | {"count": counts[2]}
+                for name, counts in count_spans(*sentences).items()
             }
         else:
             other = self.numbers.get("O", -1)
             counts = (
                 int((right & (np.asarray(true) != other)).sum()),
-                *(sum(n != other for n in s) for s in (said, true)),
+                *(sum(n != other for n in s) for s in (predicted, true)),
             )
-            macro = single_label_scores(said, true, len(self.names))["f1"]
+            macro = single_label_scores(predicted, true, len(self.names))["f1"]
             found = precision_recall_f1(*counts) | {"macro_f1": macro, "f1_of": "tags"}
         return {"accuracy": float(right.mean()), **found}, details
 
@@ -212,12 +212,12 @@ class QuestionAnsweringSpec(TaskSpec):
         return question_rows(examples, tokenizer, self.max_length, self.stride)
 
     def read(self, outputs: Any, rows: Rows, indices: Sequence[int]) -> list[tuple[float, float, float, int, int]]:
-        """Of each window: the best span's score and probability, the score of no answer, and the span's characters."""
+        """Return of each window the best span's score, probability and characters, and the score of no answer."""
         both = torch.stack([outputs.start_logits, outputs.end_logits]).float().cpu().numpy()  # [2, B, L]
         found = []
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             characters = rows.characters[rows.piece(index)]
-            start, end = both[:, place, : len(characters)]
+            start, end = both[:, position, : len(characters)]
             found.append(
                 (*best_span(start, end, characters), float(start[rows.nowhere[index]] + end[rows.nowhere[index]]))
             )
@@ -225,7 +225,7 @@ class QuestionAnsweringSpec(TaskSpec):
 
     def join(self, example: Example, found: Sequence[tuple]) -> dict[str, Any]:
         score, probability, first, last, _ = max(found)
-        # A window without the answer says so: only where all of them do is there none.
+        # A window without the answer prefers none: there is none only where all windows do.
         if self.no_answer and min(nothing for *_, nothing in found) > score:
             return {"answer": "", "score": None, "start": None}
         text = example.context[first:last]
@@ -244,7 +244,7 @@ class QuestionAnsweringSpec(TaskSpec):
 
 
 def best_span(start: np.ndarray, end: np.ndarray, characters: np.ndarray) -> tuple[float, float, int, int]:
-    """The span of the context with the highest sum of scores: that sum, its probability, first and last character.
+    """Return the span of the context with the highest sum of scores: sum, probability, first and last character.
 
     Args:
         start, end: scores of each token to begin and to end the answer, [L].
@@ -265,10 +265,11 @@ def _softmax(values: np.ndarray) -> np.ndarray:
     return powers / powers.sum()
 
 
-def _class_details(said: Sequence[int], true: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    details: dict[str, Any] = {"labels": each_class(said, true, names)}
+def _class_details(predicted: Sequence[int], true: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    details: dict[str, Any] = {"labels": each_class(predicted, true, names)}
     if len(names) <= LARGEST_CONFUSION:
-        details["confusion"] = {"names": list(names), "rows_true_columns_predicted": confusion(said, true, len(names))}
+        table = confusion(predicted, true, len(names))
+        details["confusion"] = {"names": list(names), "rows_true_columns_predicted": table}
     return details
 
 
@@ -282,5 +283,5 @@ TASK_SPECS = {
 
 
 def task_spec(task: str, **settings: Any) -> TaskSpec:
-    """The kind of a task by its name in a recipe."""
+    """Return the specification of a task by its name in a recipe."""
     return TASK_SPECS[task](task, **settings)

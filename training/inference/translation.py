@@ -1,4 +1,4 @@
-"""Translate many sentences with any encoder-decoder; evaluation and validation during training share it.
+"""Translation of many sentences with any encoder-decoder, for evaluation and validation during training.
 
 `translate` takes sentences in any order and of any length and returns the hypotheses in the same order. Batches hold
 sentences of similar length under a budget of source tokens. With `distributed=True` every process of the group takes
@@ -21,10 +21,10 @@ from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import vaswani_tx.training.models.architectures  # noqa: F401  registers the Auto classes
+from vaswani_tx.training.data.batching import IGNORED_LABEL
 from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.models.loading import check_folder, load_pretrained
 
-LABEL_PADDING = -100
 # What `generate` falls back to where a model sets no limit: far too short for a translation.
 UNSET_MAX_LENGTH = (None, 20)
 EXTRA_TOKENS = 50
@@ -49,9 +49,10 @@ def load_model_and_tokenizer(
         model: folder of a model, such as a run's `best/`, or a name on the Hub.
         tokenizer: folder of the tokenizer; the model's own if None.
         device: where the model goes.
-        options: handed to `from_pretrained` (`dtype`, `attn_implementation`, ...).
+        options: passed to `from_pretrained` (`dtype`, `attn_implementation`, ...).
 
-    Raises CheckpointError (a ValueError) that names what is missing, damaged or does not fit.
+    Raises:
+        CheckpointError: a file is missing or damaged, or the tokenizer does not fit; the message names it.
     """
     local = Path(model).exists() or _is_path(model)
     if local:
@@ -110,23 +111,23 @@ def translate_corpus(
     Args:
         model: any encoder-decoder with `generate`, not wrapped for distributed training.
         tokenizer: its tokenizer.
-        sentences: texts of any length and order; an empty one is translated, too, from its end token alone.
-        batch_tokens: source tokens of a batch with its padding, before beams; a longer sentence goes alone.
+        sentences: texts of any length and order; an empty one is translated from its end token only.
+        batch_tokens: source tokens of a batch with its padding, before beams; a longer sentence is a batch of its own.
         max_source_length: cut sources to this many tokens; None: never.
         progress: show a bar with sentences done.
         distributed: share the work with the processes of torch.distributed, all of which must call this.
         generate_kwargs: override the model's generation configuration (`num_beams`, `max_new_tokens`, ...).
 
-    The model is put into evaluation mode for the call; random states and gradients stay as they are.
+    The model is put into evaluation mode for the call; random states and gradients do not change.
     """
     start = time.perf_counter()
     encoded = _encode(tokenizer, sentences, max_source_length)
     plan = length_batches([len(ids) for ids in encoded], batch_tokens)
-    rank, world = _place(distributed)
+    rank, world = _rank_and_world(distributed)
     own = plan[rank::world]
     done: dict[int, str] = {}
     target_tokens = 0
-    with _evaluating(model), tqdm(total=sum(map(len, own)), unit="sent", disable=not progress or rank > 0) as bar:
+    with evaluating(model), tqdm(total=sum(map(len, own)), unit="sent", disable=not progress or rank > 0) as bar:
         for indices in own:
             batch = _pad([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
             sequences = model.generate(**batch, **_bounded(model, batch["input_ids"].shape[1], generate_kwargs))
@@ -156,22 +157,23 @@ def perplexity(
 ) -> dict[str, float | int]:
     """Measure the perplexity of the references given the sources, by target token with the end, unsmoothed.
 
-    Returns `perplexity`, `nll` (natural logarithm, mean over tokens) and `reference_tokens`. It depends on the
-    vocabulary: compare it only between models with the same one.
+    Returns:
+        `perplexity`, `nll` (natural logarithm, mean over tokens) and `reference_tokens`. They depend on the
+        vocabulary: compare them only between models with the same one.
     """
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources but {len(targets)} targets: give one for each sentence")
     encoded = _encode(tokenizer, sources, None)
     labels = _encode(tokenizer, targets, None, as_target=True)
     plan = length_batches([max(len(s), len(t)) for s, t in zip(encoded, labels, strict=True)], batch_tokens)
-    rank, world = _place(distributed)
+    rank, world = _rank_and_world(distributed)
     # Ours can leave the logits of the whole batch unbuilt, which otherwise take most of the memory.
     without_logits = {"skip_logits": True} if "skip_logits" in inspect.signature(model.forward).parameters else {}
     total, count = 0.0, 0
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for indices in tqdm(plan[rank::world], unit="batch", disable=not progress or rank > 0, leave=False):
             batch = _pad([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
-            wanted = _pad([labels[i] for i in indices], LABEL_PADDING, model.device)["input_ids"]  # [B, T]
+            wanted = _pad([labels[i] for i in indices], IGNORED_LABEL, model.device)["input_ids"]  # [B, T]
             tokens = sum(len(labels[i]) for i in indices)
             total += model(**batch, labels=wanted, **without_logits).loss.item() * tokens
             count += tokens
@@ -184,7 +186,7 @@ def perplexity(
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Cut indices, longest first, into batches whose padded size stays within `batch_tokens` where that is possible.
 
-    Longest first: a lack of memory shows at once, and the progress bar promises too little rather than too much.
+    Longest first: memory runs out at once or never, and the progress bar is pessimistic rather than optimistic.
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}: it must be at least 1")
@@ -237,7 +239,7 @@ def _count_tokens(sequences: torch.Tensor, model: Any, tokenizer: Any) -> int:
     return int((~after_end & (made != tokenizer.pad_token_id)).sum())
 
 
-def _place(distributed: bool) -> tuple[int, int]:
+def _rank_and_world(distributed: bool) -> tuple[int, int]:
     if distributed and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
@@ -250,7 +252,8 @@ def _gather(value: Any) -> list[Any]:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Run the block in evaluation mode, then restore the mode of before."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The project's metrics: `registry` holds one entry each, `scoring` scores test sets, and some load with `evaluate`.
+"""The project's metrics: `registry` has an entry for each, `scoring` scores test sets, and some load with `evaluate`.
 
 `bleu.py`, `chrf.py`, `ter.py` and `exact_match.py` are modules for `evaluate`, for the `compute_metrics` of a Trainer;
 `load_metric` finds them by name. `evaluate.load("sacrebleu")` would fetch a script and so fails without a network.
@@ -20,7 +20,7 @@ def load_metric(name: str) -> Any:
     """
     if name not in METRICS:
         raise ValueError(f"there is no metric {name!r} in training/metrics; choose one of {', '.join(METRICS)}")
-    # Its import takes seconds, which those who want only the registry need not wait for.
+    # Here, since it takes seconds to import, which the registry does without.
     import evaluate
 
     path = Path(__file__).parent / f"{name}.py"

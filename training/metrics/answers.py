@@ -1,7 +1,7 @@
 """Exact match and F1 of answers, each against the best of its references, as SQuAD counts them: from 0 to 1.
 
-Before they are compared, answers lose capitals, punctuation, English articles and superfluous spaces. An empty answer
-means that there is none; it is right where the references say so.
+Answers are compared without capitals, punctuation, English articles and superfluous spaces. An empty answer means that
+there is none; it is right where the references are empty too.
 """
 
 import re
@@ -15,7 +15,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str) -> str:
-    """Return what of an answer is compared."""
+    """Return an answer in the form in which answers are compared."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 

@@ -38,7 +38,7 @@ def accuracy(predicted: Sequence[int], true: Sequence[int], classes: int) -> flo
 def macro_f1(predicted: Sequence[int], true: Sequence[int], classes: int) -> float:
     """Return F1 averaged over the classes.
 
-    A class that is neither predicted nor there does not count; one that is missed altogether counts as 0.
+    A class that is neither predicted nor true anywhere does not count; one that is never found counts as 0.
     """
     return _class_f1(predicted, true, classes, "macro")
 
@@ -136,7 +136,7 @@ def _correlation(function: Callable[..., Any], predicted: Sequence[float], true:
     if len(true) < 2 or np.ptp(predicted) == 0 or np.ptp(true) == 0:
         return 0.0
     with warnings.catch_warnings():
-        # Numbers that hardly vary are warned of; their correlation is still what is asked for.
+        # scipy warns of numbers that hardly vary; their correlation is still the result.
         warnings.simplefilter("ignore")
         value = float(function(predicted, true)[0])
     return value if np.isfinite(value) else 0.0

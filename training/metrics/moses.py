@@ -1,4 +1,4 @@
-"""Sentences as the older tokenised BLEU scores want them: by the Moses scripts, in their Python port sacremoses.
+"""Sentences as the older tokenised BLEU scores need them: by the Moses scripts, in their Python port sacremoses.
 
 Two conventions of the literature, for the same n-gram BLEU without smoothing (Moses' `multi-bleu.perl`):
 
@@ -49,7 +49,7 @@ def _tokens(tokenizer: MosesTokenizer, text: str) -> str:
 
 
 def _tokenizer(language: str) -> MosesTokenizer:
-    """sacremoses would take English rules for a language that it does not know, without a word."""
+    """Return the Moses tokeniser of a language; ValueError for an unknown one, where sacremoses takes English rules."""
     known = {*NonbreakingPrefixes().available_langs.values(), *WITHOUT_ABBREVIATIONS}
     if language not in known:
         raise ValueError(f"the Moses tokeniser has no rules for {language!r}: choose one of {', '.join(sorted(known))}")

@@ -4,7 +4,7 @@ Everything that names, sorts, prints, plots or chooses by a metric reads this ta
 a validation, the report's columns and curves, the sweep's table, the comparison, the model card. To add a metric, add
 one entry to `METRICS` (and its function to a file of this folder). Importing this module loads nothing but itself.
 
-A function is named as `file:function`, a file of this folder, and is called as the family of its tasks asks:
+A function is named as `file:function`, a file of this folder, and is called by the family of its tasks:
 
 - `TEXT`: `function(options) -> TextMetric` (see text_metrics.py), or, of an unsigned metric,
   `function(hypotheses, references, lowercase) -> float`;

@@ -2,8 +2,8 @@
 
 The score of a test set is the mean over its texts, times 100, of several references the best one. For English it is
 what `run_summarization` of transformers reports: letters and digits of lowercased text, Porter's stemmer (that script
-takes a mean of resamples, which may differ in the second decimal). The package's tokeniser knows ASCII letters alone
-and its stemmer English alone: texts of other languages are split into words by Unicode and not stemmed. ROUGE-Lsum
+takes a mean of resamples, which may differ in the second decimal). The package's tokeniser knows only ASCII letters
+and its stemmer only English: texts of other languages are split into words by Unicode and not stemmed. ROUGE-Lsum
 takes each line of a text for a sentence; of a single line it is ROUGE-L.
 """
 
@@ -27,7 +27,7 @@ class UnicodeWords(Tokenizer):
 
 
 def rouge(name: str, options: TextOptions) -> TextMetric:
-    """Return ROUGE of the kind that the package calls `name`."""
+    """Return the ROUGE that the package calls `name`."""
     english = options.language.lower().split("-")[0] == "en"
     scorer = RougeScorer([name], use_stemmer=True, tokenizer=None if english else UnicodeWords())
     facts = {"case": "lc", "tok": "rouge-score" if english else "unicode", "stem": "porter" if english else "no"}

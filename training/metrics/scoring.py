@@ -1,6 +1,6 @@
 """Scores of whole test sets of texts by the metrics of the registry, with their signatures and intervals, and as lines.
 
-`score_translations` is what evaluation, validation and the demonstration share, `score_rows` how they print it.
+Evaluation, validation and the demonstration share `score_translations`, and `score_rows` to print its result.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def score_translations(
     for name in metrics:
         metric = make_text_metric(name, **options)
         if bootstrap:
-            # Not corpus_score(n_bootstrap=...): its mean fails where numpy's floats and Python's meet.
+            # Not corpus_score(n_bootstrap=...): its mean fails for a mixture of numpy's floats and Python's.
             signature, (found,) = metric.paired_test({"": hypotheses}, references, "bootstrap", bootstrap)
             interval = {"mean": float(found.mean), "half_width": float(found.ci), "level": 0.95}
             scores |= {name: float(found.score), f"{name}_signature": signature}

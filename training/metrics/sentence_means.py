@@ -10,9 +10,9 @@ class SentenceMean(Metric):
     """The mean, times 100, of a score from 0 to 1 of each sentence; of several references the best one counts.
 
     Args:
-        name: what sacreBLEU calls it.
+        name: its name in sacreBLEU.
         score: from a hypothesis and one reference.
-        facts: what the signature says beside the number of references and the versions.
+        facts: further entries of the signature beside the number of references and the versions.
     """
 
     def __init__(self, name: str, score: Callable[[str, str], float], facts: Mapping[str, Any]):

@@ -23,18 +23,18 @@ def are_spans(tags: Iterable[str]) -> bool:
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return the spans of one sentence: type, first word, last word."""
     found: list[tuple[str, int, int]] = []
-    kind, first = None, 0
+    name, first = None, 0
     for position, tag in enumerate([*tags, "O"]):
         match = _TAG.fullmatch(tag)
         mark, own = match.groups() if match else ("O", None)
-        if kind is not None and (mark in "BSUO" or own != kind):
-            found.append((kind, first, position - 1))
-            kind = None
-        if kind is None and mark != "O":
-            kind, first = own, position
-        if kind is not None and mark in "ESLU":
-            found.append((kind, first, position))
-            kind = None
+        if name is not None and (mark in "BSUO" or own != name):
+            found.append((name, first, position - 1))
+            name = None
+        if name is None and mark != "O":
+            name, first = own, position
+        if name is not None and mark in "ESLU":
+            found.append((name, first, position))
+            name = None
     return found
 
 
@@ -46,21 +46,22 @@ def span_scores(predicted: Iterable[Sequence[str]], true: Iterable[Sequence[str]
 
 
 def count_spans(predicted: Iterable[Sequence[str]], true: Iterable[Sequence[str]]) -> dict[str, tuple[int, int, int]]:
-    """Count for each type of span how many are right, predicted, and there."""
-    right, said, there = Counter(), Counter(), Counter()
+    """Count for each type of span how many are right, predicted, and true."""
+    right, found, present = Counter(), Counter(), Counter()
     for guess, truth in zip(predicted, true, strict=True):
         if len(guess) != len(truth):
             raise ValueError(f"a sentence of {len(truth)} words has {len(guess)} predicted tags")
         one, other = set(spans(guess)), set(spans(truth))
-        for counter, chosen in ((right, one & other), (said, one), (there, other)):
-            counter.update(kind for kind, _, _ in chosen)
-    return {kind: (right[kind], said[kind], there[kind]) for kind in sorted({*said, *there})}
+        for counter, chosen in ((right, one & other), (found, one), (present, other)):
+            counter.update(name for name, _, _ in chosen)
+    names = sorted({*found, *present})
+    return {name: (right[name], found[name], present[name]) for name in names}
 
 
-def precision_recall_f1(right: int, said: int, there: int) -> dict[str, float]:
+def precision_recall_f1(right: int, found: int, present: int) -> dict[str, float]:
     """Return the three shares from three counts."""
-    precision, recall = right / max(said, 1), right / max(there, 1)
-    return {"precision": precision, "recall": recall, "f1": 2 * right / max(said + there, 1)}
+    precision, recall = right / max(found, 1), right / max(present, 1)
+    return {"precision": precision, "recall": recall, "f1": 2 * right / max(found + present, 1)}
 
 
 # Of whole test sets: two lists of sentences' tags, and the names of all tags
@@ -76,7 +77,7 @@ def tag_scores(
 def tag_accuracy(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]) -> float:
     """Return the share of words whose tag is right."""
     pairs = _pairs(predicted, true)
-    return sum(said == right for said, right in pairs) / max(len(pairs), 1)
+    return sum(guess == truth for guess, truth in pairs) / max(len(pairs), 1)
 
 
 def tag_precision(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], names: Sequence[str]) -> float:
@@ -101,8 +102,8 @@ def tag_macro_f1(
     if are_spans(names):
         return None
     numbers = {name: number for number, name in enumerate(names)}
-    said, right = ([numbers[tag] for tags in side for tag in tags] for side in (predicted, true))
-    return macro_f1(said, right, len(names))
+    flat = ([numbers[tag] for tags in side for tag in tags] for side in (predicted, true))
+    return macro_f1(*flat, len(names))
 
 
 def _pairs(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
@@ -116,5 +117,5 @@ def _shares(
     if are_spans(names):
         return span_scores(predicted, true)
     pairs = _pairs(predicted, true)
-    right = sum(said == tag != "O" for said, tag in pairs)
+    right = sum(guess == tag != "O" for guess, tag in pairs)
     return precision_recall_f1(right, *(sum(pair[side] != "O" for pair in pairs) for side in (0, 1)))

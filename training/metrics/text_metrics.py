@@ -1,9 +1,8 @@
 """Metrics of generated texts with signatures: sacreBLEU's BLEU, chrF and TER, and the two older tokenised BLEU scores.
 
-Each number is sacreBLEU's on plain text; a `TextMetric` says what is done to the sentences first where that is not
-nothing:
+Each number is sacreBLEU's on plain text; a `TextMetric` names what is done to the sentences first, if anything:
 
-- `bleu`, `chrf`, `ter`: sacreBLEU as it is (Post 2018). TER counts errors: lower is better.
+- `bleu`, `chrf`, `ter`: sacreBLEU unchanged (Post 2018). TER counts errors: lower is better.
 - `bleu_compound_split`: the tokenised BLEU of the paper's WMT14 results, hyphenated compounds split.
 - `bleu_tokenised_lowercase`: the tokenised BLEU of Multi30k's results, lowercased, punctuation normalised.
 
@@ -27,7 +26,7 @@ class TextOptions:
     """What the user chooses of metrics of texts.
 
     Args:
-        lowercase: compare without regard to case; TER and ROUGE never regard it, the compound-split BLEU always.
+        lowercase: compare without regard to case; TER and ROUGE always ignore it, the compound-split BLEU never does.
         tokenize: sacreBLEU's tokeniser for `bleu`; None: "13a".
         language: of the target: for the Moses tokeniser of the two older BLEU scores, and for ROUGE's stemmer.
     """
@@ -39,7 +38,7 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class TextMetric:
-    """A metric with its options: what counts, what happens to every sentence before, how the signature says it."""
+    """A metric with its options: the score, the preparation of every sentence, and the signature."""
 
     name: str
     metric: Metric
@@ -47,10 +46,10 @@ class TextMetric:
     language: str = "de"
 
     def prepare(self, sentences: Sequence[str]) -> list[str]:
-        """Return the sentences as the metric is to see them, one for one."""
+        """Return the prepared sentences, one for each."""
         if self.preparation is None:
             return list(sentences)
-        # sacremoses is loaded only where a metric asks for it.
+        # sacremoses is loaded only where a metric needs it.
         from vaswani_tx.training.metrics import moses
 
         return getattr(moses, self.preparation)(sentences, self.language)

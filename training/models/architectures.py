@@ -19,7 +19,7 @@ from vaswani_tx.training.models.lstm import LSTM_PRESETS, LstmForConditionalGene
 
 @dataclass(frozen=True)
 class Architecture:
-    """Classes and named sizes of one kind of model.
+    """Classes and named sizes of one architecture.
 
     Args:
         without: keys of a recipe that change nothing in these models, each with the value it must then have.
@@ -32,18 +32,18 @@ class Architecture:
 
     @property
     def fields(self) -> set[str]:
-        """What the recipe's `model` mapping may name."""
+        """Return the fields that the recipe's `model` mapping may set."""
         return {*self.config_class.__dataclass_fields__, *self.config_class.attribute_map}
 
     def make(self, preset: str, fields: dict[str, Any]) -> PreTrainedModel:
-        """A new model of a preset's size, `fields` in place of the preset's; raises ValueError for a wrong field."""
+        """Return a new model of a preset's size, changed by `fields`; raise ValueError for a wrong field."""
         return self.model_class(self.config_class.from_preset(preset, **fields))
 
     def load(self, folder: str | os.PathLike, **options: Any) -> PreTrainedModel:
-        """The model that a folder holds; `options` go to `from_pretrained`.
+        """Return the model that a folder holds; `options` go to `from_pretrained`.
 
         Raises:
-            CheckpointError: the folder is damaged, or holds a model of another kind.
+            CheckpointError: the folder is damaged, or holds a model of another architecture.
         """
         check_folder(Path(folder))
         found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type")

@@ -55,7 +55,9 @@ class BertForQuestionAnswering(transformers.BertForQuestionAnswering):
         if start_positions is not None and end_positions is not None:
             options = {"num_items_in_batch": num_items_in_batch, "label_smoothing": label_smoothing}
             sides = ((outputs.start_logits, start_positions), (outputs.end_logits, end_positions))
-            outputs["loss"] = sum(0.5 * smoothed_cross_entropy(logits, places, **options) for logits, places in sides)
+            outputs["loss"] = sum(
+                0.5 * smoothed_cross_entropy(logits, positions, **options) for logits, positions in sides
+            )
         return outputs
 
 
@@ -84,11 +86,11 @@ def bert_config(config: VaswaniEncoderConfig, max_length: int) -> BertConfig:
 
 
 def with_first_token(tokenizer: Any) -> Any:
-    """Make a tokenizer put `<s>` before a text, and return it: BERT classifies by its first token."""
-    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    """Let a tokenizer put `<s>` before a text, and return it: BERT classifies by its first token."""
+    start, end = tokenizer.bos_token, tokenizer.eos_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{begin} $A {end}",
-        pair=f"{begin} $A {end} $B:1 {end}:1",
-        special_tokens=[(begin, tokenizer.bos_token_id), (end, tokenizer.eos_token_id)],
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B:1 {end}:1",
+        special_tokens=[(start, tokenizer.bos_token_id), (end, tokenizer.eos_token_id)],
     )
     return tokenizer

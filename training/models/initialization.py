@@ -10,8 +10,8 @@ def scale_attention(model: torch.nn.Module, gain: float) -> None:
     """Multiply the query, key and value matrices of a new model by `gain`.
 
     At Glorot's own scale (gain 1) each attention layer adds the sentence's mean to every position so strongly that the
-    encoder of a small model under strong dropout may never tell its positions apart again (see training/LOG.md).
-    torch.nn.MultiheadAttention and fairseq start at 1/sqrt(2), Glorot's scale for the three matrices taken as one.
+    encoder of a small model under strong dropout may never distinguish its positions again (see training/LOG.md).
+    torch.nn.MultiheadAttention and fairseq start at 1/sqrt(2), Glorot's scale for the three matrices stacked into one.
     """
     if gain == 1.0:
         return

@@ -15,7 +15,7 @@ STATE = "training_state"
 
 
 def list_checkpoints(checkpoints: Path) -> list[Path]:
-    """The whole checkpoints in a folder, oldest step first."""
+    """Return the complete checkpoints in a folder, oldest step first."""
     found = [
         (int(match.group(1)), path) for path in Path(checkpoints).glob("step-*") if (match := _STEP.match(path.name))
     ]
@@ -23,7 +23,7 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 
 
 def check_folder(folder: Path, inner: str = "") -> None:
-    """Raises CheckpointError where there is no such folder, or not of the asked kind."""
+    """Raise CheckpointError where there is no such folder, or where it lacks `inner`, by default a model."""
     if not folder.is_dir():
         raise CheckpointError(f"There is no checkpoint folder '{folder}'.")
     if inner and not (folder / inner).is_dir():
@@ -35,7 +35,7 @@ def check_folder(folder: Path, inner: str = "") -> None:
 
 
 def load_pretrained(model_class: type, folder: str | os.PathLike, **options: Any) -> torch.nn.Module:
-    """`model_class.from_pretrained` on a local folder with damage reported by file name and mend."""
+    """Return `model_class.from_pretrained` of a local folder; raise CheckpointError, naming the file, for damage."""
     folder = Path(folder)
     check_folder(folder)
     weights = sorted(folder.glob("*.safetensors"))
@@ -51,7 +51,7 @@ def load_pretrained(model_class: type, folder: str | os.PathLike, **options: Any
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file; raises CheckpointError naming the file where it is missing or truncated."""
+    """Return all tensors of a safetensors file; raise CheckpointError where it is missing or truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -62,9 +62,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def repair_hint(folder: Path) -> str:
-    """What to do about a damaged checkpoint or model folder."""
+    """Return how to fix a damaged checkpoint or model folder."""
     folder = folder.parent if folder.name == STATE else folder
     others = [path for path in list_checkpoints(folder.parent) if path.name != folder.name]
     if others:
-        return f"Delete '{folder}' to go on from '{others[-1].name}'."
-    return f"Copy '{folder}' again from where it is whole, or train anew with --overwrite."
+        return f"Delete '{folder}' to resume from '{others[-1].name}'."
+    return f"Copy '{folder}' again from a complete copy, or train again with --overwrite."

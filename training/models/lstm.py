@@ -1,5 +1,5 @@
 # Shapes: B batch, S source length, T target length, E width of embeddings, W width of LSTMs, N layers, V vocabulary.
-"""What stood before the Transformer: an LSTM encoder-decoder with attention, as a model of transformers.
+"""The predecessor of the Transformer: an LSTM encoder-decoder with attention, as a model of transformers.
 
     vaswani-tx train translation multi30k_en_de_lstm --data-dir PATH/TO/multi30k
 
@@ -7,7 +7,7 @@ The encoder is bidirectional (Bahdanau et al. 2015, arXiv 1409.0473), the attent
 (2015, arXiv 1508.04025: "general" or "dot", or Bahdanau's "additive" score; input feeding is an option), layers are
 stacked with dropout between them (Zaremba et al. 2014, arXiv 1409.2329), and translations are searched with GNMT's
 length penalty (Wu et al. 2016, arXiv 1609.08144). Without attention (`attention: none`) it is the model of Sutskever et
-al. (2014, arXiv 1409.3215), whose source must pass through one state. Source and target share vocabulary and
+al. (2014, arXiv 1409.3215), whose decoder sees only one state of the source. Source and target share vocabulary and
 embeddings, and the output layer the same matrix, as in the Transformer it is compared with.
 
 Importing this file registers the classes, so that `AutoModelForSeq2SeqLM` loads saved folders.
@@ -63,7 +63,7 @@ class LstmSeq2SeqConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens.
 
     Raises:
-        ValueError: a field has a wrong value; the message names the field and the mend.
+        ValueError: a field has a wrong value; the message names the field and how to fix it.
     """
 
     model_type = "lstm_seq2seq"
@@ -120,7 +120,7 @@ class LstmSeq2SeqConfig(PreTrainedConfig):
 
 @dataclass
 class LstmEncoderOutput(ModelOutput):
-    """What the decoder needs of the source, rows first, so that beam search can repeat them.
+    """The encoder's output, rows first, so that beam search can repeat them.
 
     Args:
         last_hidden_state: [B, S, W].
@@ -144,7 +144,7 @@ class LstmEncoder(nn.Module):
         self.stack = LstmEncoderStack(config.d_model, config.hidden_size, config.encoder_layers, config.dropout)
 
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str) -> torch.Tensor:
-        """Embed tokens [B, L], or take rows of the matrix [B, L, E]; scaled, with dropout."""
+        """Embed tokens [B, L], or take embeddings [B, L, E]; scale them and apply dropout."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"Give exactly one of {prefix}input_ids and {prefix}inputs_embeds.")
         rows = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -185,7 +185,7 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Embeddings N(0, 1/d_model) as in our Transformer, matrices Glorot uniform, LSTMs as `lstm_values` says."""
+        """Initialise embeddings with N(0, 1/d_model), matrices with Glorot uniform, LSTMs as `lstm_values` says."""
         if isinstance(module, nn.Embedding) or module is getattr(self, "lm_head", None):
             init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
         elif isinstance(module, nn.Linear):
@@ -200,11 +200,11 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
             init.zeros_(module.bias)
 
     def get_encoder(self, *args, **kwargs) -> LstmEncoder:
-        """Give what `generate` runs once."""
+        """Return the encoder, which `generate` runs once."""
         return self.encoder
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Give the embedding that source and target share, [V, E]."""
+        """Return the embedding that source and target share, [V, E]."""
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding):
@@ -233,7 +233,7 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
 
         Args:
             input_ids: [B, S], or `inputs_embeds` [B, S, E], or `encoder_outputs` of an earlier call.
-            attention_mask: [B, S], 1 for tokens and 0 for padding, wherever it stands.
+            attention_mask: [B, S], 1 for tokens and 0 for padding, at any position.
             decoder_input_ids: [B, T], the start token first, or `decoder_inputs_embeds` [B, T, E]; made from labels
                 where neither is given.
             decoder_attention_mask: [B, T]; padding may only follow the tokens, and then has no influence.
@@ -261,7 +261,7 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
         encoder_outputs = _as_encoder_output(encoder_outputs)
         cache = LstmCache() if past_key_values is None else past_key_values
         if not cache.is_initialized:
-            self.decoder.begin(cache, encoder_outputs.final_states)
+            self.decoder.initialize(cache, encoder_outputs.final_states)
         embedded = self.encoder.embed(decoder_input_ids, decoder_inputs_embeds, "decoder_")
         outputs, weights = self.decoder(embedded, encoder_outputs.last_hidden_state, attention_mask, cache)
         smoothing = kwargs.get("label_smoothing", 0.0)
@@ -277,7 +277,7 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
         )
 
     def _predict(self, outputs, labels, skip_logits: bool, smoothing: float, items):
-        """Project [B, T, E] to logits [B, T, V] and give them with their loss; each may be None."""
+        """Project [B, T, E] to logits [B, T, V]; return the loss and the logits, each of which may be None."""
         settings = {"label_smoothing": smoothing, "num_items_in_batch": items}
         head = self.lm_head
         if labels is not None and skip_logits:
@@ -292,7 +292,7 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict[str, Any], *args, **kwargs):
-        """Give `generate` an LSTM's state in place of keys and values."""
+        """Set an LSTM's state in place of keys and values for `generate`."""
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f"cache_implementation={generation_config.cache_implementation!r} is for keys and values, which an "
@@ -306,7 +306,7 @@ def _as_encoder_output(given: Any) -> LstmEncoderOutput:
     if isinstance(given, tuple):
         given = LstmEncoderOutput(*given[:2])
     if getattr(given, "final_states", None) is None:
-        raise ValueError("encoder_outputs lack final_states: give what this model's own encoder returned.")
+        raise ValueError("encoder_outputs has no final_states: give what this model's own encoder returned.")
     return given
 
 

@@ -12,12 +12,12 @@ SCORES = ("general", "dot", "additive", "none")
 
 
 class LstmCache(Cache):
-    """What the decoder hands on from one target position to the next; its size does not grow with the length.
+    """The state that the decoder passes from one target position to the next; its size does not grow with the length.
 
     Args:
         hidden, cell: [N, B, W], of every layer; None before the first position.
         fed: [B, E], the last attentional output, where it is fed back.
-        length: target positions behind this state.
+        length: target positions that this state has seen.
     """
 
     def __init__(self):
@@ -32,11 +32,11 @@ class LstmCache(Cache):
         self.length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Target positions behind this state."""
+        """Return how many target positions this state has seen."""
         return self.length
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """There is no limit: -1, as transformers says it."""
+        """Return -1, which stands for no limit in transformers."""
         return -1
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -52,7 +52,7 @@ class LstmCache(Cache):
         self._map(lambda state, rows: state.repeat_interleave(repeats, dim=rows))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Going back is what a recurrent state cannot do, so assisted decoding cannot use this model.
+        """Raise ValueError: a recurrent state cannot go back, so assisted decoding cannot use this model.
 
         Raises:
             ValueError: always, unless nothing is to be removed.
@@ -62,17 +62,17 @@ class LstmCache(Cache):
 
     @property
     def is_compileable(self) -> bool:
-        """No: the state is replaced at every position."""
+        """Return False: the state is replaced at every position."""
         return False
 
     @property
     def is_croppable(self) -> bool:
-        """No: see `crop`."""
+        """Return False: see `crop`."""
         return False
 
     @property
     def is_initialized(self) -> bool:
-        """Whether a position has been seen."""
+        """Return whether a position has been seen."""
         return self.hidden is not None
 
     def _map(self, change) -> None:
@@ -83,7 +83,7 @@ class LstmCache(Cache):
 
 
 def pick(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Give `[B, L, W]` with row b, position l taken from position `index[b, l]` of the same row of `states`."""
+    """Return `[B, L, W]` with row b, position l taken from position `index[b, l]` of the same row of `states`."""
     rows, length = index.shape
     flat = index + torch.arange(rows, device=index.device)[:, None] * length
     return states.flatten(0, 1).index_select(0, flat.flatten()).view_as(states)
@@ -108,7 +108,7 @@ class LstmEncoderStack(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """Read `hidden_states` [B, S, E]; `attention_mask` [B, S] is 1 for tokens, wherever the padding stands.
+        """Read `hidden_states` [B, S, E]; `attention_mask` [B, S] is 1 for tokens; padding may be at any position.
 
         Returns:
             the top layer's states [B, S, W], zero at padding, and every layer's last states of both directions
@@ -116,14 +116,14 @@ class LstmEncoderStack(nn.Module):
         """
         rows, length, _ = hidden_states.shape
         device = hidden_states.device
-        places = torch.arange(length, device=device).expand(rows, length)
+        positions = torch.arange(length, device=device).expand(rows, length)
         lengths, back = torch.full((rows, 1), length, device=device), None
         if attention_mask is not None:
             order = (attention_mask == 0).long().argsort(dim=1, stable=True)
             hidden_states, back = pick(hidden_states, order), order.argsort(dim=1)
             lengths = attention_mask.ne(0).sum(dim=1, keepdim=True)
         last = (lengths - 1).clamp(min=0)  # [B, 1]; a row of padding alone counts as one token
-        reverse = torch.where(places <= last, last - places, places)
+        reverse = torch.where(positions <= last, last - positions, positions)
         finals = []
         for number, (ahead, behind) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if number:
@@ -137,13 +137,13 @@ class LstmEncoderStack(nn.Module):
         return hidden_states, torch.stack(finals, dim=1)
 
 
-def pick_one(states: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """Give `[B, W]`, of row b the position `place[b, 0]` of `states` [B, L, W]."""
-    return states.gather(1, place.unsqueeze(-1).expand(-1, -1, states.shape[-1])).squeeze(1)
+def pick_one(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return `[B, W]`, of row b the position `index[b, 0]` of `states` [B, L, W]."""
+    return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1])).squeeze(1)
 
 
 class SourceAttention(nn.Module):
-    """How much the decoder looks at each source state: softmax of a score (Luong et al. 2015, section 3.1).
+    """Weights of the source states for each target position: softmax of a score (Luong et al. 2015, section 3.1).
 
     Args:
         score: "dot", q . k; "general", q . (W k); "additive", v . tanh(W q + U k), which is Bahdanau's.
@@ -159,11 +159,11 @@ class SourceAttention(nn.Module):
             self.weigh = nn.Linear(hidden_size, 1, bias=False)
 
     def keys(self, memory: torch.Tensor) -> torch.Tensor:
-        """What the queries are compared with, [B, S, W], from the encoder's states [B, S, W]."""
+        """Return the keys that queries are compared with, [B, S, W], from the encoder's states [B, S, W]."""
         return memory if self.score == "dot" else self.key(memory)
 
     def forward(self, query: torch.Tensor, keys: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None):
-        """Give the mean [B, T, W] of `memory` as `query` [B, T, W] weighs it, and the weights [B, T, S]."""
+        """Return the mean [B, T, W] of `memory` as `query` [B, T, W] weighs it, and the weights [B, T, S]."""
         if self.score == "additive":
             # [B, T, 1, W] + [B, 1, S, W] -> [B, T, S, W] -> [B, T, S]
             scores = self.weigh(torch.tanh(self.query(query).unsqueeze(2) + keys.unsqueeze(1))).squeeze(-1)
@@ -196,7 +196,7 @@ class LstmDecoderStack(nn.Module):
         self.combine = nn.Linear(hidden_size * (1 if score == "none" else 2), input_size, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def begin(self, cache: LstmCache, finals: torch.Tensor) -> None:
+    def initialize(self, cache: LstmCache, finals: torch.Tensor) -> None:
         """Set the state before the first position from the encoder's last states [B, N of the encoder, W].
 
         A layer starts with the output of the encoder's layer of its number (the top one's where there is none) as its
@@ -211,7 +211,7 @@ class LstmDecoderStack(nn.Module):
     def forward(
         self, embedded: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None, cache: LstmCache
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Go on from `cache`, which is brought up to date, with `embedded` [B, T, E] over `memory` [B, S, W].
+        """Continue from `cache`, which is updated, with `embedded` [B, T, E] over `memory` [B, S, W].
 
         Returns:
             the attentional outputs [B, T, E] and the attention weights [B, T, S] (None without attention).
@@ -244,12 +244,12 @@ class LstmDecoderStack(nn.Module):
 
 
 def gates(rows: int, columns: int, make) -> torch.Tensor:
-    """A weight [4 * rows, columns] of torch.nn.LSTM whose four gates' matrices are each made by `make`."""
+    """Return a weight [4 * rows, columns] of torch.nn.LSTM whose four gates' matrices are each made by `make`."""
     return torch.cat([make(torch.empty(rows, columns)) for _ in range(4)])
 
 
 def lstm_values(module: nn.LSTM) -> dict[str, torch.Tensor]:
-    """What a new LSTM starts with: Glorot's inputs, orthogonal recurrences, a forget gate that is open (bias 1).
+    """Return the initial weights of an LSTM: Glorot's inputs, orthogonal recurrences, an open forget gate (bias 1).
 
     Each counts as good practice since 2015 (Jozefowicz et al. 2015, section 2.2 for the bias; Saxe et al. 2014 for the
     orthogonal matrices, which keep a gradient's length over many steps).
@@ -269,5 +269,5 @@ def lstm_values(module: nn.LSTM) -> dict[str, torch.Tensor]:
 
 
 def embedding_scale(width: int, scaled: bool) -> float:
-    """Factor on embeddings: with it those of a tied matrix come to unit variance, as in the Transformer."""
+    """Return the factor that gives the embeddings of a tied matrix unit variance, as in the Transformer."""
     return math.sqrt(width) if scaled else 1.0

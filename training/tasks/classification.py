@@ -55,11 +55,11 @@ class ClassificationTask(MeasuredTask):
     """
 
     def __init__(self, settings: ClassifierSettings, spec: TaskSpec, rows: Rows, validation: Rows | None):
-        # The same plan whatever is in front of a text.
+        # The plan does not depend on a token in front of the texts.
         texts = Side("", rows.lengths - first_tokens(settings), settings.max_tokens, "max_tokens", "max_length")
         labels = Side("label", np.ones(len(rows), dtype=np.int64), len(rows))
         plan = BatchPlan(
-            [texts, labels], settings.seed, locate=rows.where, pad_to_multiple_of=rows.pad_to_multiple_of,
+            [texts, labels], settings.seed, locate=rows.locate, pad_to_multiple_of=rows.pad_to_multiple_of,
             max_rows=settings.batch_size,
         )  # fmt: skip
         super().__init__(plan, {"label_smoothing": settings.label_smoothing} if settings.label_smoothing else {})
@@ -67,12 +67,12 @@ class ClassificationTask(MeasuredTask):
 
     @property
     def family(self) -> str:
-        """The task's name in the registry of metrics."""
+        """Return the task's name in the registry of metrics."""
         return self.spec.task
 
     @property
     def validates(self) -> bool:
-        """Whether the recipe names validation data."""
+        """Return whether the recipe names validation data."""
         return self.validation is not None
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ class ClassificationTask(MeasuredTask):
 
     def locate(self, index: int) -> str:
         """Return the file and line of a row's example."""
-        return self.rows.where(index)
+        return self.rows.locate(index)
 
     def fingerprint(self) -> dict[str, int]:
         """Return the numbers of rows, tokens and labels."""
@@ -199,7 +199,7 @@ def set_of_texts(examples: list[Example]) -> list[str]:
 
 
 def first_tokens(settings: ClassifierSettings) -> int:
-    """Return how many tokens a text begins with beside its own: BERT's classifier wants one."""
+    """Return how many tokens precede a text beside its own: BERT's classifier needs one."""
     return int(settings.architecture == "bert" and settings.task in TEXT_TASKS)
 
 
@@ -221,7 +221,7 @@ def make_task(
 def make_model(
     settings: ClassifierSettings, task: ClassificationTask, tokenizer: VaswaniTokenizer, resume_from: Path | None
 ) -> PreTrainedModel:
-    """Return a new model, one with a pre-trained encoder, or the run's own; ValueError where it does not fit the data."""
+    """Return a new model, one with a pre-trained encoder, or the run's own; raise ValueError where it does not fit."""
     spec = task.spec
     if resume_from:
         model = load_model(settings, resume_from)
@@ -254,7 +254,7 @@ def make_config(settings: ClassifierSettings, spec: TaskSpec, vocabulary: int) -
 
 
 def start_from(settings: ClassifierSettings, spec: TaskSpec) -> PreTrainedModel:
-    """Return a model with the encoder of the folder `init_from`, and its last layer too where that was for the same labels.
+    """Return a model with the encoder of the folder `init_from`, and its last layer where that was for the same labels.
 
     Raises:
         CheckpointError: a damaged folder, or a model of another family.
@@ -283,13 +283,13 @@ def start_from(settings: ClassifierSettings, spec: TaskSpec) -> PreTrainedModel:
         )
     names = {int(number): name for number, name in former.get("id2label", {}).items()}
     if not new and spec.names and names != dict(enumerate(spec.names)):
-        # As many classes, but others: what the last layer learned about those would only mislead.
+        # As many classes, but others: the last layer is initialised again.
         fresh = type(model)(model.config)
         head.load_state_dict(getattr(fresh, spec.head).state_dict())
         new = {f"{spec.head}.weight", f"{spec.head}.bias"}
     kept = len(model.state_dict()) - len(new)
-    left = f"; left behind: {', '.join(sorted(report['unexpected_keys']))}" if report["unexpected_keys"] else ""
-    logger.info("%s: %d weights taken over by name; %s%s", folder, kept, _name_new(new), left)
+    left = f"; not used: {', '.join(sorted(report['unexpected_keys']))}" if report["unexpected_keys"] else ""
+    logger.info("%s: %d weights loaded by name; %s%s", folder, kept, _name_new(new), left)
     return model
 
 
@@ -300,7 +300,7 @@ def _name_new(new: set[str]) -> str:
 
 
 def start_at_mean(model: PreTrainedModel, task: ClassificationTask) -> None:
-    """Set the last bias of a new regression to the mean of the labels, so that scores around 100 are soon reached."""
+    """Set the last bias of a new regression to the mean of the labels, so that numbers around 100 are learned soon."""
     if task.spec.task == "regression":
         with torch.no_grad():
             model.classifier.bias.copy_(torch.from_numpy(task.rows.labels.mean(axis=0)))

@@ -49,7 +49,7 @@ class ImageTask(MeasuredTask):
         return Pixels(images, self.processor, int(self.settings.image_memory * 2**30))
 
     def for_model(self, model: PreTrainedModel) -> "ImageTask":
-        """Return the task, which now knows how many patches the model makes of an image."""
+        """Set how many patches the model makes of an image; return the task."""
         patch = getattr(model.config, "patch_size", 1)
         height, width = patch if isinstance(patch, (list, tuple)) else (patch, patch)
         self.patches = (self.pixels.shape[1] // height) * (self.pixels.shape[2] // width)
@@ -57,11 +57,11 @@ class ImageTask(MeasuredTask):
 
     @property
     def validates(self) -> bool:
-        """Whether there are validation images."""
+        """Return whether there are validation images."""
         return self._validation is not None
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return `pixel_values` [B, channels, height, width] and `labels` [B], shifted and mirrored as the epoch does."""
+        """Return `pixel_values` [B, channels, height, width], shifted and mirrored by the epoch, and `labels` [B]."""
         pixels = self.plan.changed(self.pixels.bytes(indices), indices)
         labels = torch.from_numpy(self.data.train.labels[indices])
         return {"pixel_values": self.pixels.tensor(pixels), "labels": labels}
@@ -72,7 +72,7 @@ class ImageTask(MeasuredTask):
 
     def locate(self, index: int) -> str:
         """Return the place of an image."""
-        return self.data.train.where(index)
+        return self.data.train.locate(index)
 
     def fingerprint(self) -> dict[str, int]:
         """Return the numbers of images, patches and labels."""
@@ -132,7 +132,7 @@ def make_model(context: RunContext, names: list[str]) -> PreTrainedModel:
     elif settings.architecture == "vit":
         model = ViTForImageClassification(vit_config(make_config(settings, names)))
     elif settings.init_from:
-        # A model of as many other classes would fit too, and would start with what it learned about those.
+        # A model of as many other classes fits too, and starts with what it learned about those.
         model = load_pretrained(
             VaswaniForImageClassification, settings.init_from, dtype=torch.float32, ignore_mismatched_sizes=True,
             **class_names(names), **settings.model,
@@ -156,7 +156,7 @@ def make_config(settings: ImageSettings, names: list[str]) -> VaswaniVisionConfi
 
 
 def vit_config(config: VaswaniVisionConfig) -> ViTConfig:
-    """Return a ViT of the same sizes and rates; what else it has (norms first, GELU, learned positions) is its own."""
+    """Return a ViT of the same sizes and rates; all else (norms first, GELU, learned positions) is ViT's."""
     return ViTConfig(
         hidden_size=config.d_model, intermediate_size=config.d_ff, num_attention_heads=config.num_heads,
         num_hidden_layers=config.num_hidden_layers, image_size=config.image_size, patch_size=config.patch_size,
@@ -167,7 +167,7 @@ def vit_config(config: VaswaniVisionConfig) -> ViTConfig:
 
 
 def make_processor(context: RunContext, data: ImageData) -> VaswaniImageProcessor:
-    """Return the run's image processor: its model's own, or a new one for the recipe's size, channels and `normalize`."""
+    """Return the image processor: its model's own, or a new one for the recipe's size, channels and `normalize`."""
     settings = context.settings
     for folder in filter(None, (context.resume_from, settings.init_from)):
         if (Path(folder) / "preprocessor_config.json").is_file():
@@ -180,7 +180,7 @@ def make_processor(context: RunContext, data: ImageData) -> VaswaniImageProcesso
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """Return the classifier that a folder holds, of whichever architecture."""
+    """Return the classifier that a folder holds, of either architecture."""
     return load_pretrained(AutoModelForImageClassification, folder, dtype=torch.float32)
 
 
@@ -216,7 +216,7 @@ def count_confusion(
 
 
 def class_scores(confusion: np.ndarray) -> dict[str, list[float]]:
-    """Return precision, recall and F1 of every class from a confusion matrix [C, C]; 0 where nothing was to be counted."""
+    """Return precision, recall and F1 of every class from a confusion matrix [C, C]; 0 where nothing counts."""
     hits = np.diag(confusion).astype(float)
     found, present = confusion.sum(axis=0), confusion.sum(axis=1)
     precision = hits / np.maximum(found, 1)
@@ -226,7 +226,7 @@ def class_scores(confusion: np.ndarray) -> dict[str, list[float]]:
 
 
 def macro_f1(confusion: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur, whether as an image's own or as what one was taken for."""
+    """Return the mean F1 of the classes that occur, as an image's own or as a predicted one."""
     occurs = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
     return float(np.mean(np.array(class_scores(confusion)["f1"])[occurs]))
 
@@ -249,7 +249,7 @@ def full_scores(scores: dict[str, Any], confusion: np.ndarray, names: list[str])
 
 
 def show_confusion(confusion: list[list[int]], names: list[str]) -> str:
-    """Return a confusion matrix as a table: a row for each true class, a column for what it was taken for."""
+    """Return a confusion matrix as a table: a row for each true class, a column for each predicted one."""
     cells = [["", *names], *([name, *map(str, row)] for name, row in zip(names, confusion, strict=True))]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return "\n".join(" ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)

@@ -58,7 +58,7 @@ class LanguageModelTask(MeasuredTask):
 
     @property
     def validates(self) -> bool:
-        """Whether the recipe names a validation text."""
+        """Return whether the recipe names a validation text."""
         return bool(self.texts)
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ class LanguageModelTask(MeasuredTask):
 
     def locate(self, index: int) -> str:
         """Return the files and lines of a row's documents."""
-        return self.data.rows.where(index)
+        return self.data.rows.locate(index)
 
     def fingerprint(self) -> dict[str, int]:
         """Return the numbers of rows, of tokens and of those that can be predicted."""
@@ -84,7 +84,7 @@ class LanguageModelTask(MeasuredTask):
 
 
 class CausalTask(LanguageModelTask):
-    """To predict each next token."""
+    """The prediction of each next token."""
 
     family = registry.CAUSAL_LM
     settings: CausalSettings
@@ -103,24 +103,24 @@ class CausalTask(LanguageModelTask):
 
 
 class MaskedTask(LanguageModelTask):
-    """To predict masked words, other ones in every epoch.
+    """The prediction of masked words, other ones in every epoch.
 
     Args:
         masker: chooses the words.
-        arguments: as `LanguageModelTask`'s.
+        args: as `LanguageModelTask`'s.
     """
 
     family = registry.MASKED_LM
     settings: MaskedSettings
 
-    def __init__(self, masker: Masker, *arguments: Any):
-        super().__init__(*arguments)
+    def __init__(self, masker: Masker, *args: Any):
+        super().__init__(*args)
         self.masker, self._epoch = masker, 0
-        # What is predicted of each row of the current rows in the current epoch; -1: not counted yet.
+        # How many tokens of each of the current rows are masked in the current epoch; -1: not counted yet.
         self._counted: tuple[Any, int, np.ndarray] | None = None
 
     def epoch(self, number: int) -> list[np.ndarray]:
-        """Return the batches of an epoch, whose masks hold from now on."""
+        """Return the batches of an epoch, whose masks are used from now on."""
         self._epoch = number
         return super().epoch(number)
 
@@ -200,7 +200,7 @@ def make_tokenizer(context: RunContext) -> VaswaniTokenizer:
     return run_tokenizer(
         context,
         [settings.tokenizer, settings.init_from],
-        # With the mask in any case: the vocabulary then also serves the other kind of model.
+        # Always with the mask, so that masked and causal models can share a vocabulary.
         lambda size: VaswaniTokenizer.train(training_texts(settings), vocab_size=size, mask_token=MASK_TOKEN),
     )
 

@@ -1,4 +1,4 @@
-"""What the tasks of this folder share: their scores are those that the registry of metrics has for their family."""
+"""A base of the tasks of this folder, whose scores are those that the registry of metrics has for their family."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -18,7 +18,7 @@ class MeasuredTask(PlannedTask):
 
     @property
     def metrics(self) -> Mapping[str, ScoreInfo]:
-        """Name -> title, direction and format of each score."""
+        """Return name -> title, direction and format of each score."""
         return registry.metrics_for(self.family)
 
     def describe(self, scores: Scores) -> str:

@@ -25,12 +25,12 @@ class SummarizationTask(TranslationTask):
     settings: SummarizationSettings
 
     def decoding_options(self) -> dict[str, Any]:
-        """Return where a validation document is cut: as training documents are."""
+        """Return the length at which validation documents are cut, that of training documents."""
         cut = self.settings.too_long == "truncate"
         return {"max_source_length": self.settings.max_source_length} if cut else {}
 
     def score_options(self) -> dict[str, Any]:
-        """Return the language of the summaries, which decides how ROUGE takes words."""
+        """Return the language of the summaries, which decides how ROUGE splits and stems words."""
         return {"language": self.settings.language}
 
     def validate(self, model: torch.nn.Module, *, final: bool, distributed: bool) -> Validation:
@@ -58,7 +58,7 @@ def prepare(context: RunContext) -> TaskComponents:
     """Return data, tokenizer, model and validation of a summarisation run; print the baseline of a new one."""
     settings, validation = context.settings, load_validation(context.settings)
     components = components_of(context, SummarizationTask, validation)
-    # A pipeline that is asked to truncate cuts where training did.
+    # A pipeline that truncates cuts documents at the length of training.
     components.processor.model_max_length = settings.max_source_length
     if settings.lead_sentences and validation is not None and not context.quiet and not context.resume_from:
         scores = score_lead(*validation, settings)

@@ -1,4 +1,4 @@
-"""The tokenizer of a run, whatever the task: its own, the given one, or one trained on the run's text."""
+"""The tokenizer of a run of any task: its own, the given one, or one trained on the run's text."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,32 +12,32 @@ from vaswani_tx.training.errors import SettingsError
 
 def run_tokenizer(
     context: RunContext,
-    places: Iterable[str | Path | None],
+    folders: Iterable[str | Path | None],
     train_one: Callable[[int], VaswaniTokenizer],
 ) -> VaswaniTokenizer:
-    """Return the tokenizer of the run: its own when it resumes, else the first one of `places`, else a new one.
+    """Return the tokenizer of the run: its own when it resumes, else the first one of `folders`, else a new one.
 
     Args:
-        places: folders that may hold one, in order.
-        train_one: trains one of so many entries, where none of the folders holds one and the recipe sets
+        folders: those that may hold one, in order.
+        train_one: trains one with that many entries, where none of the folders holds one and the recipe sets
             `tokenizer_vocab_size`. A folder that the recipe's `tokenizer` names must hold one or be absent so far.
 
     Raises:
         SettingsError: none of them holds one, and the run resumes or the recipe has none trained.
     """
-    return on_main_process(context.accelerator, lambda: _find_or_train(context, list(places), train_one))
+    return on_main_process(context.accelerator, lambda: _find_or_train(context, list(folders), train_one))
 
 
-def _find_or_train(context: RunContext, places: list[Any], train_one: Callable[[int], Any]) -> VaswaniTokenizer:
+def _find_or_train(context: RunContext, folders: list[Any], train_one: Callable[[int], Any]) -> VaswaniTokenizer:
     if context.resume_from:
-        places = [context.resume_from, context.folder.tokenizer]
-    for folder in filter(None, places):
+        folders = [context.resume_from, context.folder.tokenizer]
+    for folder in filter(None, folders):
         if (Path(folder) / "tokenizer.json").is_file():
             return VaswaniTokenizer.from_pretrained(folder)
     vocab_size = context.settings.tokenizer_vocab_size
     if context.resume_from or not vocab_size:
         raise SettingsError(
-            f"There is no tokenizer.json in '{next(filter(None, places))}': name the folder of a tokenizer, train one "
+            f"There is no tokenizer.json in '{next(filter(None, folders))}': name the folder of a tokenizer, train one "
             "with `vaswani-tx train tokenizer`, or set tokenizer_vocab_size to have one trained here."
         )
     return train_one(vocab_size)

@@ -59,7 +59,7 @@ class TranslationTask(MeasuredTask):
 
     @property
     def validates(self) -> bool:
-        """Whether the recipe names a validation set."""
+        """Return whether the recipe names a validation set."""
         return self.validation is not None
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ class TranslationTask(MeasuredTask):
 
     def locate(self, index: int) -> str:
         """Return the file and line of a pair."""
-        return self.data.pairs.where(index)
+        return self.data.pairs.locate(index)
 
     def fingerprint(self) -> dict[str, int]:
         """Return the numbers of pairs and of their tokens."""
@@ -126,7 +126,7 @@ class TranslationTask(MeasuredTask):
 
 
 def spread(total: int, count: int | None) -> list[int]:
-    """Return `count` places spread evenly over `total`; None: all."""
+    """Return `count` indices spread evenly over `total`; None: all."""
     count = total if count is None else min(count, total)
     return [position * total // count for position in range(count)]
 
@@ -183,16 +183,16 @@ def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]
 def make_tokenizer(context: RunContext) -> VaswaniTokenizer:
     """Return the tokenizer of the run: its own, the given one, or one trained on both sides."""
     settings = context.settings
-    places = [settings.tokenizer, None if settings.new_vocabulary else settings.init_from, settings.encoder_from]
+    folders = [settings.tokenizer, None if settings.new_vocabulary else settings.init_from, settings.encoder_from]
     return run_tokenizer(
-        context, places, lambda size: VaswaniTokenizer.train(training_texts(settings), vocab_size=size)
+        context, folders, lambda size: VaswaniTokenizer.train(training_texts(settings), vocab_size=size)
     )
 
 
 def make_model(
     settings: TranslationSettings, tokenizer: VaswaniTokenizer, weights: str | Path | None
 ) -> transformers.PreTrainedModel:
-    """Return a model from the preset, or from the folder `weights`; raise ValueError where the vocabulary does not fit."""
+    """Return a model from the preset or the folder `weights`; raise ValueError where the vocabulary does not fit."""
     architecture = ARCHITECTURES[settings.architecture]
     if weights:
         changes = {} if weights != settings.init_from else settings.model

@@ -1,4 +1,4 @@
-"""What a model card is written from: a run's files, evaluations, and facts about a model that its user gives.
+"""Sources of a model card: a run's files, evaluations, and facts about a model that its user gives.
 
 Files may be missing, and what they hold is checked before it is used: a card is read by strangers.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
-# Identifiers that the Hub takes as `license`; any other licence is "other" with a name of its own.
+# Identifiers that the Hub takes as `license`; any other licence is "other" with its name.
 LICENSES = frozenset(
     (
         "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc",
@@ -27,7 +27,7 @@ LICENSES = frozenset(
         "unlicense", "wtfpl", "zlib",
     )
 )  # fmt: skip
-# Keys of a recipe that say where the run was and how it was started, not what it was.
+# Keys of a recipe on where a run was and how it was started, which a card leaves out.
 PLACES = {"output_dir", "data_dir", "resume", "overwrite", "tracker", "cache_dir", "token_cache"}
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
@@ -45,7 +45,7 @@ class About:
         license: of the weights; an identifier of `LICENSES`, or any name.
         dataset_name: the usual name of the training data, "Multi30k".
         dataset_id: its name on the Hub, where it has one.
-        dataset_license: what its owners allow.
+        dataset_license: the licence of the data.
         widget: sentences for the page's input box; None: one for the source language, where we have one.
     """
 
@@ -113,7 +113,8 @@ def read_run(run: Path) -> Run:
 def read_evaluation(path: Path, folder: Path) -> dict[str, Any]:
     """Return an evaluation's results; raise CardError if they are of another model."""
     score = read_object(path, needed=True)
-    score["settings"] = settings = score.get("settings") if isinstance(score.get("settings"), dict) else {}
+    settings = score.get("settings")
+    score["settings"] = settings = settings if isinstance(settings, dict) else {}
     of = settings.get("model")
     if of and not _same_place(of, folder):
         raise CardError(

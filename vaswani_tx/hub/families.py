@@ -1,4 +1,4 @@
-"""What each family of models takes along when it leaves: its code, and which class of it every Auto class is to load.
+"""Files of each family of models that carries its code, and the classes that every Auto class loads from them.
 
 A new family is a new entry of `FAMILIES`; `tests/hub/test_saving.py` compares the entries with what the classes import.
 """
@@ -26,13 +26,13 @@ WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.
 
 @dataclass(frozen=True)
 class Family:
-    """What a model type takes along: its code files, and which class of them each Auto class and pipeline is to load.
+    """A model type's code files, and the classes that each Auto class and pipeline loads from them.
 
     Args:
         code: names of the closure's files, all that the classes below import.
         auto_map: for each JSON file, its table of Auto classes.
         pipelines: task -> (pipeline class, Auto class of its model), for `custom_pipelines` of config.json.
-        needs: data files without which a folder of this family is of no use.
+        needs: data files without which a folder of this family cannot be used.
     """
 
     code: tuple[str, ...]
@@ -41,7 +41,7 @@ class Family:
     needs: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-# What every family imports. `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
+# Imported by every family. `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
 _SHARED_CODE = (
     "configuration_vaswani.py",
     "constraints_vaswani.py",
@@ -53,7 +53,7 @@ _SHARED_CODE = (
     "transfer_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
-# Slow and fast class: transformers 5 asks for the second.
+# Slow and fast class: transformers 5 loads the second.
 _TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
 _CHAT_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani_chat.VaswaniTokenizer"]}
 
@@ -121,5 +121,5 @@ CODE_NAMES = frozenset(name for family in FAMILIES.values() for name in family.c
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a file of this name is on the list of what may leave."""
+    """Return whether a file of this name is one that may be saved or sent with a model."""
     return name in DATA_FILES or name in CODE_NAMES or name == CARD or WEIGHTS.fullmatch(name) is not None

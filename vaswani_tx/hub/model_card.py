@@ -5,7 +5,7 @@
 Every number of a card comes from a file: `config.json` and the weights of the model, `recipe.yaml`, `metrics.jsonl`,
 `finished.json`, `environment.json` and `data.json` of the run, and the JSON files of
 `vaswani-tx evaluate`. What no file holds is left out. Folders of the machine that trained are left
-out too, names of files stay.
+out too, names of files are kept.
 """
 
 import json
@@ -68,7 +68,7 @@ def make_card(
         load_from: what the example passes to `from_pretrained`; default: the name.
         code: the folder carries its code, so the example needs `trust_remote_code=True` and no package.
         about: languages, licences, names.
-        titles: what readers call the scores, by their names in files, such as `card_titles()` of
+        titles: titles of the scores by their names in files, such as `card_titles()` of
             `vaswani_tx.training.metrics.registry`; None, or a name that is missing: the name itself.
 
     Raises:
@@ -129,7 +129,7 @@ def _eval_results(score: dict[str, Any], about: About, titles: Mapping[str, str]
             dataset_type=about.dataset_id or _slug(called),
             dataset_name=_plain(called),
             dataset_split=_plain(stem) or None,
-            metric_type=re.match("[a-z]*", key)[0] or key,  # as the Hub calls it: bleu, rouge
+            metric_type=re.split("[^a-z]", key)[0] or key,  # its name on the Hub: bleu, rouge
             metric_name=titles.get(key, key) + (f", {search}" if search else ""),
             metric_value=round(value, 2),
             metric_args={"signature": _plain(signature)},
@@ -146,7 +146,7 @@ def _what(folder: Path, config: dict[str, Any], about: About) -> str:
         "heads": config.get("num_heads"),
         "vocabulary": f"{config['vocab_size']:,}" if isinstance(config.get("vocab_size"), int) else None,
         "normalisation": {"post": "after each sublayer, as in the paper", "pre": "before each sublayer"}.get(
-            config.get("norm_order")
+            str(config.get("norm_order"))
         ),
         "positions": config.get("position_embedding"),
         "activation": config.get("activation_function"),
@@ -161,7 +161,7 @@ def _what(folder: Path, config: dict[str, Any], about: About) -> str:
 
 def _usage(load_from: str, code: bool, about: About, config: dict[str, Any]) -> str:
     language = about.languages[0] if about.languages else None
-    sentence = next(iter(about.widget or ()), WIDGET.get(language, "Replace this by a sentence of yours."))
+    sentence = next(iter(about.widget or ()), WIDGET.get(language or "", "Replace this by a sentence of yours."))
     trust = ", trust_remote_code=True" if code else ""
     lines = [
         *([] if code else ["import vaswani_tx  # registers the classes with transformers"]),

@@ -5,8 +5,8 @@
     save_with_code("runs/first/averaged", "my-model")           # loads anywhere with trust_remote_code=True
     push_to_hub("runs/first/averaged", "me/my-model", private=True, dry_run=True)
 
-What leaves is a fixed list: the code files of the model's family (`FAMILIES`), its weights as safetensors, the files
-of `DATA_FILES` and a README.md. Whatever else is in a folder (pickles, Python files, optimiser states) stays there.
+Only a fixed list is saved or sent: the code files of the model's family (`FAMILIES`), its weights as safetensors, the
+files of `DATA_FILES` and a README.md. Anything else in a folder (pickles, Python files, optimiser states) is left out.
 `save_pretrained` still writes no code: nothing is registered and no object is changed here.
 """
 
@@ -44,12 +44,12 @@ class HubError(ValueError):
 
 @dataclass(frozen=True)
 class Push:
-    """What was sent, or with `dry_run` would be.
+    """The content of a push, or with `dry_run` of what would be one.
 
     Args:
-        repo_id: the repository, with its owner once the Hub has said who that is.
+        repo_id: the repository, with its owner once the Hub has named it.
         files: name -> size in bytes.
-        deleted: files of an earlier push that this one makes void.
+        deleted: files of an earlier push that this one replaces.
         url: the commit's page; None after a dry run.
         commit: the commit's id; None after a dry run.
     """
@@ -73,7 +73,7 @@ def save_with_code(
 ) -> Path:
     """Write a model folder that loads with `trust_remote_code=True` where this package is not installed.
 
-    The folder appears whole or not at all. It also loads with this package, and then none of its code runs.
+    The folder is whole or absent. It also loads with this package, and then none of its code runs.
 
     Args:
         model: a model of ours, or a folder that one was saved to.
@@ -82,7 +82,7 @@ def save_with_code(
         card: text of README.md. None: written from `run`; else the README.md of the model's folder; else from the run
             that the folder belongs to (`RUN/best`, `RUN/averaged`); else a short one.
         run: folder of the training run that made the model.
-        titles: what a written card calls the scores, as in `make_card`.
+        titles: titles of the scores in a written card, as in `make_card`.
         overwrite: replace the model in `folder`. Files there that are no part of a model are kept.
 
     Raises:
@@ -133,7 +133,7 @@ def push_to_hub(
         private: True: only the owner sees a new repository; an existing public one is refused. None: the Hub's default.
         revision: branch to commit to, made where it does not exist; None: main.
         commit_message: of the one commit.
-        dry_run: contact nobody, only return what would be sent.
+        dry_run: contact no server, only return what would be sent.
 
     Raises:
         HubError: as in `save_with_code`, or the Hub cannot be reached or refuses.
@@ -173,7 +173,7 @@ def _send(
     if CARD in remote and not own_card:
         contents = {name: content for name, content in contents.items() if name != CARD}
     void = sorted(name for name in remote - set(contents) if name != CARD and is_ours(name))
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(path_in_repo=name) for name in void),
         *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()),
     ]

@@ -55,7 +55,7 @@ def test_the_trainer_sees_the_plans_batches_in_their_order_over_epochs(reversal,
     assert (type(model).__name__, model.config.d_model) == ("MarianMTModel", 16)
 
 
-def test_a_stopped_run_goes_on_with_the_same_batches(reversal, tmp_path, seen):
+def test_a_stopped_run_resumes_with_the_same_batches(reversal, tmp_path, seen):
     changes = {"save_every": 3, "average_last": 0}
     assert marian.main(flags(reversal, tmp_path / "whole", max_steps=6, **changes)) == 0
     whole = seen[:6]

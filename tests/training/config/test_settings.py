@@ -89,7 +89,7 @@ def test_the_resolved_recipe_reads_back_the_same(tmp_path):
         (["a.yaml", "b.yaml"], "second recipe"),
     ],
 )
-def test_wrong_flags_are_named_with_the_mend(argv, message):
+def test_wrong_flags_are_named_with_the_fix(argv, message):
     with pytest.raises(SettingsError, match=message):
         parse_arguments(argv)
 

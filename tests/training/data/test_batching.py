@@ -36,7 +36,7 @@ def same(left, right):
     return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def test_every_pair_stands_in_one_batch(plan, lengths):
+def test_every_pair_is_in_one_batch(plan, lengths):
     for epoch in range(3):
         indices = np.concatenate(plan.epoch(epoch))
         assert np.array_equal(np.sort(indices), np.arange(len(lengths[0])))
@@ -83,7 +83,7 @@ def test_plan_is_a_function_of_seed_and_epoch(plan, lengths):
     assert not same(plan.epoch(3), plan.epoch(4))
     assert not same(BatchPlan(pair_sides(*lengths, 2000, 2500), seed=6).epoch(3), plan.epoch(3))
     groups = [{frozenset(batch.tolist()) for batch in plan.epoch(epoch)} for epoch in (3, 4)]
-    assert len(groups[0] & groups[1]) < 0.2 * len(groups[0]), "equal lengths are mixed anew, not only the batches"
+    assert len(groups[0] & groups[1]) < 0.2 * len(groups[0]), "equal lengths are mixed again, not only the batches"
 
 
 def test_batches_come_in_no_order_of_length(plan, lengths):
@@ -185,6 +185,6 @@ def test_collated_batch_of_rounded_size():
 
 def test_plan_of_pairs_names_their_file():
     with pytest.raises(BatchError, match=r"train.en line 2 has 4 source tokens"):
-        BatchPlan(sides_of(make_pairs(), 3, 9), locate=make_pairs().where)
+        BatchPlan(sides_of(make_pairs(), 3, 9), locate=make_pairs().locate)
     plan = BatchPlan(sides_of(make_pairs(), 8, 9), seed=3, max_rows=1)
     assert sorted(int(i) for batch in plan.epoch(0) for i in batch) == [0, 1, 2] and len(plan.epoch(0)) == 3

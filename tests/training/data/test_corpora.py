@@ -25,7 +25,7 @@ def text_corpus(folder, name, count, **options):
     return Corpus(*sides, **options)
 
 
-def arguments(**values):
+def settings(**values):
     return TranslationSettings(**({"output_dir": "out"} | values))
 
 
@@ -34,7 +34,7 @@ def arguments(**values):
 
 def test_what_an_entry_leaves_out_comes_from_the_recipe(tmp_path):
     write(tmp_path / "b.jsonl", [])
-    recipe = arguments(
+    recipe = settings(
         data_dir=str(tmp_path), source_field="en", target_field="de", train_split="all", dataset_config="x",
         empty_lines="drop",
         corpora=[
@@ -55,7 +55,7 @@ def test_what_an_entry_leaves_out_comes_from_the_recipe(tmp_path):
 
 
 def test_one_corpus_without_a_list(tmp_path):
-    (only,) = corpora_of(arguments(data_dir=str(tmp_path), train_source="a.en", train_target="a.de"))
+    (only,) = corpora_of(settings(data_dir=str(tmp_path), train_source="a.en", train_target="a.de"))
     assert (only.source, only.target, only.weight) == (f"{tmp_path}/a.en", f"{tmp_path}/a.de", 1.0)
 
 
@@ -91,7 +91,7 @@ def test_texts_for_a_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setattr("vaswani_tx.training.data.lines.BLOCK_BYTES", 40)
     first, second = text_corpus(tmp_path, "a", 30), text_corpus(tmp_path, "b", 5)
     entries = [{"source": corpus.source, "target": corpus.target} for corpus in (first, second)]
-    recipe = arguments(corpora=entries)
+    recipe = settings(corpora=entries)
     expected = {
         f"{name} {side} {i}" for name, size in (("a", 30), ("b", 5)) for side in ("en", "de") for i in range(size)
     }

@@ -185,7 +185,7 @@ def test_the_set_equals_pythons_own():
 
 def test_different_pairs_at_one_place_of_the_table_are_kept_apart(monkeypatch):
     def digest(source, target):
-        # All begin at the last place of the table, so that every one but the first has to go on, around its end.
+        # All begin at the last slot of the table, so that every one but the first has to probe further, around its end.
         return (2**64 - 1).to_bytes(8, "little") + (2 * int(source + target) + 1).to_bytes(8, "little")
 
     monkeypatch.setattr(filters, "_digest", digest)
@@ -196,7 +196,7 @@ def test_different_pairs_at_one_place_of_the_table_are_kept_apart(monkeypatch):
     assert seen.add([*numbers, "77"], [""] * 21).tolist() == [False] * 20 + [True]
 
 
-def test_hashes_take_both_sides_and_where_they_part():
+def test_hashes_take_both_sides_and_where_they_are_split():
     same = filters._digest("ab", "c")
     assert len(same) == 16 and same == filters._digest("ab", "c")
     others = [("a", "bc"), ("abc", ""), ("c", "ab"), ("ab", "d"), ("2:ab", "c"), ("ab\0", "c")]

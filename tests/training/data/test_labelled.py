@@ -122,7 +122,7 @@ QA = '{"context": "the cat", "question": "who?", "answers": '
         ("a.txt", "a b\n", "classification", "cannot read such a file"),
     ],
 )  # fmt: skip
-def test_wrong_data_are_refused_by_place(tmp_path, name, content, task, message):
+def test_wrong_data_are_refused_with_their_location(tmp_path, name, content, task, message):
     with pytest.raises(DataError, match=message) as error:
         read_examples(write(tmp_path, name, content), task, Fields())
     assert name in str(error.value)
@@ -179,7 +179,7 @@ def words(tmp_path, *sentences):
     return read_examples(write(tmp_path, "w.jsonl", "\n".join(lines)), "tagging", Fields())
 
 
-def test_first_pieces_bear_the_tags(tokenizer, tmp_path):
+def test_first_pieces_have_the_tags(tokenizer, tmp_path):
     (example,) = words(tmp_path, "don't pay 12 $")
     rows = word_rows([example], tokenizer, {"D": 0, "P": 1, "1": 2, "$": 3}, 64)
     # Words given one by one become the tokens of the text, so a pipeline on raw text sees what training saw.
@@ -269,7 +269,7 @@ def test_characters_of_several_tokens():
 def test_best_span_stays_inside_and_short():
     characters = np.array([[-1, -1], [0, 2], [2, 5], [5, 9]])
     start, end = np.array([9.0, 0, 3, 2]), np.array([9.0, 5, 0, 1])
-    # The end at token 1 lies before the start at token 2; token 0 is no part of the context.
+    # The end at token 1 is before the start at token 2; token 0 is no part of the context.
     score, probability, first, last = best_span(start, end, characters)
     assert (score, first, last) == (5.0, 0, 2) and 0 < probability < 1
     long = np.zeros(80)
@@ -280,7 +280,7 @@ def test_best_span_stays_inside_and_short():
     assert best_span(long, far, characters)[2:] == (1, 21)
 
 
-def test_no_answer_only_where_every_window_says_so(tmp_path):
+def test_no_answer_only_where_every_window_has_none(tmp_path):
     path = write(tmp_path, "q.jsonl", QA + "[]}")
     (example,) = read_examples(path, "question_answering", Fields())
     windows = [(2.0, 0.5, 0, 3, 9.0), (4.0, 0.6, 3, 7, 3.0)]

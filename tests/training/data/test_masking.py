@@ -112,12 +112,12 @@ def test_shares_are_checked(keys):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_divisor_is_that_of_the_masks_of_the_epoch(language, tokenizer, streaming):
-    arguments = MaskedSettings(
+    settings = MaskedSettings(
         data_dir=str(language), train_text=["a.txt"], tokenizer="x", row_length=24, batch_tokens=72, preset="tiny",
         streaming=streaming, stream_buffer=25,
     )  # fmt: skip
-    data = prepare_language_data(arguments, tokenizer, True)
-    task = MaskedTask(Masker.of(tokenizer), data, tokenizer, [], arguments, {})
+    data = prepare_language_data(settings, tokenizer, True)
+    task = MaskedTask(Masker.of(tokenizer), data, tokenizer, [], settings, {})
     assert task.in_buffers == streaming
     counts, labels = [], {}
     for epoch in (0, 1, 2, 1):

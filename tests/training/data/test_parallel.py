@@ -265,7 +265,7 @@ def test_tokenised_pairs_equal_one_by_one_encoding(dataset, tokenizer, monkeypat
     assert pairs.source_lengths.tolist() == [len(a) for a, _ in expected]
     assert pairs.target_lengths.tolist() == [len(b) for _, b in expected]
     assert pairs.source_flat.dtype == np.int32 and pairs.lines.tolist() == list(range(1, 51))
-    assert pairs.where(49).endswith("train.en line 50")
+    assert pairs.locate(49).endswith("train.en line 50")
     assert (pairs.dropped, pairs.truncated) == (0, 0)
 
 
@@ -310,13 +310,13 @@ def test_selected_rows_and_plain_data_sets_work(dataset, tokenizer):
     assert chosen.lines.tolist() == [8, 4]
     assert chosen.source_ids(0).tolist() == tokenizer(dataset[7]["source"]).input_ids
     plain = tokenized(datasets.Dataset.from_dict({"source": SOURCES, "target": TARGETS}), tokenizer)
-    assert plain.lines.tolist() == [1, 2, 3] and plain.where(2).endswith("line 3")
+    assert plain.lines.tolist() == [1, 2, 3] and plain.locate(2).endswith("line 3")
 
 
 def test_pairs_can_be_pickled(dataset, tokenizer):
     pairs = tokenized(dataset, tokenizer)
     again = pickle.loads(pickle.dumps(pairs))
-    assert np.array_equal(again.target_flat, pairs.target_flat) and again.where(3) == pairs.where(3)
+    assert np.array_equal(again.target_flat, pairs.target_flat) and again.locate(3) == pairs.locate(3)
 
 
 def test_empty_side_in_a_file_of_both_names_the_side(tmp_path):

@@ -104,7 +104,7 @@ def test_a_reader_is_one_entry_of_the_table(tmp_path, monkeypatch):
     assert Corpus(path).fingerprint()[1] == [".bars.gz"]
 
 
-def test_the_name_says_format_and_compression():
+def test_the_name_decides_format_and_compression():
     assert format_of("a/b.JSONL.GZ") == format_of("x.y.jsonl") == ".jsonl"
     assert format_of("train.en.zst") == ".en" and format_of("train.gz") == format_of("train") == ""
 

@@ -34,7 +34,7 @@ def stream(corpora, buffer, seed=3, rules=None, **options):
 
 def places(plan, epoch):
     batches = plan.epoch(epoch)
-    return [[plan.examples.where(i).rsplit("/", 1)[-1] for i in batch] for batch in batches]
+    return [[plan.examples.locate(i).rsplit("/", 1)[-1] for i in batch] for batch in batches]
 
 
 def flat(batches):
@@ -147,7 +147,7 @@ def test_corpora_share_every_piece_by_weight(tmp_path):
         assert abs(counts[1] - 0.3 * counts[0]) < 1
 
 
-def test_a_buffer_without_room_for_the_first_corpus_is_refused(tmp_path):
+def test_a_buffer_too_small_for_the_first_corpus_is_refused(tmp_path):
     corpora = [corpus_of(tmp_path, "a", 3, weight=0.01), corpus_of(tmp_path, "b", 3)]
     with pytest.raises(DataError, match=r"stream_buffer=20 .*a.en.* Raise it to 102"):
         stream(corpora, 20)
@@ -273,7 +273,7 @@ def test_formats_and_data_sets_stream_alike(tmp_path, monkeypatch):
             assert all(np.array_equal(a, b) for a, b in zip(batches[0], other, strict=True))
             assert np.array_equal(plan.examples.target_flat, plans[0].examples.target_flat)
             assert plan.passes(epoch) == epoch // 3
-    assert plans[2].examples.where(0).endswith("set (train) line 10")
+    assert plans[2].examples.locate(0).endswith("set (train) line 10")
 
 
 class Text(str):

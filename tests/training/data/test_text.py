@@ -118,7 +118,7 @@ def test_every_token_but_the_first_is_predicted_once(language, tokenizer, length
     assert rows.lengths.max() <= length
     found = {number: [1] for number in range(1, len(lines) + 1)}
     for row in range(len(rows)):
-        line = int(rows.where(row).rpartition(" ")[2])
+        line = int(rows.locate(row).rpartition(" ")[2])
         batch = collate_rows(rows, np.array([row]), 0, True)
         labels = batch["labels"][0]
         assert batch["input_ids"][0, 0] == found[line][-1], "a block begins with the last token of the one before"
@@ -219,13 +219,13 @@ def test_a_missing_file_is_named(tmp_path):
 # Recipes
 
 
-def arguments_of(language, kind=CausalSettings, **changes):
+def settings_of(language, settings_class=CausalSettings, **changes):
     values = {"data_dir": str(language), "train_text": ["a.txt"], "tokenizer": "x", "row_length": 24}
-    return kind(**values | {"batch_tokens": 72, "preset": "tiny"} | changes)
+    return settings_class(**values | {"batch_tokens": 72, "preset": "tiny"} | changes)
 
 
 def test_relative_names_start_from_data_dir(language):
-    (corpus,) = text_corpora_of(arguments_of(language))
+    (corpus,) = text_corpora_of(settings_of(language))
     assert corpus.files == [str(language / "a.txt")]
     for name, is_set in (
         ("owner/set", True),
@@ -234,14 +234,14 @@ def test_relative_names_start_from_data_dir(language):
         ("b.txt", False),
         ("d/b.en", False),
     ):
-        assert text_corpora_of(arguments_of(language, train_text=[name]))[0].from_hub == is_set
+        assert text_corpora_of(settings_of(language, train_text=[name]))[0].from_hub == is_set
 
 
 def test_weights_repeat_a_corpus(language, tokenizer, tmp_path):
     text(tmp_path, "da de\ndu\n", "b.txt")
     corpora = [{"text": "a.txt"}, {"text": str(tmp_path / "b.txt"), "weight": 3}]
-    data = prepare_language_data(arguments_of(language, train_text=None, corpora=corpora), tokenizer, False)
-    places = [data.rows.where(int(i)) for batch in data.plan.epoch(0) for i in batch]
+    data = prepare_language_data(settings_of(language, train_text=None, corpora=corpora), tokenizer, False)
+    places = [data.rows.locate(int(i)) for batch in data.plan.epoch(0) for i in batch]
     assert sum("b.txt" in place for place in places) == 3 * 1
     assert not any("a.txt" in place and "b.txt" in place for place in places)
     assert data.to_dict()["corpora"][1]["weight"] == 3
@@ -250,11 +250,11 @@ def test_weights_repeat_a_corpus(language, tokenizer, tmp_path):
 def test_what_was_left_out_and_the_waste_are_told(language, tokenizer, tmp_path, caplog):
     text(tmp_path, "da de\n\ndu do\n")
     with caplog.at_level(logging.INFO):
-        data = prepare_language_data(arguments_of(tmp_path, train_text=["x.txt"]), tokenizer, False)
+        data = prepare_language_data(settings_of(tmp_path, train_text=["x.txt"]), tokenizer, False)
     assert "2 of 3 documents are left; 1 held no text" in caplog.text and "x.txt line 2" in caplog.text
     assert data.describe() == "2 blocks of 2 documents in 1 rows of 24 (66.7 % empty)"
     assert data.to_dict()["waste"] == pytest.approx(16 / 24)
-    data = prepare_language_data(arguments_of(tmp_path, train_text=["x.txt"], packing=False), tokenizer, False)
+    data = prepare_language_data(settings_of(tmp_path, train_text=["x.txt"], packing=False), tokenizer, False)
     batch = data.collate(np.arange(2))
     assert set(batch) == {"input_ids", "labels", "attention_mask"} and batch["input_ids"].shape == (2, 4)
 
@@ -263,10 +263,10 @@ def test_what_was_left_out_and_the_waste_are_told(language, tokenizer, tmp_path,
 
 
 def test_a_stream_gives_the_same_rows_from_any_piece_on(language, tokenizer):
-    arguments = arguments_of(language, MaskedSettings, streaming=True, stream_buffer=25)
+    settings = settings_of(language, MaskedSettings, streaming=True, stream_buffer=25)
 
     def contents(first):
-        data = prepare_language_data(arguments, tokenizer, True)
+        data = prepare_language_data(settings, tokenizer, True)
         found = []
         for number in range(first, 5):
             for batch in data.plan.epoch(number):
@@ -276,9 +276,9 @@ def test_a_stream_gives_the_same_rows_from_any_piece_on(language, tokenizer):
 
     data, everything = contents(0)
     assert isinstance(data.plan, TextStream) and [data.plan.passes(k) for k in range(6)] == [0, 0, 0, 1, 1, 1]
-    skipped = sum(len(prepare_language_data(arguments, tokenizer, True).plan.epoch(k)) for k in (0, 1))
+    skipped = sum(len(prepare_language_data(settings, tokenizer, True).plan.epoch(k)) for k in (0, 1))
     assert contents(2)[1] == everything[skipped:]
-    whole = prepare_language_data(arguments_of(language, MaskedSettings), tokenizer, True).rows
-    fresh = prepare_language_data(arguments, tokenizer, True)
+    whole = prepare_language_data(settings_of(language, MaskedSettings), tokenizer, True).rows
+    fresh = prepare_language_data(settings, tokenizer, True)
     first_pass = [token for k in range(3) if fresh.plan.epoch(k) for token in fresh.rows.ids.tolist()]
     assert sorted(first_pass) == sorted(whole.ids.tolist())

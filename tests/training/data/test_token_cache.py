@@ -73,7 +73,7 @@ def test_the_pairs_are_those_of_memory_and_are_found_again(corpora, tokenizer, t
     assert f"Kept the tokenised training data in {folder}" in caplog.text
     assert f"Reused the tokenised training data in {folder}" in caplog.text
     assert caplog.text.count("Dropped 5 of 51 pairs (5 that occurred before). 46 are left.") == 3
-    assert found.where(45).endswith("b.en line 11")
+    assert found.locate(45).endswith("b.en line 11")
 
 
 def test_memory_maps_work_in_plans_and_batches(corpora, tokenizer, tmp_path):
@@ -121,7 +121,7 @@ def test_the_folder_does_not_change_with_names_and_use(corpora, tokenizer, tmp_p
             (tmp_path / new).write_bytes(Path(old).read_bytes())
         moved.append(Corpus(*(str(tmp_path / side) for side in sides), weight=2.0))
     found, again = tokenize_corpora(moved, tokenizer, RULES, tmp_path / "cache")
-    assert again == folder and found.where(0) == f"{moved[0].source} line 1" != built.where(0)
+    assert again == folder and found.locate(0) == f"{moved[0].source} line 1" != built.locate(0)
 
 
 def cut(path):

@@ -88,7 +88,7 @@ def test_a_stream_is_read_in_buffers_and_collated_from_the_current_one(recipe, t
             labels = data.collate(batch)["labels"]
             for row, index in zip(labels, batch, strict=True):
                 ids = row[row >= 0].tolist()
-                file, line = data.pairs.where(index).split(" line ")
+                file, line = data.pairs.locate(index).split(" line ")
                 text = f"{file[-4]} {'Hund ' * ((int(line) - 1) % 4 + 1)}{int(line) - 1}"
                 assert tokenizer.decode(ids, skip_special_tokens=True) == text
                 assert len(ids) == data.pairs.target_lengths[index]

@@ -127,7 +127,7 @@ def test_only_whole_checkpoints_are_listed_and_the_oldest_are_pruned(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "training_state/rng.json", "training_state/optimizer.safetensors"])
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
-def test_damage_is_named_with_the_mend(tmp_path, name, damage):
+def test_damage_is_named_with_the_fix(tmp_path, name, damage):
     write(tmp_path, 1)
     folder = write(tmp_path, 2)
     path = folder / name
@@ -135,7 +135,7 @@ def test_damage_is_named_with_the_mend(tmp_path, name, damage):
         path.write_bytes(path.read_bytes()[:-1])
     else:
         path.unlink()
-    with pytest.raises(CheckpointError, match=rf"{path.name}.*Delete .*step-00000002.*go on from 'step-00000001'"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*Delete .*step-00000002.*resume from 'step-00000001'"):
         read_state(folder)
 
 

@@ -30,7 +30,7 @@ def checkout(tmp_path):
     return package
 
 
-def test_a_part_is_plain_json_and_says_what_it_must():
+def test_a_part_is_plain_json_with_all_of_its_entries():
     part = gather_environment(step=7, processes=2, engine="MULTI_CPU", precision="bf16")
     assert json.loads(json.dumps(part, allow_nan=False)) == part
     assert (part["from_step"], part["processes"], part["engine"], part["precision"]) == (7, 2, "MULTI_CPU", "bf16")
@@ -46,7 +46,7 @@ def test_no_environment_variable_gets_into_it(monkeypatch):
     assert "secret_word" not in json.dumps(gather_environment())
 
 
-def test_the_command_line_is_the_one_typed_without_the_interpreter_s_place(monkeypatch):
+def test_the_command_line_is_the_one_typed_without_the_interpreter_s_path(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python", "-m", "vaswani_tx.training.train_translation", "--seed"])
     assert gather_environment()["command"] == ["python", "-m", "vaswani_tx.training.train_translation", "--seed"]
 

@@ -1,4 +1,4 @@
-"""Training that is killed (SIGKILL, which nothing can answer) at any moment goes on as if nothing had happened.
+"""Training that is killed (SIGKILL, which cannot be handled) at any moment resumes as if nothing had happened.
 
 One process loads the libraries and forks a child for every run: this file run as a program. A child that is to die at
 a certain moment has the function replaced that is at work then.
@@ -245,7 +245,7 @@ def everything(folder):
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-def test_a_killed_run_goes_on_bit_by_bit(killed, moment):
+def test_a_killed_run_resumes_bit_by_bit(killed, moment):
     output, note = killed
     name = moment.__name__
     assert note[name]["killed"] == -signal.SIGKILL

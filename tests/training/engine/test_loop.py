@@ -131,8 +131,8 @@ class Buffers:
     def target_lengths(self):
         return self.all.target_lengths[self.first : self.first + self.size]
 
-    def where(self, index):
-        return self.all.where(self.first + index)
+    def locate(self, index):
+        return self.all.locate(self.first + index)
 
 
 def loop_in_buffers(data, output, spoiled=None, **changes):

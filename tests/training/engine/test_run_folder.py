@@ -33,7 +33,7 @@ def test_each_resumed_part_is_appended(tmp_path):
     assert [part["from_step"] for part in parts(folder.path)] == [0, 2]
 
 
-def test_a_run_that_begins_anew_begins_its_list_anew(tmp_path):
+def test_a_run_that_begins_again_begins_a_new_list(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(arguments(folder.path), None, {"from_step": 0, "number": 1})
     folder.create(arguments(folder.path, overwrite=True), None, {"from_step": 0, "number": 2})
@@ -57,12 +57,12 @@ def test_a_damaged_list_stops_a_resume_before_anything_is_deleted(tmp_path, text
     folder.create(arguments(folder.path), None, {})
     first, later = checkpoint(folder.path, 2), checkpoint(folder.path, 4)
     folder.environment.write_text(text)
-    with pytest.raises(RunError, match=r"environment\.json' is damaged .* delete it to go on"):
+    with pytest.raises(RunError, match=r"environment\.json' is damaged .* restore or delete it to continue"):
         folder.create(arguments(folder.path), first, {})
     assert later.is_dir() and folder.environment.read_text() == text
 
 
-def test_a_run_of_an_older_version_goes_on_and_gets_its_list(tmp_path):
+def test_a_run_of_an_older_version_resumes_and_gets_its_list(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(arguments(folder.path), None)
     assert not folder.environment.exists()
@@ -78,7 +78,7 @@ def test_going_back_deletes_the_later_checkpoints(tmp_path):
     assert first.is_dir() and not later.exists()
 
 
-def test_a_finished_run_goes_on_only_with_a_higher_limit(tmp_path):
+def test_a_finished_run_resumes_only_with_a_higher_limit(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(arguments(folder.path), None)
     folder.finish(3, "max_steps", arguments(folder.path))

@@ -1,4 +1,4 @@
-"""Trackers: names that outlive a stop, flat configurations, curves that go on, and what is said when one is missing."""
+"""Trackers: names that survive a stop, flat configurations, resumed curves, and the message on a missing one."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 class Service(ModuleType):
-    """Stands in for wandb or trackio: the part of their interface that Accelerate uses."""
+    """A fake of wandb or trackio: the part of their interface that Accelerate uses."""
 
     def __init__(self, name):
         super().__init__(name)
@@ -57,7 +57,7 @@ def service(request, monkeypatch):
 # Whole runs
 
 
-def test_a_resumed_run_goes_on_in_the_same_curve_of_a_service(service, reversal, tmp_path):
+def test_a_resumed_run_continues_its_curve_of_a_service(service, reversal, tmp_path):
     options = {"tracker": service.__name__, "validation_source": "v.src", "validation_target": "v.tgt"}
     output = run(reversal, tmp_path / "my run", max_steps=4, save_every=4, final_beam=1, **options)
     run(reversal, output, max_steps=6, save_every=4, final_beam=1, **options)
@@ -102,7 +102,7 @@ def test_a_service_that_is_not_installed_stops_before_a_folder_is_made(reversal,
     assert not (tmp_path / "run").exists()
 
 
-def test_without_tensorboard_the_run_goes_on_with_metrics_only(reversal, tmp_path, monkeypatch):
+def test_without_tensorboard_the_run_continues_with_metrics_only(reversal, tmp_path, monkeypatch):
     monkeypatch.setattr("vaswani_tx.training.engine.run.find_spec", lambda name: None)
     output = run(reversal, tmp_path / "run", max_steps=2, tracker="tensorboard")
     assert len(records(output, "train")) == 1 and not (output / "tensorboard").exists()
@@ -122,7 +122,7 @@ def test_known_trackers_need_no_check_or_their_package(monkeypatch):
         check_tracker(name)
 
 
-def test_a_service_that_refuses_says_what_to_do(tmp_path):
+def test_a_service_that_refuses_is_reported_with_a_fix(tmp_path):
     def refuse(*_, **__):
         raise RuntimeError("no API key")
 
@@ -131,7 +131,7 @@ def test_a_service_that_refuses_says_what_to_do(tmp_path):
         start_tracker(SimpleNamespace(init_trackers=refuse), arguments, None)
 
 
-def test_identities_are_kept_for_each_service_and_only_while_the_run_goes_on(tmp_path):
+def test_identities_are_kept_for_each_service_and_only_while_the_run_continues(tmp_path):
     path = tmp_path / "tracker.json"
     first = tracker_identity(path, "wandb", "run", resumed=False)
     other = tracker_identity(path, "trackio", "run", resumed=True)

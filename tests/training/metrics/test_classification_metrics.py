@@ -15,7 +15,7 @@ from vaswani_tx.training.metrics.spans import are_spans, count_spans, precision_
 
 
 def test_single_label():
-    # Class 0: 2 of 3 said right, 2 of 2 found (F1 0.8); class 1: 1 of 1, 1 of 2 (F1 2/3); class 2 nowhere.
+    # Class 0: 2 of 3 predictions right, 2 of 2 found (F1 0.8); class 1: 1 of 1, 1 of 2 (F1 2/3); class 2 nowhere.
     scores = single_label_scores([0, 0, 0, 1], [0, 0, 1, 1], classes=3)
     assert scores["accuracy"] == 0.75
     assert scores["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
@@ -36,9 +36,9 @@ def test_confusion_rows_are_true_classes():
 
 
 def test_multi_label():
-    said, true = np.array([[1, 0, 1], [0, 1, 0]]), np.array([[1, 1, 0], [0, 1, 0]])
-    scores = multi_label_scores(said, true)
-    # Two decisions right of three said and three true.
+    predicted, true = np.array([[1, 0, 1], [0, 1, 0]]), np.array([[1, 1, 0], [0, 1, 0]])
+    scores = multi_label_scores(predicted, true)
+    # Two decisions right of three predicted and three true.
     assert scores["f1"] == pytest.approx(2 / 3)
     assert scores["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert scores["exact_match"] == 0.5
@@ -73,10 +73,10 @@ def test_spans_of_tags(tags, expected):
 
 def test_span_scores_want_type_and_both_ends():
     true = [["B-PER", "I-PER", "O", "B-LOC"], ["B-LOC", "O"]]
-    said = [["B-PER", "O", "O", "B-LOC"], ["B-PER", "O"]]
-    # One right of three said and three there.
-    assert span_scores(said, true) == {"precision": pytest.approx(1 / 3), "recall": 1 / 3, "f1": 1 / 3}
-    assert count_spans(said, true) == {"LOC": (1, 1, 2), "PER": (0, 2, 1)}
+    predicted = [["B-PER", "O", "O", "B-LOC"], ["B-PER", "O"]]
+    # One right of three predicted and three true.
+    assert span_scores(predicted, true) == {"precision": pytest.approx(1 / 3), "recall": 1 / 3, "f1": 1 / 3}
+    assert count_spans(predicted, true) == {"LOC": (1, 1, 2), "PER": (0, 2, 1)}
     assert span_scores([["O"]], [["O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
     with pytest.raises(ValueError, match="2 words has 1"):
         span_scores([["O"]], [["O", "O"]])

@@ -43,7 +43,7 @@ def test_other_languages_keep_their_letters_and_are_not_stemmed():
     assert score_translations(["running"], ["runs"], metrics=["rouge1"], language="en")["rouge1"] == pytest.approx(100)
 
 
-def test_the_signature_says_words_stemmer_and_version():
+def test_the_signature_holds_words_stemmer_and_version():
     versions = f"|rouge-score:{metadata.version('rouge-score')}|version:{metadata.version('sacrebleu')}"
     scores = score_translations(HYPOTHESES, REFERENCES, metrics=["rouge1"], language="en")
     assert scores["rouge1_signature"] == f"nrefs:1|case:lc|tok:rouge-score|stem:porter{versions}"

@@ -20,7 +20,7 @@ SECOND = ["Der Hund läuft heim.", "Die Frau liest ein Buch", "Das ist schön!",
 
 
 def plain_bleu(hypotheses, *streams):
-    """BLEU of tokens parted by spaces as Papineni et al. (2002) define it, without smoothing; the reference."""
+    """BLEU of tokens separated by spaces as Papineni et al. (2002) define it, without smoothing; the reference."""
     matches, totals, length, reference_length = [0] * 4, [0] * 4, 0, 0
     for hypothesis, *references in zip(hypotheses, *streams, strict=True):
         words = hypothesis.split(" ") if hypothesis else []
@@ -159,7 +159,7 @@ def test_scoring_twice_keeps_nothing_of_the_first():
     assert score_translations(HYPOTHESES, REFERENCES) == first
 
 
-def test_rows_name_every_score_and_stand_below_each_other():
+def test_rows_name_every_score_and_are_aligned():
     scores = score_translations(HYPOTHESES, REFERENCES, metrics=["bleu", "bleu_compound_split"], bootstrap=10)
     bleu, split, exact = aligned(score_rows(scores))
     interval = scores["bleu_interval"]

@@ -98,13 +98,13 @@ def test_the_encoder_equals_cells_in_a_loop_forward_and_backward():
 def test_the_encoder_equals_torchs_bidirectional_lstm_over_packed_sequences():
     torch.manual_seed(1)
     stack, lengths = LstmEncoderStack(6, 8, 1, 0.0), torch.tensor([5, 2, 4])
-    twin = nn.LSTM(6, 4, batch_first=True, bidirectional=True)
+    reference = nn.LSTM(6, 4, batch_first=True, bidirectional=True)
     for name, parameter in stack.forwards[0].named_parameters():
-        getattr(twin, name).data.copy_(parameter)
-        getattr(twin, name + "_reverse").data.copy_(getattr(stack.backwards[0], name))
+        getattr(reference, name).data.copy_(parameter)
+        getattr(reference, name + "_reverse").data.copy_(getattr(stack.backwards[0], name))
     embedded = torch.randn(3, 5, 6)
     packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-    outputs, (hidden, _) = twin(packed)
+    outputs, (hidden, _) = reference(packed)
     memory, finals = stack(embedded, (torch.arange(5) < lengths[:, None]).long())
     torch.testing.assert_close(memory, pad_packed_sequence(outputs, batch_first=True)[0])
     torch.testing.assert_close(finals[:, 0], torch.cat(list(hidden), dim=-1))
@@ -135,7 +135,7 @@ def test_the_decoder_equals_cells_in_a_loop(attention, input_feeding):
     model = make(3, attention=attention, input_feeding=input_feeding).eval()
     decoder, cache = model.decoder, LstmCache()
     embedded, memory, finals = torch.randn(4, 3, 6), torch.randn(4, 5, 8), torch.randn(4, 2, 8)
-    decoder.begin(cache, finals)
+    decoder.initialize(cache, finals)
     outputs, _ = decoder(embedded, memory, MASK, cache)
     layers = [cells(decoder.lstm, layer) for layer in range(2)]
     states = [(finals[:, layer], decoder.first_cell[layer](finals[:, layer])) for layer in range(2)]
@@ -158,7 +158,7 @@ def test_the_decoder_equals_cells_in_a_loop(attention, input_feeding):
 
 
 @variants
-def test_padding_changes_nothing_wherever_it_stands(attention, input_feeding):
+def test_padding_changes_nothing_at_any_position(attention, input_feeding):
     model = make(4, attention=attention, input_feeding=input_feeding).eval()
     source, labels = torch.randint(3, 11, (1, 4)), torch.randint(3, 11, (1, 3))
     alone = model(input_ids=source, labels=labels)
@@ -361,7 +361,7 @@ def train_lstm(data, output, expect=0, **changes):
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_the_loop_trains_it_and_a_stopped_run_goes_on_exactly(reversal, tmp_path):
+def test_the_loop_trains_it_and_a_stopped_run_resumes_exactly(reversal, tmp_path):
     changes = {"save_every": 3, "keep_last": 2, "average_last": 2, "schedule": "constant", "learning_rate": 0.01}
     changes |= {"validation_source": "v.src", "validation_target": "v.tgt", "final_beam": 2}
     whole = train_lstm(reversal, tmp_path / "whole", **changes)

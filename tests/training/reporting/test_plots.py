@@ -86,7 +86,7 @@ def test_a_restart_from_nothing_also_drops_the_validations_that_it_has_not_reach
 # Points and panels
 
 
-def test_validations_stand_at_the_time_of_their_update():
+def test_validations_are_drawn_at_the_time_of_their_update():
     curves = Curves("run", {"train": [train(2), train(4)], "validation": [validation(3)]})
     loss = PANELS[0].series
     assert [list(points) for points in curves.points(loss[0], "time")] == [[4.0, 8.0], [4.5, 2.25]]
