@@ -9,8 +9,6 @@ import re
 import shutil
 from pathlib import Path
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "build" / "docs_sources"
 # Documents outside of docs/, and the pages that they become.
@@ -24,6 +22,11 @@ DOCUMENTS = {
 }
 # A link or image of Markdown: everything before the target, the target, its anchor.
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
+EXTERNAL = re.compile(
+    r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\ssrc=["']?(?:https?:)?//[^"'\s>]+"""
+    r"""|<link\b(?=[^>]*\srel=["']?(?:stylesheet|preload|preconnect|icon))[^>]*\shref=["']?(?:https?:)?//[^"'\s>]+"""
+    r"""|(?:url\(|@import\s)\s*["']?(?:https?:)?//[^"'\s)]+"""
+)
 FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.M | re.S)
 
 
@@ -38,6 +41,8 @@ def on_startup(command, dirty):
 
 def on_files(files, config):
     """Add the documents of the repository and the notebooks as pages."""
+    from mkdocs.structure.files import File  # here, so that the tests need no mkdocs
+
     for source, page in DOCUMENTS.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
@@ -50,6 +55,25 @@ def on_page_markdown(markdown, page, config, files):
     origins = {page: source for source, page in DOCUMENTS.items()}
     origin = origins.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return rewrite_links(markdown, origin, page.file.src_uri)
+
+
+def on_post_build(config):
+    """Raise BuildError where a built page loads anything from elsewhere; a link that a reader clicks is no load."""
+    from mkdocs.exceptions import BuildError
+
+    found = [
+        f"{path.relative_to(config.site_dir)}: {load}"
+        for path in sorted(Path(config.site_dir).rglob("*"))
+        if path.suffix in (".html", ".css")
+        for load in loads_from_elsewhere(path.read_text(encoding="utf-8"))
+    ]
+    if found:
+        raise BuildError("Pages load from elsewhere; keep the file in docs/ instead:\n" + "\n".join(found))
+
+
+def loads_from_elsewhere(text: str) -> list[str]:
+    """Return the addresses from which a page or style sheet loads scripts, styles, fonts or images."""
+    return [match[0] for match in EXTERNAL.finditer(text)]
 
 
 def rewrite_links(markdown: str, origin: str, page: str) -> str:
