@@ -46,7 +46,7 @@ def main(model_folder: str, metrics: str, target: str) -> None:
     points = records["validation"]
     bleu.plot([one["step"] for one in points], [one["bleu"] for one in points], color=ORANGE, marker="o")
     bleu.set_title("BLEU of unseen sentences", loc="left", fontweight="bold")
-    bleu.set(xlabel="updates", ylim=(0, 100))
+    bleu.set(xlabel="updates", ylim=(0, 105))
     for axes in (loss, bleu):
         axes.grid(alpha=0.3)
     figure.savefig(target, dpi=110, metadata={"Software": None})
