@@ -1,6 +1,6 @@
 """Draw the README's badges from pyproject.toml: licence, Python, transformers. No page loads them from elsewhere.
 
-    python docs/tools/badges.py        # writes docs/badges/*.svg
+python docs/tools/badges.py        # writes docs/badges/*.svg
 """
 
 import re

@@ -1,6 +1,6 @@
 """Draw the picture at the top of the README from what `make demo` left: attention, and the course of the training.
 
-    python docs/tools/draw_overview.py demo_run/model demo_run/run/metrics.jsonl docs/overview.png
+python docs/tools/draw_overview.py demo_run/model demo_run/run/metrics.jsonl docs/overview.png
 """
 
 import sys

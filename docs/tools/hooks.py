@@ -21,7 +21,9 @@ DOCUMENTS = {
     "SECURITY.md": "security.md",
 }
 # A link or image of Markdown: everything before the target, the target, its anchor.
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
+LINK = re.compile(
+    r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)"
+)
 EXTERNAL = re.compile(
     r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\ssrc=["']?(?:https?:)?//[^"'\s>]+"""
     r"""|<link\b(?=[^>]*\srel=["']?(?:stylesheet|preload|preconnect|icon))[^>]*\shref=["']?(?:https?:)?//[^"'\s>]+"""
@@ -118,6 +120,6 @@ def notebook_page(path: Path) -> str:
                 image = "".join(data["image/png"]).replace("\n", "")
                 parts.append(f'<img alt="Figure drawn by the code above" src="data:image/png;base64,{image}">')
             elif text := "".join(output.get("text", data.get("text/plain", ""))):
-                parts.append(f'```{{.text .notebook-output}}\n{text.rstrip()}\n```')
+                parts.append(f"```{{.text .notebook-output}}\n{text.rstrip()}\n```")
     here = f"Download this notebook: [{path.name}]({path.name})."
     return "\n\n".join([*parts, here]) + "\n"

@@ -2,7 +2,7 @@
 
     python docs/tools/notebooks.py docs/notebooks/translate.ipynb --folder runs/notebooks
     python docs/tools/notebooks.py docs/notebooks/translate.ipynb --folder . --write
-    python docs/tools/notebooks.py docs/notebooks/train.ipynb --folder runs/notebooks --replace "MINUTES = 1" "MINUTES = 0.1"
+    python docs/tools/notebooks.py docs/notebooks/train.ipynb --folder runs/short --replace "STEPS = 600" "STEPS = 9"
 
 `--write` stores what the cells print, their last values and their figures in the notebook. Plain Python only: no magics.
 """

@@ -14,9 +14,9 @@ RUNNER = ROOT / "docs" / "tools" / "notebooks.py"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # What makes a notebook short: (in its code, in the test).
 SHORTER = {
-    "translate.ipynb": [("PAIRS, MINUTES = 4000, 1 ", "PAIRS, MINUTES = 100, 0.02"), ("--preset tiny", "SMALL")],
-    "look_inside.ipynb": [("PAIRS, MINUTES = 4000, 1 ", "PAIRS, MINUTES = 100, 0.02"), ("--preset tiny", "SMALL")],
-    "train.ipynb": [("PAIRS, UNSEEN = 6000, 200", "PAIRS, UNSEEN = 150, 5"), ("MINUTES = 1", "MINUTES = 0.02"),
+    "translate.ipynb": [("PAIRS, STEPS = 4000, 500", "PAIRS, STEPS = 100, 2"), ("--preset tiny", "SMALL")],
+    "look_inside.ipynb": [("PAIRS, STEPS = 4000, 500", "PAIRS, STEPS = 100, 2"), ("--preset tiny", "SMALL")],
+    "train.ipynb": [("PAIRS, UNSEEN = 6000, 200", "PAIRS, UNSEEN = 150, 5"), ("STEPS = 600", "STEPS = 2"),
                     ("--preset tiny", "SMALL")],
 }  # fmt: skip
 SMALL = "--preset tiny --model.encoder_layers 2 --model.decoder_layers 2 --model.d_model 32 --model.d_ff 32"
@@ -51,7 +51,9 @@ def test_notebooks_are_whole_and_small():
 
 
 def make(path, *sources):
-    cells = [{"cell_type": "code", "source": [s], "outputs": [], "execution_count": None, "metadata": {}} for s in sources]
+    cells = [
+        {"cell_type": "code", "source": [s], "outputs": [], "execution_count": None, "metadata": {}} for s in sources
+    ]
     path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}), encoding="utf-8")
     return path
 
