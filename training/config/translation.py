@@ -1,6 +1,5 @@
 """The keys of a translation recipe, each also a flag of `vaswani_tx.training.train_translation` (see training/config/recipe.py)."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,7 +102,7 @@ class TranslationSettings(RunSettings):
                 f"best_by: {self.best_by} is not among the scores of a validation: add it to metrics "
                 f"({', '.join(self.metrics)}), or set best_by to one of them or to loss."
             )
-        self._check_corpora()
+        self.check_corpora("source", CORPUS_KEYS)
 
     def _check_architecture(self) -> None:
         # Here, as it imports torch, for which --help need not wait.
@@ -128,24 +127,6 @@ class TranslationSettings(RunSettings):
                 "new_vocabulary needs init_from, the model with the old one, and tokenizer or tokenizer_vocab_size, "
                 "the new one."
             )
-
-    def _check_corpora(self) -> None:
-        if self.corpora is None:
-            return
-        if self.train_source:
-            raise SettingsError("train_source and corpora are both set: give the training data in one of them.")
-        if not self.corpora:
-            raise SettingsError("corpora is an empty list: name at least one corpus, or use train_source.")
-        for number, corpus in enumerate(self.corpora, start=1):
-            for name in corpus:
-                check_known(name, CORPUS_KEYS, f"corpora, number {number}: unknown key '{name}'")
-            if not corpus.get("source"):
-                raise SettingsError(f"corpora, number {number}: source is missing.")
-            weight = corpus.get("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise SettingsError(
-                    f"corpora, number {number}: weight must be a number greater than 0, got '{weight}'."
-                )
 
     def check_data(self) -> None:
         """Raises SettingsError when there is nothing to train on, or no tokenizer for it."""

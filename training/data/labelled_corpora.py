@@ -9,11 +9,17 @@
 speech recognition or subtitles lack. `--join 3` puts up to three sentences of the text into one example, so that their
 ends have to be found.
 
+`first-sentence`: paragraphs of at least two sentences, the first one as the summary of the rest, as
+`{"document": ..., "summary": ...}` lines for `vaswani-tx train summarization`:
+
+    python -m vaswani_tx.training.data.labelled_corpora first-sentence --text manual.en --output summaries/train.jsonl
+
 `source`: pieces of a few words, without capitals, marks and digits, labelled with the text that they come from. Equally
 many of each text; no piece is in two of the files `train.tsv`, `validation.tsv` and `test.tsv`.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vaswani_tx.sentences_vaswani import split_sentences
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
@@ -98,6 +105,31 @@ def make_punctuation(options: argparse.Namespace) -> None:
     print(f"{options.output}: {len(blocks):,} examples, {words:,} words")
 
 
+def first_sentences(lines: Sequence[str], words: int) -> Iterator[tuple[str, str]]:
+    """Yield the rest and the first sentence of each line that has both, each of at least so many words.
+
+    Lines that repeat an earlier pair are left out.
+    """
+    seen = set()
+    for line in lines:
+        sentences = [sentence.text for sentence in split_sentences(line)]
+        pair = " ".join(sentences[1:]), sentences[0] if sentences else ""
+        if min(len(text.split()) for text in pair) >= words and pair not in seen:
+            seen.add(pair)
+            yield pair
+
+
+def make_first_sentence(options: argparse.Namespace) -> None:
+    """Write one JSONL file."""
+    lines = [line for path in options.text for line in lines_with_text(path)]
+    pairs = list(first_sentences(lines, options.words))
+    if not pairs:
+        raise DataError(f"{options.text[0]}: no line has two sentences of {options.words} words: lower --words.")
+    rows = (json.dumps({"document": rest, "summary": first}, ensure_ascii=False) + "\n" for rest, first in pairs)
+    atomic_text(options.output, "".join(rows))
+    print(f"{options.output}: {len(pairs):,} examples of {len(lines):,} paragraphs")
+
+
 def make_source(options: argparse.Namespace) -> None:
     """Write three TSV files."""
     texts = {}
@@ -144,6 +176,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     tags.add_argument("--join", type=int, default=3, help="most sentences of an example (3)")
     tags.add_argument("--limit", type=int, help="lines read of each file; all if absent")
     tags.add_argument("--output", type=Path, required=True, help="CoNLL file to write")
+    first = kinds.add_parser("first-sentence", help="documents to shorten, from paragraphs")
+    first.add_argument("--text", nargs="+", required=True, help="text files, a paragraph a line")
+    first.add_argument("--words", type=int, default=4, help="fewest words of a summary and of a document (4)")
+    first.add_argument("--output", type=Path, required=True, help="JSONL file to write")
     source = kinds.add_parser("source", help="pieces of text labelled with where they come from")
     source.add_argument("--text", nargs="+", required=True, metavar="NAME=FILE", help="texts to tell apart")
     source.add_argument("--words", type=int, default=6, help="words of a piece (6)")
@@ -164,7 +200,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse(argv)
     try:
-        {"punctuation": make_punctuation, "source": make_source}[options.kind](options)
+        makers = {"punctuation": make_punctuation, "first-sentence": make_first_sentence, "source": make_source}
+        makers[options.kind](options)
     except (DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

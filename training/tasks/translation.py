@@ -81,6 +81,14 @@ class TranslationTask(MeasuredTask):
         pairs = self.data.pairs
         return pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
 
+    def decoding_options(self) -> dict[str, Any]:
+        """Return further options of `translate` for the validation sentences."""
+        return {}
+
+    def score_options(self) -> dict[str, Any]:
+        """Return further options of `score_translations`."""
+        return {}
+
     def validate(self, model: torch.nn.Module, *, final: bool, distributed: bool) -> Validation:
         """Score the references' loss (nats a token, not smoothed), and fresh translations of some sentences.
 
@@ -97,14 +105,20 @@ class TranslationTask(MeasuredTask):
         if chosen:
             beam = self.settings.final_beam if final else self.settings.eval_beam
             hypotheses = translate(
-                model, self.tokenizer, [sources[i] for i in chosen], num_beams=beam, do_sample=False, **work
+                model,
+                self.tokenizer,
+                [sources[i] for i in chosen],
+                num_beams=beam,
+                do_sample=False,
+                **work,
+                **self.decoding_options(),
             )
             samples = [
                 {"source": sources[i], "reference": targets[i], "hypothesis": text}
                 for i, text in zip(chosen[:SAMPLES], hypotheses, strict=False)
             ]
             names = self.settings.metrics
-            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=names)
+            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=names, **self.score_options())
             scores |= {name: found[name] for name in names}
             scores |= {f"{name}_signature": found[f"{name}_signature"] for name in names}
             scores |= {"beam": beam, "sentences": len(chosen)}
@@ -120,13 +134,14 @@ def spread(total: int, count: int | None) -> list[int]:
 
 def prepare(context: RunContext) -> TaskComponents:
     """Return data, tokenizer, model and validation of a translation run."""
-    return components_of(context, TranslationTask)
+    return components_of(context, TranslationTask, load_validation(context.settings))
 
 
-def components_of(context: RunContext, task_class: type[TranslationTask]) -> TaskComponents:
+def components_of(
+    context: RunContext, task_class: type[TranslationTask], validation: tuple[list[str], list[str]] | None
+) -> TaskComponents:
     """Return the components of a run that learns to write a target text from a source text."""
     settings = context.settings
-    validation = load_validation(settings)
     tokenizer = make_tokenizer(context)
     data = prepare_training_data(settings, tokenizer, context.pad_to_multiple_of, quiet=context.quiet)
     stacks = " and ".join(filter(None, (settings.encoder_from, settings.decoder_from)))
