@@ -4,7 +4,7 @@
     python docs/tools/notebooks.py docs/notebooks/translate.ipynb --folder . --write
     python docs/tools/notebooks.py docs/notebooks/train.ipynb --folder runs/short --replace "STEPS = 600" "STEPS = 9"
 
-`--write` stores what the cells print, their last values and their figures in the notebook. Plain Python only: no magics.
+`--write` stores in the notebook what the cells print, their last values and figures. Plain Python only, no magics.
 """
 
 import argparse
