@@ -13,12 +13,12 @@ from tests.helpers import ROOT
 RUNNER = ROOT / "docs" / "tools" / "notebooks.py"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # What makes a notebook short: (in its code, in the test).
+ALL = [("--preset tiny", "SMALL"), ("--warmup-steps 50", "--warmup-steps 1")]
 SHORTER = {
-    "translate.ipynb": [("PAIRS, STEPS = 4000, 500", "PAIRS, STEPS = 100, 2"), ("--preset tiny", "SMALL")],
-    "look_inside.ipynb": [("PAIRS, STEPS = 4000, 500", "PAIRS, STEPS = 100, 2"), ("--preset tiny", "SMALL")],
-    "train.ipynb": [("PAIRS, UNSEEN = 6000, 200", "PAIRS, UNSEEN = 150, 5"), ("STEPS = 600", "STEPS = 2"),
-                    ("--preset tiny", "SMALL")],
-}  # fmt: skip
+    "translate.ipynb": [("PAIRS, STEPS = 4000, 500", "PAIRS, STEPS = 100, 2"), *ALL],
+    "look_inside.ipynb": [("PAIRS, STEPS = 4000, 500", "PAIRS, STEPS = 100, 2"), *ALL],
+    "train.ipynb": [("PAIRS, UNSEEN = 6000, 200", "PAIRS, UNSEEN = 150, 5"), ("STEPS = 600", "STEPS = 2"), *ALL],
+}
 SMALL = "--preset tiny --model.encoder_layers 2 --model.decoder_layers 2 --model.d_model 32 --model.d_ff 32"
 
 
