@@ -18,7 +18,9 @@ from vaswani_tx.cli import training
 LISTED = subprocess.run(
     ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
 ).stdout.split()
-DOCUMENTS = [name for name in LISTED if name != "training/LOG.md" and not name.startswith("model_cards/")]
+DOCUMENTS = [
+    name for name in dict.fromkeys(LISTED) if name != "training/LOG.md" and not name.startswith("model_cards/")
+]
 PATH = re.compile(r"(?<![\w./~*-])(?:training|tests|docs|model_cards|vaswani_tx)/[\w./*-]*[\w/*]")
 DOTTED = re.compile(r"(?<![\w/.-])vaswani_tx(?:\.\w+)+(?![\w/])")
 IMPORT = re.compile(r"^\s*from (vaswani_tx[\w.]*) import ([\w, ]+)$", re.M)

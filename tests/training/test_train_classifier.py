@@ -1,4 +1,4 @@
-"""`vaswani_tx.training.train_classifier` and `vaswani_tx.training.classify` from end to end, on tasks that a few updates learn."""
+"""The commands that train classifiers and classify, from end to end, on tasks that a few updates learn."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from tests.helpers import ROOT
 from tests.helpers.training_runs import CLOCKS
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
-from vaswani_tx.training.classify import Classifier
 from vaswani_tx.training.config.classification import TASKS, ClassifierSettings
 from vaswani_tx.training.config.recipe import parse
 from vaswani_tx.training.data.labelled import read_examples
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.classification import predict
+from vaswani_tx.training.inference.classifier import Classifier
 from vaswani_tx.training.metrics.registry import MAIN_METRICS, metrics_for
 from vaswani_tx.training.models.bert import with_first_token
 from vaswani_tx.training.tasks import classification
@@ -393,9 +393,9 @@ def test_lines_of_text_and_the_functions(trained, tmp_path, capsys, monkeypatch)
     context = "a green car and a red hat"
     answer = Classifier.load(trained["question_answering"] / "best").answer("first?", context)
     assert answer["answer"] == "green" and context[answer["start"] :].startswith("green") and answer["score"] > 0.5
-    assert classify.main(["--model", model, "--input", str(tmp_path / "a.txt"), "--scores", str(tmp_path / "s")]) == 1
+    assert classify.main(["--model", model, "--input", str(tmp_path / "a.txt"), "--scores", str(tmp_path / "s")]) == 2
     assert "hold no labels" in capsys.readouterr().err
-    assert classify.main(["--model", str(tmp_path), "--input", "x"]) == 1
+    assert classify.main(["--model", str(tmp_path), "--input", "x"]) == 2
     assert "has no config.json" in capsys.readouterr().err
 
 

@@ -22,7 +22,9 @@ class LanguageModelSettings(RunSettings):
 
     train_text: list[str] | None = field(
         default=None,
-        metadata={"help": "Text files, .jsonl, .tsv or .parquet files with a field of text, or a data set of the Hub."},
+        metadata={
+            "help": "Text files, .jsonl, .json, .csv, .tsv or .parquet files (also .gz, .zst), or a Hub data set."
+        },
     )
     train_split: str = key("train", "Split of a Hub data set to train on.")
     validation_text: list[str] | None = field(
@@ -30,7 +32,7 @@ class LanguageModelSettings(RunSettings):
     )
     validation_split: str = key("validation", "Split of a Hub data set to validate on.")
     dataset_config: str | None = key(None, "Configuration name of a Hub data set.")
-    text_field: str = key("text", "Field or column of the text (.jsonl, .tsv, .parquet, Hub).")
+    text_field: str = key("text", "Field or column of the text (all formats but plain text).")
     corpora: list[dict[str, Any]] | None = field(
         default=None, metadata={"help": "Corpora with weights instead of train_text: {text, weight, split, ...}."}
     )

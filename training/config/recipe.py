@@ -8,7 +8,6 @@ A recipe is a flat YAML mapping whose keys are the fields of a dataclass. Flags 
 
 import dataclasses
 import datetime
-import difflib
 import functools
 import math
 import os
@@ -16,11 +15,12 @@ import sys
 import types
 import typing
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from vaswani_tx.suggestions import nearest_name
+from vaswani_tx.training.config.shipped import find_shipped, known_files
 from vaswani_tx.training.errors import SettingsError
 
 
@@ -61,12 +61,16 @@ def parse(argv: list[str] | None, kind: type) -> Any:
 
 
 def read_recipe(path: str | os.PathLike, kind: type) -> dict[str, Any]:
-    """The checked keys of one YAML recipe for the dataclass `kind`; raises SettingsError naming file and key."""
-    path = Path(path)
+    """Return the checked keys of one YAML recipe for the dataclass `kind`; raise SettingsError naming file and key.
+
+    Args:
+        path: a file, or the name of a ready-made recipe, such as `multi30k_en_de`.
+    """
+    path = find_shipped(path, "recipes")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SettingsError(f"No recipe at '{path}'. {_known_recipes()}") from None
+        raise SettingsError(f"No recipe at '{path}'. {known_files('recipes', path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The recipe '{path}' cannot be read: {error}.") from error
     try:
@@ -278,19 +282,14 @@ def _number(value: Any) -> Any:
 
 
 def check_known(name: str, known: typing.Iterable[str], message: str, as_flag: bool = False) -> None:
-    """Raises SettingsError with the nearest of the known names where `name` is none of them."""
+    """Raise SettingsError with the nearest of the known names where `name` is none of them."""
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    shown = [_flag(word) if as_flag else word for word in nearest]
-    raise SettingsError(message + (f": did you mean '{shown[0]}'?" if shown else ": --help lists all."))
+    nearest = nearest_name(name, known, cutoff=0.5)
+    if nearest is None:
+        raise SettingsError(f"{message}: --help lists all.")
+    raise SettingsError(f"{message}: did you mean '{_flag(nearest) if as_flag else nearest}'?")
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _known_recipes() -> str:
-    folder = Path(__file__).parent.parent / "recipes"
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
-    return f"Ready-made ones in training/recipes: {', '.join(names)}."

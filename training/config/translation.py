@@ -1,4 +1,4 @@
-"""The keys of a translation recipe, each also a flag of `vaswani_tx.training.train_translation` (see training/config/recipe.py)."""
+"""The keys of a translation recipe, each also a flag of `vaswani-tx train translation` (see config/recipe.py)."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +13,10 @@ from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metri
 class TranslationSettings(RunSettings):
     """Everything that decides a translation training run."""
 
-    train_source: str = key("", "Source side: a text file, or one .jsonl, .tsv, .parquet file, or a Hub data set.")
+    train_source: str = key(
+        "",
+        "Source side: a text file, one .jsonl, .json, .csv, .tsv or .parquet file (also .gz, .zst), or a Hub data set.",
+    )
     train_target: str | None = key(None, "Target side: the line-aligned text file; empty for the other formats.")
     train_split: str = key("train", "Split of a Hub data set to train on.")
     validation_source: str | None = key(None, "Source side of the validation set; empty: no validation.")
@@ -25,8 +28,8 @@ class TranslationSettings(RunSettings):
     )
     streaming: bool = key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
     stream_buffer: int = key(200_000, "Pairs of one piece of a stream; similar lengths are looked for within it.")
-    source_field: str = key("source", "Field or column of the source text (.jsonl, .tsv, .parquet, Hub).")
-    target_field: str = key("target", "Field or column of the target text (.jsonl, .tsv, .parquet, Hub).")
+    source_field: str = key("source", "Field or column of the source text (all formats but plain text).")
+    target_field: str = key("target", "Field or column of the target text (all formats but plain text).")
     empty_lines: Literal["error", "drop"] = key("error", "What an empty line on either side does.")
     max_source_length: int = key(256, "Longest source in tokens, with </s>.")
     max_target_length: int = key(256, "Longest target in tokens, with </s>.")
