@@ -556,8 +556,8 @@ class VaswaniForConditionalGeneration(
         """Predict target tokens, with the loss of section 5.4 where labels are given.
 
         Args:
-            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
-                inputs_embeds, decoder_inputs_embeds: as for `VaswaniModel`.
+            input_ids, attention_mask, inputs_embeds, encoder_outputs, past_key_values: as for `VaswaniModel`.
+            decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds: as for `VaswaniModel`.
             labels: [B, T], the target as it is (not shifted), -100 where nothing is to be predicted. Without decoder
                 inputs, they are made from the labels.
             use_cache: return a cache; off where labels are given.

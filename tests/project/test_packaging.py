@@ -123,7 +123,7 @@ def test_wheel_says_what_it_is(wheel):
     assert metadata["Version"] == vaswani_tx.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "trackers", "vision", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"train", "trackers", "vision", "dev", "zstd", "docs"}
     needed = {re.match(r"[\w-]+", line)[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert needed == {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
     licence = wheel.read(f"{info}/licenses/LICENSE").decode()
@@ -136,7 +136,7 @@ def test_constraints_pin_every_dependency_exactly():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     wanted = set()
-    for block in re.findall(r"^(?:dependencies|train|dev) = \[(.*?)\]", text, re.M | re.S):
+    for block in re.findall(r"^(?:dependencies|train|dev|docs) = \[(.*?)\]", text, re.M | re.S):
         wanted |= {re.match(r"[\w-]+", name)[0].lower().replace("_", "-") for name in re.findall(r'"([^"]+)"', block)}
     assert len(wanted) > 20
     assert wanted <= pinned, sorted(wanted - pinned)
