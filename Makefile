@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= train,dev
+EXTRAS ?= train,dev,docs
 # Processes that share the tests: files in turn, and whoever is done takes tests from the end of the other's list.
 TEST_WORKERS ?= 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1
@@ -55,6 +55,7 @@ quality: $(STAMP)
 	$(BIN)/python tests/staged.py imports
 	$(BIN)/python tests/staged.py types
 	$(BIN)/python -m deptry .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache demo_run
