@@ -5,7 +5,6 @@ A new interpreter spends 5 to 9 CPU seconds on importing torch, transformers and
 """
 
 import contextlib
-import io
 import logging
 import os
 import signal
@@ -17,7 +16,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
 import torch
@@ -122,9 +120,9 @@ def become_own_process(output, errors, environment: dict[str, str], folder) -> N
         os.dup2(stream.fileno(), number)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", write_through=True)
-    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", write_through=True)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding="utf-8", closefd=False)  # noqa: SIM115
     for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
@@ -192,13 +190,3 @@ def run_launched(configuration: str, work: Callable[[], int | None], timeout: fl
     child = launch(configuration, work, **settings)
     child.wait(timeout)
     return child
-
-
-def run_python(code: str, *words: object, folder: Path | None = None, **environment: str) -> str:
-    """Return what a new interpreter prints for a program that a fork could not show, such as one of what is imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], cwd=folder or ROOT, capture_output=True, text=True, timeout=200,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout

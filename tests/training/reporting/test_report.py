@@ -16,7 +16,8 @@ from vaswani_tx.training.reporting.run_data import read_run
 
 EVIL = "<script>alert('x')</script>"
 ENVIRONMENT = {
-    "started": "2026-01-02T03:04:05+00:00", "from_step": 0, "command": ["python", "-m", "vaswani_tx.training.train_translation"],
+    "started": "2026-01-02T03:04:05+00:00", "from_step": 0,
+    "command": ["python", "-m", "vaswani_tx.training.train_translation"],
     "versions": {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0", "vaswani_tx": "0.1.0"},
     "git": {"revision": "0123456789abcdef", "dirty": True}, "processes": 1, "engine": "NO", "precision": "fp32",
     "hardware": {"cpu": "Imagined CPU", "cores": 8, "usable_cores": 4, "memory_gib": 16.0, "platform": "X", "gpus": []},
