@@ -128,6 +128,9 @@ def become_own_process(output, errors, environment: dict[str, str], folder) -> N
             if type(handler) is logging.StreamHandler:
                 handler.stream = sys.stderr
     default_signals()
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
     torch.set_num_threads(1)
     tqdm.tqdm.set_lock(threading.RLock())
     AcceleratorState._reset_state(reset_partial_state=True)

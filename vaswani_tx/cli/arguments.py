@@ -146,7 +146,7 @@ def _make_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vaswani-tx {version}")
     # The description lists the verbs in groups, which argparse cannot.
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(prog=parser.prog, dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
     _translate(_verb(verbs, "translate", TRANSLATE, TRANSLATE_EXAMPLES))
     _score(_verb(verbs, "score", SCORE, SCORE_EXAMPLES))
     _info(_verb(verbs, "info", INFO, INFO_EXAMPLES))
