@@ -21,6 +21,9 @@ HELP_FLAGS = {"-h", "--help"}
 # What is wrong with the machine or the run, not with what the user gave.
 FAILURES = (CheckpointError, TrainingError, OSError)
 
+# Choices of `--dtype`, and what PyTorch calls them.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,21 +58,34 @@ def print_manual(manual: str, settings_class: type) -> None:
     print(f"{manual}\nKeys of a recipe, each of them a flag:\n{usage(settings_class)}")
 
 
-def make_parser(manual: str, name: str) -> argparse.ArgumentParser:
-    """Return a parser whose help is a command's manual as it is written; `name` is the command as one types it."""
+def make_parser(manual: str, name: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser whose help is a command's manual as it is written.
+
+    Args:
+        name: the command as a user types it.
+        usage: the line of usage where argparse cannot make it; `%(prog)s` in it is the name.
+    """
     return argparse.ArgumentParser(
-        prog=name, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=name,
+        description=manual,
+        usage=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
 
 
-def exit_status(work: Callable[[], None], interrupted: str = "") -> int:
+def exit_status(
+    work: Callable[[], int | None], interrupted: str = "", failures: tuple[type[Exception], ...] = FAILURES
+) -> int:
     """Do the work and return the exit status; what a user can fix is one line on standard error, not a traceback.
 
     Args:
+        work: returns the status where it is not 0.
         interrupted: what is left after Ctrl-C, for the message.
+        failures: exceptions that give the status 1; every other ValueError is a wrong input and gives 2.
     """
     try:
-        work()
+        status = work() or 0
         sys.stdout.flush()
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
@@ -84,8 +100,8 @@ def exit_status(work: Callable[[], None], interrupted: str = "") -> int:
     except (ValueError, OSError) as error:
         logger.debug("where the error came from", exc_info=True)
         print_status(f"error: {error}")
-        return FAILED if isinstance(error, FAILURES) else WRONG_INPUT
-    return 0
+        return FAILED if isinstance(error, failures) else WRONG_INPUT
+    return status
 
 
 def print_status(text: str) -> None:

@@ -9,7 +9,7 @@ against distance), `runs.png` (BLEU and loss of finished runs at equal time and 
 with all numbers and their units; prints the tables. Speed and gradients are of new models of a preset's size, the LSTMs
 made as wide as gives them the Transformer's number of parameters; they take a few minutes on one CPU core. `--parts`
 measures some of the three only and keeps what `results.json` has of the others. Runs come from
-`vaswani_tx.training.train_translation`, their test scores from `vaswani_tx.training.evaluate_translation --json`.
+`vaswani-tx train translation`, their test scores from `vaswani-tx evaluate --json`.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
 from vaswani_tx.training.engine.environment import hardware, versions
 from vaswani_tx.training.errors import MeasurementError
 from vaswani_tx.training.experiments import architecture_measurements as measurements
@@ -36,32 +37,27 @@ PARTS = ("speed", "gradients", "runs")
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.compare_architectures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.compare_architectures")
     add = parser.add_argument
     presets = [name for name in ARCHITECTURES["lstm"].presets if name in ARCHITECTURES["vaswani"].presets]
     add("--output", type=Path, required=True, metavar="DIR", help="where pictures and results.json go")
     add("--parts", nargs="+", choices=PARTS, help="default: speed, gradients, and runs where --run is given")
     add("--preset", default="tiny", choices=presets, help="size of new models; default: tiny")
-    add("--vocab-size", type=_positive, default=10_000, metavar="N", help="shared vocabulary; default: 10000")
+    add("--vocab-size", type=positive_int, default=10_000, metavar="N", help="shared vocabulary; default: 10000")
     add("--models", nargs="+", choices=measurements.CONTENDERS,
         default=list(measurements.CONTENDERS), help="default: all of them")  # fmt: skip
-    add("--lengths", nargs="+", type=_positive, default=[8, 16, 32, 64, 128, 256, 512], metavar="N",
+    add("--lengths", nargs="+", type=positive_int, default=[8, 16, 32, 64, 128, 256, 512], metavar="N",
         help="lengths to time, in tokens")  # fmt: skip
-    add("--batch-tokens", type=_positive, default=2048, metavar="N", help="target tokens of a timed step")
-    add("--rounds", type=_positive, default=5, metavar="N", help="timings of each, after a warm-up")
-    add("--gradient-length", type=_positive, default=256, metavar="N", help="tokens of source and target")
-    add("--gradient-rows", type=_positive, default=4, metavar="N", help="sentences of a batch")
-    add("--seeds", type=_positive, default=3, metavar="N", help="initialisations of each model")
+    add("--batch-tokens", type=positive_int, default=2048, metavar="N", help="target tokens of a timed step")
+    add("--rounds", type=positive_int, default=5, metavar="N", help="timings of each, after a warm-up")
+    add("--gradient-length", type=positive_int, default=256, metavar="N", help="tokens of source and target")
+    add("--gradient-rows", type=positive_int, default=4, metavar="N", help="sentences of a batch")
+    add("--seeds", type=positive_int, default=3, metavar="N", help="initialisations of each model")
     add("--checkpoint", action="append", default=[], metavar="NAME=DIR", help="gradients of a trained model as well")
     add("--text", nargs=2, metavar=("SOURCE", "TARGET"), help="tokens of trained models' gradients; default: random")
     add("--run", action="append", default=[], metavar="NAME=DIR", help="run folder to compare")
     add("--test", action="append", default=[], metavar="NAME=FILE", help="a run's test scores, as JSON")
-    add("--num-threads", type=_positive, metavar="N", help="CPU threads of PyTorch; default: its own")
+    add("--num-threads", type=positive_int, metavar="N", help="CPU threads of PyTorch; default: its own")
     add("--device", help="device of the timings; default: a GPU if there is one")
     add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
@@ -168,22 +164,10 @@ def _pairs(given: list[str], flag: str) -> dict[str, str]:
     return pairs
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status: 2, with one line on stderr, for input that cannot be used."""
+    """Run the command and return its exit status; a folder that holds no model is a wrong input here."""
     options = parse(argv)
-    try:
-        print(report(measure(options), options.parts))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(report(measure(options), options.parts)), failures=(OSError,))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Test whether one system's translation of a test set is better than another's, or the difference is chance.
 
-    python -m vaswani_tx.training.compare_translations --target test.de baseline.de other.de
+    vaswani-tx compare --target test.de baseline.de other.de
 
 The first file is the baseline; each further one is compared with it. All are plain detokenised text, one sentence a
-line, as `vaswani_tx.training.evaluate_translation --output` writes them. For every score the table shows each system's
+line, as `vaswani-tx evaluate --output` writes them. For every score the table shows each system's
 value, its mean and 95 % interval, the difference from the baseline, and p: how often chance alone would make a
 difference at least as large. `*` marks p < 0.05; without it, do not call one system the better.
 
@@ -13,9 +13,9 @@ it regards one direction only: name the method beside a p. `--samples N` changes
 its fixed seed 12345, which the environment variable SACREBLEU_SEED replaces: the same files give the same table. Of
 many systems no better than the baseline, 1 in 20 is marked all the same.
 
-    python -m vaswani_tx.training.compare_translations --target a.de --target b.de A.de B.de C.de --metrics bleu ter
-    python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --metrics rouge1 --json test.json
-    python -m vaswani_tx.training.compare_translations --target test.de A.de B.de --source test.en --examples 5
+    vaswani-tx compare --target a.de --target b.de A.de B.de C.de --metrics bleu ter
+    vaswani-tx compare --target test.de A.de B.de --metrics rouge1 --json test.json
+    vaswani-tx compare --target test.de A.de B.de --source test.en --examples 5
 
 `--metrics`: every metric of texts of training/metrics/registry.py, such as rouge1 (`--help` lists them; the two older
 tokenised BLEU scores and ROUGE regard `--target-language`). `--examples N` prints the N sentences whose chrF differs
@@ -29,25 +29,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.training.command_line import check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.metrics.registry import BY_NAME, signed_metrics
-from vaswani_tx.training.metrics.scoring import DEFAULT_METRICS, make_text_metric
-from vaswani_tx.training.metrics.text_metrics import METHODS, check_seed
+from vaswani_tx.training.metrics.registry import BY_NAME, DEFAULT_METRICS, signed_metrics
 
+# Methods of testing, each with its usual number of samples.
 SAMPLES = {"bootstrap": 1000, "randomization": 10000}
 LEVEL = 0.05
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.compare_translations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__, "vaswani-tx compare")
     add = parser.add_argument
     add("systems", nargs="+", metavar="FILE", help="hypotheses, one a line: the baseline first, then one or more")
     add("--target", action="append", required=True, metavar="FILE", help="references; again for several of a sentence")
@@ -55,12 +50,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     names, default = ", ".join(signed_metrics()), " ".join(DEFAULT_METRICS)
     add("--metrics", nargs="+", choices=signed_metrics(), default=list(DEFAULT_METRICS), metavar="NAME",
         help=f"{names}; default: {default}")  # fmt: skip
-    add("--method", choices=METHODS, default="bootstrap", help="default: bootstrap")
-    add("--samples", type=_positive, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
+    add("--method", choices=tuple(SAMPLES), default="bootstrap", help="default: bootstrap")
+    add("--samples", type=positive_int, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
     add("--lowercase", action="store_true", help="score without regard to case")
     add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser for bleu: 13a, intl, char, none, ...")
     add("--target-language", default="de", metavar="CODE", help="for Moses' tokeniser and ROUGE's stemmer; default: de")
-    add("--examples", type=_positive, metavar="N", help="also print the N sentences that differ most")
+    add("--examples", type=positive_int, metavar="N", help="also print the N sentences that differ most")
     add("--json", type=Path, metavar="FILE", help="write the numbers here")
     options = parser.parse_args(argv)
     if len(options.systems) < 2:
@@ -73,6 +68,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises ValueError (DataError for files) with the file's name and numbers of lines.
     """
+    # Imported here, so that --help need not wait for sacreBLEU.
+    from vaswani_tx.training.metrics.scoring import make_text_metric
+    from vaswani_tx.training.metrics.text_metrics import check_seed
+
     references, systems, sources = read_files(options.target, options.systems, options.source)
     samples = options.samples or SAMPLES[options.method]
     result: dict[str, Any] = {
@@ -123,6 +122,8 @@ def examples(
     systems: dict[str, list[str]], references: list[list[str]], sources: list[str] | None, count: int
 ) -> list[dict[str, Any]]:
     """Return for each system the sentences whose chrF differs most from the baseline's, largest difference first."""
+    from vaswani_tx.training.metrics.scoring import make_text_metric
+
     chrf = make_text_metric("chrf").metric
     groups = list(zip(*references, strict=True))
     scores = {
@@ -168,22 +169,6 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compare, write what was asked for, print the table; 2 with one line on stderr for input that cannot be used."""
-    options = parse(argv)
-    try:
-        if options.json and options.json.is_dir():
-            raise ValueError(f"{str(options.json)!r} is a folder: name a file for the results")
-        result = compare(options)
-        if options.json:
-            atomic_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        print(report(result))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def _row(system: str, found: Any, baseline: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"system": system, "score": float(found.score)}
     if found.mean is not None:
@@ -195,11 +180,19 @@ def _row(system: str, found: Any, baseline: Any) -> dict[str, Any]:
     return row
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+def run(options: argparse.Namespace) -> None:
+    """Compare, write what was asked for and print the table; raise ValueError for input that cannot be used."""
+    check_writable(options.json)
+    result = compare(options)
+    if options.json:
+        atomic_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(report(result))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = parse(argv)
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from vaswani_tx.training.command_line import make_parser, print_status
 from vaswani_tx.training.experiments.english_german_grammar import Pair, generate_corpus, split_corpus
 from vaswani_tx.training.files import atomic_folder, atomic_text
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate
@@ -45,11 +46,7 @@ for sentence in sys.argv[2:]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.demo")
     parser.add_argument("--output-dir", type=Path, default=Path("demo_run"), help="replaced if it is a demo's folder")
     parser.add_argument(
         "--pairs", type=int, default=20000, help="size of the corpus, 1,000 to test and 500 to validate"
@@ -204,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         demonstrate(parse(argv))
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_status(f"error: {error}")
         return 1
     return 0
 

@@ -1,12 +1,13 @@
 """Train the rows of a table one after another, score each on the development set, and write the table.
 
-    python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 --dry-run
-    python -m vaswani_tx.training.sweep training/sweeps/table3.yaml --output-dir runs/table3 \\
+    vaswani-tx sweep table3 --output-dir runs/table3 --dry-run
+    vaswani-tx sweep table3 --output-dir runs/table3 \\
         --only base A1 --max-steps 5000
 
-The file comes first; every further flag is one of the training command's, for all rows, and goes before what they set.
-A row trains into OUTPUT_DIR/ROW, with `--launch training/accelerate_configs/ddp.yaml` (or more of accelerate's own
-flags: `--launch "training/accelerate_configs/ddp.yaml --num_processes 2"`) through `accelerate launch`.
+The sweep comes first: a file, or the name of a ready-made one. Every further flag is one of `vaswani-tx train
+translation`, for all rows, and goes before what they set. A row trains into OUTPUT_DIR/ROW, with `--launch ddp` (a
+configuration of accelerate by its file or the name of a ready-made one, and then accelerate's own flags: `--launch "ddp
+--num_processes 2"`) through `accelerate launch`.
 OUTPUT_DIR/table.md and table.json are rewritten after each row. The same command resumes where it stopped: finished
 rows are skipped, a stopped one resumes. A row that fails is reported and the next one started; the exit status is then
 1. SIGTERM and Ctrl-C let the current run save first; the exit status is then 128 plus the signal's number. A file or
@@ -29,358 +30,40 @@ A sweep file is a YAML mapping:
     note: text below the table
 """
 
-import argparse
-import contextlib
-import itertools
-import json
-import os
-import shlex
-import signal
-import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
-import psutil
-from transformers import AutoConfig
+from vaswani_tx.training.command_line import exit_status, make_parser
 
-from vaswani_tx.training import evaluate_translation
-from vaswani_tx.training.engine.checkpoints import latest_checkpoint, read_state
-from vaswani_tx.training.errors import CheckpointError, SweepError
-from vaswani_tx.training.experiments.sweep_rows import (
-    Row,
-    Sweep,
-    count_parameters,
-    flag_text,
-    is_finished,
-    make_config,
-    read_sweep,
-)
-from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.metrics.registry import BY_NAME, MAIN_METRICS, TEXT, MetricSpec, signed_metrics
-
-TRAIN, EVALUATE = "vaswani_tx.training.train_translation", "vaswani_tx.training.evaluate_translation"
-LAUNCHER = "accelerate.commands.launch"
-ROOT = Path(__file__).parent.parent
-# What a tokenizer is made from: rows that agree in these share the one of the first of them.
-TOKENIZER_KEYS = (
-    "data_dir", "train_source", "train_target", "train_split", "dataset_config", "corpora", "source_field",
-    "target_field", "empty_lines", "drop_duplicates", "drop_copies", "tokenizer_vocab_size",
-)  # fmt: skip
-
-
-# State
-
-
-def scored_model(row: Row) -> Path:
-    """Return the model folder that the table scores; where there is no average, the last checkpoint."""
-    folder = row.folder
-    chosen = {"averaged": folder.averaged, "best": folder.best}.get(row.evaluation["model"])
-    return chosen if chosen and chosen.is_dir() else latest_checkpoint(folder.checkpoints) or folder.checkpoints
-
-
-def evaluation_words(row: Row) -> list[str]:
-    """Return the evaluation command's arguments: its development set and beam unless the sweep names others."""
-    arguments = row.arguments
-    values = {
-        "source": arguments.validation_source, "target": arguments.validation_target,
-        "split": arguments.validation_split, "dataset_config": arguments.dataset_config,
-        "source_field": arguments.source_field, "target_field": arguments.target_field, "beam": arguments.final_beam,
-    }  # fmt: skip
-    if "source" in row.evaluation:
-        values["target"] = None
-    values |= {key: value for key, value in row.evaluation.items() if key != "model"}
-    for side in ("source", "target"):
-        if arguments.data_dir and values[side]:
-            values[side] = os.path.join(arguments.data_dir, values[side])
-    given = {key.replace("_", "-"): value for key, value in values.items() if value not in (None, False)}
-    words = [word for key, value in given.items() for word in _flag_words(key, value)]
-    files = [f"--json={row.folder.path / 'evaluation.json'}", f"--output={row.folder.path / 'hypotheses.txt'}"]
-    return [f"--model={scored_model(row)}", *words, "--perplexity", *files]
-
-
-def _flag_words(key: str, value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}" if value is True else f"--{key}={value}"]
-
-
-def evaluation_result(row: Row) -> dict[str, Any] | None:
-    """Return the scores of the row's model as the sweep asks for them, or None if there are none of it yet."""
-    file = row.folder.path / "evaluation.json"
-    if not is_finished(row) or not file.exists() or file.stat().st_mtime < row.folder.finished.stat().st_mtime:
-        return None
-    result = json.loads(file.read_text(encoding="utf-8"))
-    asked = vars(evaluate_translation.parse(evaluation_words(row)))
-    # The settings hold the device that was taken, not the one that was asked for.
-    asked = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asked.items() if name != "device"
-    }
-    return result if asked.items() <= result.get("settings", {}).items() else None
-
-
-def shared_tokenizer(sweep: Sweep, row: Row) -> list[str]:
-    """Return `--tokenizer` of the first row with the same text: it is trained once, and the rows can be compared."""
-    arguments = row.arguments
-    if arguments.tokenizer or arguments.init_from:
-        return []
-    for other in itertools.takewhile(lambda other: other is not row, sweep.rows):
-        same = all(getattr(other.arguments, key) == getattr(arguments, key) for key in TOKENIZER_KEYS)
-        if same and (other.folder.tokenizer / "tokenizer.json").is_file():
-            return [f"--tokenizer={flag_text(str(other.folder.tokenizer))}"]
-    return []
-
-
-# Running
-
-
-class Commands:
-    """Run one command at a time, and pass SIGTERM and SIGINT to it once, so that a training run saves first.
-
-    A command gets a session of its own: Ctrl-C on the terminal would else reach it twice, which ends it at once.
-    """
-
-    SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
-
-    def __init__(self):
-        self.signum = 0
-        self.process: subprocess.Popen | None = None
-        self._passed_on = False
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self):
-        for signum in self.SIGNALS:
-            # Under nohup a closed terminal is to be ignored.
-            if signal.getsignal(signum) != signal.SIG_IGN:
-                self._former[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(self, *_):
-        for signum, former in self._former.items():
-            signal.signal(signum, former)
-
-    def run(self, words: list[str]) -> int:
-        """Return the exit status of a command, or 128 plus the number of the signal that ended it or came before it."""
-        if self.signum:
-            return 128 + self.signum
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self._passed_on = False
-        self.process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
-        if self.signum and not self._passed_on:
-            self._pass_on()
-        status = self.process.wait()
-        self.process = None
-        return status if status >= 0 else 128 - status
-
-    def _handle(self, signum, frame):
-        self.signum = signum
-        if self.process is not None:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        self._passed_on = True
-        # accelerate's launcher would leave its processes behind or kill them after 30 seconds: they get the signal.
-        pids = _trainers(self.process.pid) if LAUNCHER in self.process.args else []
-        for pid in pids or [self.process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, self.SIGNALS[self.signum])
-
-
-def _trainers(launcher: int) -> list[int]:
-    """Return the ids of the training processes that accelerate's launcher has started by now."""
-    try:
-        return [child.pid for child in psutil.Process(launcher).children() if TRAIN in child.cmdline()]
-    except psutil.Error:
-        return []
-
-
-def training_command(sweep: Sweep, row: Row, launch: str | None) -> list[str]:
-    """Return the command line that trains a row."""
-    launcher: list[str] = []
-    if launch is not None:
-        words = shlex.split(launch)
-        config = words[:1] if words and not words[0].startswith("-") else []
-        named = ["--config_file", *config] if config else []
-        launcher = ["-m", LAUNCHER, *named, *words[len(config) :]]
-    return [sys.executable, *launcher, "-m", TRAIN, *row.words, *shared_tokenizer(sweep, row)]
-
-
-def run_sweep(sweep: Sweep, rows: list[Row], launch: str | None = None) -> int:
-    """Train and score the rows in order; return the command's exit status."""
-    problems: dict[str, str] = {}
-    with Commands() as commands:
-        for number, row in enumerate(rows, start=1):
-            say(f"row {row.name} ({number} of {len(rows)}): {row.changed}")
-            problem = _run_row(commands, sweep, row, launch)
-            if commands.signum:
-                name = signal.Signals(commands.signum).name
-                say(f"sweep stopped by {name} in row {row.name}; the same command resumes there.")
-                write_table(sweep, problems)
-                return 128 + commands.signum
-            if problem:
-                problems[row.name] = problem
-                say(f"row {row.name} {problem}; continuing with the next row.")
-            write_table(sweep, problems)
-    say(f"results: {sweep.output_dir / 'table.md'}")
-    if problems:
-        say("not done: " + "; ".join(f"{name} {problem}" for name, problem in problems.items()))
-    return 1 if problems else 0
-
-
-def _run_row(commands: Commands, sweep: Sweep, row: Row, launch: str | None) -> str | None:
-    """Do what is left to do of a row; return what went wrong, if anything."""
-    if row.arguments.overwrite or not is_finished(row):
-        status = commands.run(training_command(sweep, row, launch))
-        if status or commands.signum:
-            return f"failed with status {status}"
-    if evaluation_result(row) is None:
-        status = commands.run([sys.executable, "-m", EVALUATE, *evaluation_words(row)])
-        if status:
-            return f"could not be scored, status {status}"
-    return None
-
-
-# The table
-
-
-def row_results(row: Row, problem: str | None = None) -> dict[str, Any]:
-    """Return what is known of a row by now, for table.json."""
-    result = evaluation_result(row) or {}
-    newest = latest_checkpoint(row.folder.checkpoints)
-    state = read_state(newest) if newest else {}
-    done = "finished" if is_finished(row) else "begun" if newest else "not begun"
-    return {
-        "row": row.name,
-        "changed": row.changed,
-        "set": row.changes,
-        "state": problem or done,
-        "updates": state.get("step", 0),
-        "minutes": round(state.get("seconds", 0.0) / 60, 1),
-        "parameters": count_parameters(AutoConfig.from_pretrained(newest)) if newest else None,
-        "scored": scored_model(row).name if result else None,
-        "sentences": result.get("sentences"),
-        "perplexity": result.get("perplexity"),
-        **{key: value for key, value in result.items() if key.removesuffix("_signature") in signed_metrics()},
-        "paper": row.paper,
-    }
-
-
-def write_table(sweep: Sweep, problems: dict[str, str]) -> None:
-    """Write table.json and table.md from what the rows have by now."""
-    rows = [row_results(row, problems.get(row.name)) for row in sweep.rows]
-    content = {"title": sweep.title, "recipe": sweep.recipe, "shared": sweep.shared, "rows": rows}
-    atomic_text(sweep.output_dir / "table.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    atomic_text(sweep.output_dir / "table.md", table_text(sweep, rows))
-
-
-def table_text(sweep: Sweep, rows: list[dict[str, Any]]) -> str:
-    """Return the table in Markdown: the rows' own numbers, and the published ones beside them."""
-    shown = _shown_metrics(sweep, rows)
-    scores = [(_column(spec), spec.name, spec.show_precisely) for spec in [BY_NAME["perplexity"], *shown]]
-    columns = [("parameters", "parameters", "{:,}".format), ("updates", "updates", "{:,}".format), *scores]
-    columns += [("minutes", "minutes", "{:,.1f}".format)]
-    published = [
-        (f"paper's {_column(spec)}", name, lambda value, spec=spec: format(value, spec.published))
-        for name, spec in BY_NAME.items()
-    ]
-    published += [("paper's parameters", "parameters", "{} M".format)]
-    published = [column for column in published if any(column[1] in row["paper"] for row in rows)]
-    lines = [["row", "changed", *(title for title, _, _ in columns), *(title for title, _, _ in published), "state"]]
-    lines.append(["---"] * len(lines[0]))
-    for row in rows:
-        own = [show(row[key]) if row.get(key) else "" for _, key, show in columns]
-        paper = [show(row["paper"][key]) if key in row["paper"] else "" for _, key, show in published]
-        lines.append([row["row"], row["changed"], *own, *paper, row["state"]])
-    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([f"# {sweep.title}", "", *table, "", *_notes(sweep, rows, shown)]) + "\n"
-
-
-def _column(spec: MetricSpec) -> str:
-    return spec.column or spec.title
-
-
-def _shown_metrics(sweep: Sweep, rows: list[dict[str, Any]]) -> list[MetricSpec]:
-    """Return the metrics that the sweep's evaluation names, or else the usual one, of which any row has a score."""
-    asked = sweep.rows[0].evaluation
-    names = [*asked.get("metrics", [MAIN_METRICS[TEXT]])]
-    names += [name for flag, name in evaluate_translation.EXTRA_METRICS.items() if asked.get(flag)]
-    return [spec for name, spec in signed_metrics().items() if name in names and any(name in row for row in rows)]
-
-
-def _notes(sweep: Sweep, rows: list[dict[str, Any]], shown: list[MetricSpec]) -> list[str]:
-    """Return what the numbers of the table are, as lines."""
-    shared = f" with `{shlex.join(sweep.shared)}`" if sweep.shared else ""
-    notes = [f"- Recipe of all rows: `{sweep.recipe}`{shared}."]
-    scored = dict.fromkeys((row["scored"], row["sentences"]) for row in rows if row["scored"])
-    for model, sentences in scored:
-        names = [row["row"] for row in rows if (row["scored"], row["sentences"]) == (model, sentences)]
-        notes.append(f"- Scored: `{model}` on {sentences:,} sentences{_of(names, rows)}; PPL is per token.")
-    for spec in shown:
-        key = f"{spec.name}_signature"
-        for signature in dict.fromkeys(row[key] for row in rows if key in row):
-            names = [row["row"] for row in rows if row.get(key) == signature]
-            notes.append(f"- {spec.title}: `{signature}`{_of(names, rows)}")
-    return [*notes, *([f"- {' '.join(sweep.note.split())}"] if sweep.note else [])]
-
-
-def _of(names: list[str], rows: list[dict[str, Any]]) -> str:
-    done = [row["row"] for row in rows if row["scored"]]
-    return "" if names == done else f" ({', '.join(names)})"
-
-
-# The command
-
-
-def describe(sweep: Sweep, rows: list[Row], launch: str | None) -> str:
-    """Return what a sweep would do, as text: state, size and command of each row."""
-    lines = []
-    for row in rows:
-        config = make_config(row.arguments)
-        known = "vocab_size" in row.arguments.model or row.arguments.tokenizer_vocab_size
-        size = (
-            f"{count_parameters(config):,} parameters with {config.vocab_size:,} tokens" if known else "size not known"
-        )
-        state = "scored" if evaluation_result(row) else "finished" if is_finished(row) else "to train"
-        lines += [
-            f"{row.name}: {row.changed}; {size}; {state}",
-            f"    {shlex.join(training_command(sweep, row, launch))}",
-        ]
-    return "\n".join(lines)
-
-
-def say(text: str) -> None:
-    """Print to stderr."""
-    print(text, file=sys.stderr, flush=True)
+USAGE = "%(prog)s FILE [--output-dir DIR] [--only ROW ...] [--dry-run] [--launch CONFIG] [--KEY VALUE ...]"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    usage = "%(prog)s FILE [--output-dir DIR] [--only ROW ...] [--dry-run] [--launch CONFIG] [--KEY VALUE ...]"
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.sweep",
-        description=__doc__,
-        formatter_class=form,
-        usage=usage,
-        allow_abbrev=False,
-    )
-    parser.add_argument("file", help="sweep file")
+    parser = make_parser(__doc__, "vaswani-tx sweep", USAGE)
+    parser.add_argument("file", help="sweep file, or the name of a ready-made sweep")
     parser.add_argument("--output-dir", "--output_dir", metavar="DIR", help="place of the table and of the rows' runs")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="only these rows; the table shows all")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands, start nothing")
-    parser.add_argument("--launch", metavar="CONFIG", help="train through accelerate launch with this configuration")
+    parser.add_argument(
+        "--launch", metavar="CONFIG", help="train through accelerate launch with this configuration, such as ddp"
+    )
     options, flags = parser.parse_known_args(argv)
-    try:
-        sweep = read_sweep(options.file, flags, options.output_dir)
-        rows = sweep.choose(options.only)
+
+    def work() -> int:
+        # Imported here, so that --help need not wait for torch.
+        from vaswani_tx.training.experiments import sweep
+        from vaswani_tx.training.experiments.sweep_rows import read_sweep
+
+        launch = sweep.launch_words(options.launch)
+        content = read_sweep(options.file, flags, options.output_dir)
+        rows = content.choose(options.only)
         if options.dry_run:
-            print(describe(sweep, rows, options.launch))
+            print(sweep.describe(content, rows, launch))
             return 0
-        write_table(sweep, {})
-        return run_sweep(sweep, rows, options.launch)
-    except (SweepError, CheckpointError) as error:
-        say(f"error: {error}")
-        return 2 if isinstance(error, SweepError) else 1
+        sweep.write_table(content, {})
+        return sweep.run_sweep(content, rows, launch)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Trains a causal language model, the paper's decoder on its own, from plain text.
+"""Train a causal language model, the paper's decoder on its own, from plain text.
 
-    vaswani-tx train causal-lm training/recipes/causal_lm/tatoeba_en.yaml --data-dir DATA
-    accelerate launch --config_file training/accelerate_configs/ddp.yaml \\
-        -m vaswani_tx.training.train_causal_lm RECIPE [--flags]
+    vaswani-tx train causal-lm causal_lm/tatoeba_en --data-dir DATA
+    accelerate launch --num_processes 8 -m vaswani_tx train causal-lm RECIPE [--flags]
 
-A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.dropout 0.3`), `--help` lists them. One
-text file, a document a line, is enough:
+A recipe is a YAML file, or the name of a ready-made one; every key is also a flag (`--max-steps 100`, `--model.dropout
+0.3`), `--help` lists them. `python -m vaswani_tx.training.train_causal_lm` is the same command. One text file, a
+document a line, is enough:
 
     vaswani-tx train causal-lm --preset tiny --train-text a.en --validation-text v.en \\
         --tokenizer-vocab-size 8000 --max-minutes 10 --output-dir runs/first

@@ -1,10 +1,11 @@
-"""Trains a classifier of texts, a tagger of words, or a reader that finds answers in a context.
+"""Train a classifier of texts, a tagger of words, or a reader that finds answers in a context.
 
     vaswani-tx train classifier --train-file train.tsv --validation-file val.tsv --preset tiny \\
         --tokenizer-vocab-size 8000 --max-steps 1000 --output-dir runs/first
-    vaswani-tx train classifier training/recipes/classifier/tagging.yaml --init-from runs/masked/averaged
+    vaswani-tx train classifier classifier/tagging --init-from runs/masked/averaged
 
-A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.dropout 0.3`). Five tasks (`--task`):
+A recipe is a YAML file, or the name of a ready-made one; every key is also a flag (`--max-steps 100`, `--model.dropout
+0.3`). Five tasks (`--task`):
 
     classification      {"text": "so good", "label": "positive"}         accuracy, macro F1 (f1), Matthews
     multi_label         {"text": "...", "label": ["a", "b"]}             micro F1 (f1), macro F1, exact match
@@ -13,8 +14,9 @@ A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.d
     question_answering  SQuAD's JSON, or lines with its fields           exact match and F1 as SQuAD counts them
 
 Data come from .jsonl, .json, .csv, .tsv (names of columns in the first line; several labels in a cell: `a,b`),
-.parquet, CoNLL files (`word TAB tag`, a blank line ends a sentence), or a data set of the Hub. `--pair-field` names
-the second text of a pair, `--text-field`, `--label-field`, ... what else is called otherwise.
+.parquet, CoNLL files (`word TAB tag`, a blank line ends a sentence), all of them also compressed (.gz, .zst, ...), or a
+data set of the Hub. `--pair-field` names the second text of a pair, `--text-field`, `--label-field`, ... other fields
+that have another name.
 
 `--init-from` takes a pre-trained masked language model (or a classifier): its encoder by the names of its weights, with
 a new last layer, and its tokenizer; `--freeze model.embed_tokens,model.layers.0` and `--layer-lr-decay 0.8` spare it.

@@ -1,13 +1,14 @@
-"""Trains an image classifier: the paper's encoder over patches, on scikit-learn's digits, a folder or a Hub data set.
+"""Train an image classifier: the paper's encoder over patches, on scikit-learn's digits, a folder or a Hub data set.
 
-    vaswani-tx train image-classifier training/recipes/image_classifier/digits.yaml --output-dir runs/digits
+    vaswani-tx train image-classifier image_classifier/digits --output-dir runs/digits
     vaswani-tx train image-classifier --dataset pictures/ --preset tiny --model.image_size 64 \\
         --model.patch_size 8 --schedule cosine --learning-rate 1e-3 --max-epochs 30 --output-dir runs/pictures
 
 `dataset` is `digits` (scikit-learn's, 8 x 8 grey), a folder with a sub-folder of image files for each class (or with
 `train/`, `validation/`, `test/` above these), or the name of a data set on the Hub. Columns of images and labels are
 found, or given. Splits that the data set lacks are cut from its training split, every class by its share, by
-`split_seed`. A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.dropout 0.3`).
+`split_seed`. A recipe is a YAML file, or the name of a ready-made one; every key is also a flag (`--max-steps 100`,
+`--model.dropout 0.3`).
 
 The run folder gets what `train translation` writes (`metrics.jsonl`, `checkpoints/`, `best/`, `averaged/`, ...), the
 image processor as `processor/`, and `scores.json`: accuracy, macro F1, every class and the confusion matrix on the test
@@ -41,7 +42,7 @@ def run(settings: ImageSettings) -> None:
 
 
 def _unscored_run(settings: ImageSettings) -> tuple[Any, Any] | None:
-    """Return context and task of a run that has all of its updates but not its scores; None where there is no such run."""
+    """Return context and task of a run that has all its updates but no scores; None where there is none."""
     import torch
     from accelerate import Accelerator
 

@@ -1,11 +1,11 @@
-"""Trains a translation model from parallel text.
+"""Train a translation model from parallel text.
 
-    vaswani-tx train translation training/recipes/demo_en_de.yaml --data-dir DATA --output-dir runs/demo
-    accelerate launch --config_file training/accelerate_configs/ddp.yaml \\
-        -m vaswani_tx.training.train_translation RECIPE [--flags]
+    vaswani-tx train translation multi30k_en_de --data-dir DATA --output-dir runs/multi30k
+    accelerate launch --num_processes 8 -m vaswani_tx train translation RECIPE [--flags]
 
-A recipe is a YAML file; every key is also a flag (`--max-steps 100`, `--model.dropout 0.3`, `--no-compile`), `--help`
-lists them. Two text files are enough:
+A recipe is a YAML file, or the name of a ready-made one; every key is also a flag (`--max-steps 100`, `--model.dropout
+0.3`, `--no-compile`), `--help` lists them. `python -m vaswani_tx.training.train_translation` is the same command. Two
+text files are enough:
 
     vaswani-tx train translation --preset tiny --train-source a.en --train-target a.de \\
         --validation-source v.en --validation-target v.de --tokenizer-vocab-size 8000 --max-minutes 30 \\

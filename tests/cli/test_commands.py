@@ -159,7 +159,7 @@ def test_code_beside_the_model_is_not_run(folder, tmp_path, monkeypatch):
     for words in (["translate", evil], ["info", evil], ["info", "."], ["push", evil, "me/x", "--dry-run"]):
         done = command(*words, stdin="A dog.\n")
         assert done.status == 0, done.err
-    assert "PYTHON CODE lies beside the model and was not run" in command("info", evil).out
+    assert "PYTHON CODE is beside the model and was not run" in command("info", evil).out
     (evil / "config.json").write_text(json.dumps({"model_type": "unheard", "auto_map": table, "architectures": ["X"]}))
     refused(command("translate", evil), "brings Python code of its own", "--trust-remote-code")
     done = command("info", evil)
@@ -220,7 +220,7 @@ def test_pairs_that_do_not_match_or_do_not_fit(folder, pair, tmp_path):
 
     with (tmp_path / "a.en").open("a", encoding="utf-8") as file:
         file.write("\n")
-    said = refused(score(*pair, "--output", tmp_path / "scores"), "a.de ends after line 3", "a.en goes on")
+    said = refused(score(*pair, "--output", tmp_path / "scores"), "a.de ends after line 3", "a.en has more")
     assert not (tmp_path / "scores").exists() and str(tmp_path) in said
     refused(score(*pair, "--buffer-size", 3), "a.de ends after line 3")
     done = score("--source", "-", "--target", "-")

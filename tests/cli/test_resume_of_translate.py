@@ -1,4 +1,4 @@
-"""`vaswani-tx translate --output`: killed at any moment it goes on to the same bytes, and many processes share it."""
+"""`vaswani-tx translate --output`: killed at any moment it resumes to the same bytes, and many processes share it."""
 
 import io
 import json
@@ -107,7 +107,7 @@ def test_a_killed_process_is_gone_on_with_where_it_stopped(folder, place, whole,
     assert (place / "a.de.part").read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
     calls = stop_at(monkeypatch, 99, None)
     done = command(*words(folder, place))
-    assert done.status == 0 and "going on after line 4" in done.err
+    assert done.status == 0 and "resuming after line 4" in done.err
     assert [block.first for block in calls] == [5, 7, 9, 11]  # nothing is translated twice
     assert (place / "a.de").read_bytes() == whole
     assert names(place) == ["a.de", "a.en"]
@@ -192,7 +192,7 @@ def test_other_settings_models_and_inputs_are_refused(folder, place, whole, monk
     assert made.startswith(whole) and made.count(b"\n") == 12
 
 
-def test_begun_anew_on_request_and_damage_is_named(folder, place, whole, monkeypatch):
+def test_started_again_on_request_and_damage_is_named(folder, place, whole, monkeypatch):
     half_done(folder, place, monkeypatch)
     (place / "a.de.part.json").write_text("{")
     refused(command(*words(folder, place)), "a.de.part.json' is damaged", "--restart")
@@ -262,7 +262,7 @@ def test_two_processes_share_the_lines_and_go_on_where_one_stopped(folder, place
     given = list(map(str, words(folder, place)))
     done = run_launched("cpu.yaml", lambda: noting_blocks(given), folder=place)
     assert done.returncode == 0, done.errors[-3000:]
-    assert done.errors.count("going on after line 4") == 1
+    assert done.errors.count("resuming after line 4") == 1
     assert (place / "a.de").read_bytes() == whole
     assert names(place) == ["a.de", "a.en", "rank0", "rank1"]
     firsts = [[int(line) for line in (place / name).read_text().split()] for name in ("rank0", "rank1")]
@@ -279,7 +279,7 @@ def test_lines_before_one_that_is_no_text_are_shared_too():
 
 
 def test_several_processes_need_files(folder, place, monkeypatch):
-    several = cli_translate.models.Place(cli_translate.torch.device("cpu"), 0, 2)
-    monkeypatch.setattr(cli_translate.models, "find_place", lambda *_: several)
+    several = cli_translate.models.ProcessContext(cli_translate.torch.device("cpu"), 0, 2)
+    monkeypatch.setattr(cli_translate.models, "process_context", lambda *_: several)
     refused(command("translate", folder, stdin="a\n"), "several processes need --input and --output")
     refused(command("translate", folder, "--input", place / "a.en", stdin="a\n"), "several processes need")

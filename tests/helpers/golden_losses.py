@@ -85,8 +85,11 @@ RUNS: dict[str, tuple[str, str, Callable[[Path], None], dict[str, Any]]] = {
     "translation": ("train_translation", "multi30k_en_de_cpu.yaml", _nothing, PAIRS | {"lr_factor": 0.1}),
     "lstm": ("train_translation", "multi30k_en_de_lstm.yaml", _nothing, PAIRS | {"model.hidden_size": 64}),
     "parsing": (
-        "train_translation", "grammar_parsing.yaml", _trees,
-        {"data_dir": "{data}", "tokenizer": "{data}/tokenizer", "warmup_steps": 4, "max_target_tokens": 400},
+        "train_parsing", "grammar_parsing.yaml", _trees,
+        {
+            "data_dir": "{data}", "tokenizer": "{data}/tokenizer", "warmup_steps": 4, "max_target_tokens": 400,
+            "eval_sentences": 4, "final_beam": 1,
+        },
     ),
     "summarization": (
         "train_summarization", "summarization/first_sentence.yaml", _summaries,

@@ -11,6 +11,7 @@ import torch
 from tests.helpers.processes import run_launched
 from tests.helpers.translators import make_model, make_tokenizer, sentences
 from vaswani_tx.training import evaluate_translation
+from vaswani_tx.training.inference.evaluation import _one_line
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate
 from vaswani_tx.training.metrics.registry import signed_metrics
 from vaswani_tx.training.metrics.scoring import score_translations
@@ -168,7 +169,7 @@ def test_impossible_scores_are_found_before_the_model_is_loaded(corpus, tmp_path
     def refuse(*arguments, **keywords):
         raise AssertionError("work was done in vain")
 
-    monkeypatch.setattr("vaswani_tx.training.inference.translation.load_model_and_tokenizer", refuse)
+    monkeypatch.setattr("vaswani_tx.training.inference.evaluation.load_model_and_tokenizer", refuse)
     for flags, message in (
         (["--compound-split", "--target-language", "xx"], "no rules for 'xx'"),
         (["--bleu-tokenizer", "14a"], "no tokeniser '14a'"),
@@ -192,7 +193,7 @@ def test_alpha_reaches_our_model_and_is_refused_for_another(folder, corpus, caps
 
 
 def test_hypothesis_with_a_line_break_stays_on_its_line():
-    assert evaluate_translation._one_line("a\nb\rc\u2028d") == "a b c\u2028d"
+    assert _one_line("a\nb\rc\u2028d") == "a b c\u2028d"
 
 
 def test_unusable_input_is_one_line_and_leaves_nothing(corpus, tmp_path, capsys):

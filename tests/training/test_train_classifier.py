@@ -1,4 +1,4 @@
-"""`train_classifier` and `classify` from end to end, on tasks that a few updates learn."""
+"""The commands that train classifiers and classify, from end to end, on tasks that a few updates learn."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from tests.helpers.processes import run_child
 from tests.helpers.training_runs import CLOCKS
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
-from vaswani_tx.training.classify import Classifier
 from vaswani_tx.training.config.classification import TASKS, ClassifierSettings
 from vaswani_tx.training.config.recipe import parse
 from vaswani_tx.training.data.labelled import read_examples
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.inference.classification import predict
+from vaswani_tx.training.inference.classifier import Classifier
 from vaswani_tx.training.metrics.registry import MAIN_METRICS, metrics_for
 from vaswani_tx.training.models.bert import with_first_token
 from vaswani_tx.training.tasks import classification
@@ -392,9 +392,9 @@ def test_lines_of_text_and_the_functions(trained, tmp_path, capsys, monkeypatch)
     context = "a green car and a red hat"
     answer = Classifier.load(trained["question_answering"] / "best").answer("first?", context)
     assert answer["answer"] == "green" and context[answer["start"] :].startswith("green") and answer["score"] > 0.5
-    assert classify.main(["--model", model, "--input", str(tmp_path / "a.txt"), "--scores", str(tmp_path / "s")]) == 1
+    assert classify.main(["--model", model, "--input", str(tmp_path / "a.txt"), "--scores", str(tmp_path / "s")]) == 2
     assert "hold no labels" in capsys.readouterr().err
-    assert classify.main(["--model", str(tmp_path), "--input", "x"]) == 1
+    assert classify.main(["--model", str(tmp_path), "--input", "x"]) == 2
     assert "has no config.json" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.helpers import ROOT
@@ -253,3 +254,29 @@ def test_two_processes_train_like_one(reversal, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     # Seven batches an epoch: in every fourth update the second process has none.
     assert [record["epoch"] for record in records(alone, "train")] == [0, 1, 1, 2]
+
+
+LINEAR = {"schedule": "linear", "learning_rate": 0.01, "warmup_steps": 2, "log_every": 1, "save_every": 2}
+
+
+def rates(folder):
+    return [record["learning_rate"] for record in records(folder, "train")]
+
+
+def test_more_updates_do_not_move_the_schedule_of_a_run(reversal, tmp_path, capsys):
+    whole = run(reversal, tmp_path / "whole", max_steps=8, **LINEAR)
+    parts = run(reversal, tmp_path / "parts", max_steps=8, max_epochs=1, **LINEAR)
+    assert len(rates(parts)) < 8
+    capsys.readouterr()
+    run(reversal, parts, max_steps=12, **LINEAR)
+    assert rates(parts) == [*rates(whole), 0.0, 0.0, 0.0, 0.0]
+    said = capsys.readouterr().err
+    assert "schedule of this run ends at update 8 (decay_steps): from there to 12, the learning rate is 0" in said
+    assert yaml.safe_load((parts / "recipe.yaml").read_text())["decay_steps"] == 8
+    run(reversal, parts, expect=2, max_steps=12, decay_steps=12, **LINEAR)
+    assert "decay_steps was 8 and is now 12" in capsys.readouterr().err
+
+
+def test_updates_beyond_the_decay_are_announced(reversal, tmp_path, capsys):
+    run(reversal, tmp_path / "run", max_steps=6, decay_steps=3, **LINEAR | {"schedule": "cosine"})
+    assert "ends at update 3 (decay_steps): from there to 6, the learning rate is 0" in capsys.readouterr().err

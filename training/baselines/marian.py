@@ -2,7 +2,7 @@
 
     python -m vaswani_tx.training.baselines.marian training/recipes/multi30k_en_de.yaml --data-dir DATA \\
         --tokenizer RUN/tokenizer --output-dir runs/marian --max-steps 8000
-    python -m vaswani_tx.training.evaluate_translation --model runs/marian/averaged --source test.en --target test.de
+    vaswani-tx evaluate --model runs/marian/averaged --source test.en --target test.de
 
 For a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning
 rates, label smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix, the

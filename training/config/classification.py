@@ -1,4 +1,4 @@
-"""The keys of a classifier's recipe, each also a flag of `vaswani_tx.training.train_classifier` (see training/config/recipe.py)."""
+"""The keys of a classifier's recipe, each also a flag of `vaswani-tx train classifier` (see config/recipe.py)."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,7 +25,9 @@ class ClassifierSettings(RunSettings):
         "One class a text, several, numbers; a class for each word; a span of a context.",
         choices=TASKS,
     )
-    train_file: str = key("", "Training data: .jsonl, .json, .csv, .tsv, .parquet, CoNLL columns, or a Hub data set.")
+    train_file: str = key(
+        "", "Training data: .jsonl, .json, .csv, .tsv, .parquet, CoNLL columns (or .gz, .zst), or a Hub data set."
+    )
     validation_file: str | None = key(None, "Validation data; empty: no validation.")
     train_split: str = key("train", "Split of a Hub data set to train on.")
     validation_split: str = key("validation", "Split of a Hub data set to validate on.")
@@ -90,10 +92,10 @@ class ClassifierSettings(RunSettings):
                 f"stride ({self.stride}) must leave room in max_length ({self.max_length}) for a question and for "
                 "something new in each window."
             )
-        scores = metrics_for(self.task)
-        if self.best_by not in (*scores, "auto"):
+        scores = [name for name in metrics_for(self.task) if name != "loss"]
+        if self.best_by not in (*scores, "auto", "loss"):
             raise SettingsError(
-                f"best_by: task {self.task} has no score {self.best_by!r}; there is {', '.join(scores)}, or auto."
+                f"best_by: task {self.task} has no score {self.best_by!r}; there is {', '.join(scores)}, loss, or auto."
             )
         if self.best_by == "auto":
             self.best_by = MAIN_METRICS[self.task]

@@ -1,12 +1,11 @@
 """The keys of the recipes of language models, each also a flag (see training/config/recipe.py)."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import vaswani_tx
-from vaswani_tx.training.config.recipe import check_known, key
+from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.metrics.registry import CAUSAL_LM, MASKED_LM, metrics_for
@@ -23,7 +22,9 @@ class LanguageModelSettings(RunSettings):
 
     train_text: list[str] | None = field(
         default=None,
-        metadata={"help": "Text files, .jsonl, .tsv or .parquet files with a field of text, or a data set of the Hub."},
+        metadata={
+            "help": "Text files, .jsonl, .json, .csv, .tsv or .parquet files (also .gz, .zst), or a Hub data set."
+        },
     )
     train_split: str = key("train", "Split of a Hub data set to train on.")
     validation_text: list[str] | None = field(
@@ -31,7 +32,7 @@ class LanguageModelSettings(RunSettings):
     )
     validation_split: str = key("validation", "Split of a Hub data set to validate on.")
     dataset_config: str | None = key(None, "Configuration name of a Hub data set.")
-    text_field: str = key("text", "Field or column of the text (.jsonl, .tsv, .parquet, Hub).")
+    text_field: str = key("text", "Field or column of the text (all formats but plain text).")
     corpora: list[dict[str, Any]] | None = field(
         default=None, metadata={"help": "Corpora with weights instead of train_text: {text, weight, split, ...}."}
     )
@@ -68,25 +69,7 @@ class LanguageModelSettings(RunSettings):
                 f"A batch must hold a row: raise batch_tokens ({self.batch_tokens}) to row_length ({self.row_length}) "
                 "or more."
             )
-        self._check_corpora()
-
-    def _check_corpora(self) -> None:
-        if self.corpora is None:
-            return
-        if self.train_text:
-            raise SettingsError("train_text and corpora are both set: give the training data in one of them.")
-        if not self.corpora:
-            raise SettingsError("corpora is an empty list: name at least one corpus, or use train_text.")
-        for number, corpus in enumerate(self.corpora, start=1):
-            for name in corpus:
-                check_known(name, CORPUS_KEYS, f"corpora, number {number}: unknown key '{name}'")
-            if not corpus.get("text"):
-                raise SettingsError(f"corpora, number {number}: text is missing.")
-            weight = corpus.get("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise SettingsError(
-                    f"corpora, number {number}: weight must be a number greater than 0, got '{weight}'."
-                )
+        self.check_corpora("text", CORPUS_KEYS)
 
     def check_data(self) -> None:
         """Raises SettingsError when there is nothing to train on, or no tokenizer for it."""

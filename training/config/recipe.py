@@ -2,11 +2,12 @@
 
 A recipe is a flat YAML mapping whose keys are the fields of a dataclass. Flags override it: `--max-steps 9` and
 `--max_steps 9` are the same, `--compile` and `--no-compile` switch, `--max-steps null` empties a key, and
-`--model.dropout 0.3` sets one entry of the `model` mapping.
+`--model.dropout 0.3` sets one entry of the `model` mapping. A flag of a key that holds text is taken to the letter:
+`--output-dir "runs/exp #2"`, `--target-field no`, `--dataset-config 2024_01` are what they say.
 """
 
 import dataclasses
-import difflib
+import datetime
 import functools
 import math
 import os
@@ -14,11 +15,12 @@ import sys
 import types
 import typing
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from vaswani_tx.suggestions import nearest_name
+from vaswani_tx.training.config.shipped import find_shipped, known_files
 from vaswani_tx.training.errors import SettingsError
 
 
@@ -52,19 +54,23 @@ def parse(argv: list[str] | None, kind: type) -> Any:
         elif name == "model":
             model = _coerce(kind, "model", _yaml_value(text, origin), origin)
         else:
-            values[name] = _coerce(kind, name, _yaml_value(text, origin), origin)
+            values[name] = _coerce(kind, name, _flag_value(kind, name, text, origin), origin)
     if model:
         values["model"] = model
     return kind(**values)
 
 
 def read_recipe(path: str | os.PathLike, kind: type) -> dict[str, Any]:
-    """The checked keys of one YAML recipe for the dataclass `kind`; raises SettingsError naming file and key."""
-    path = Path(path)
+    """Return the checked keys of one YAML recipe for the dataclass `kind`; raise SettingsError naming file and key.
+
+    Args:
+        path: a file, or the name of a ready-made recipe, such as `multi30k_en_de`.
+    """
+    path = find_shipped(path, "recipes")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SettingsError(f"No recipe at '{path}'. {_known_recipes()}") from None
+        raise SettingsError(f"No recipe at '{path}'. {known_files('recipes', path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The recipe '{path}' cannot be read: {error}.") from error
     try:
@@ -167,6 +173,42 @@ def _yaml_value(text: str, origin: str) -> Any:
         raise SettingsError(f"{origin}: '{text}' cannot be read: {error}") from error
 
 
+def _flag_value(kind: type, name: str, text: str, origin: str) -> Any:
+    """Return what a flag gives: of a key that holds text the words to the letter, else what YAML makes of them.
+
+    `null` empties a key; the text itself is `'null'`. A list of texts is parted at commas, or written as `[a, b]`.
+    """
+    found = _kind_of(_types(kind)[name])
+    is_list = found == list[str]
+    if not (found is str or is_list or typing.get_origin(found) is Literal):
+        return _yaml_value(text, origin)
+    if text in ("", "null"):
+        return None
+    if text in ("'null'", '"null"'):
+        text = "null"
+    if is_list and text.startswith("[") and text.endswith("]"):
+        return _yaml_value(text, origin)
+    return text
+
+
+def _kind_of(hint: Any) -> Any:
+    """Return the type of a key's value where there is one, `str` of `str | None`."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next(option for option in options if option is not type(None))
+
+
+def check_text(name: str, value: Any, origin: str) -> str:
+    """Return a text; raise SettingsError where YAML made something else of it, whose spelling is lost."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float, datetime.date)):
+        what = {bool: "true or false", int: "a number", float: "a number"}.get(type(value), "a date")
+        raise SettingsError(
+            f"{origin}: {name} holds text, which YAML read as {what} here ({value}): quote it, such as '{name}: \"...\"'."
+        )
+    raise SettingsError(f"{origin}: {name} must be text, got '{value}'.")
+
+
 def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
     """`value` as the type of field `name`; YAML reads 1e-9 as text and 3 as a whole number, both fine for a rate."""
     kind = _types(arguments)[name]
@@ -177,12 +219,12 @@ def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
         if typing.get_origin(kind) is dict:
             return {}
         raise SettingsError(f"{origin}: {name} must not be empty.")
-    kind = next(option for option in options if option is not type(None))
+    kind = _kind_of(kind)
     if kind == list[str]:
         entries = value.split(",") if isinstance(value, str) else value
-        if not isinstance(entries, list) or not all(isinstance(entry, (str, int)) for entry in entries):
+        if not isinstance(entries, list):
             raise SettingsError(f"{origin}: {name} must be a list of names, got '{value}'.")
-        return [_chosen(arguments, name, str(entry).strip(), origin) for entry in entries]
+        return [_chosen(arguments, name, check_text(name, entry, origin).strip(), origin) for entry in entries]
     if typing.get_origin(kind) is list:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise SettingsError(f"{origin}: {name} must be a list of mappings, got '{value}'.")
@@ -197,11 +239,13 @@ def _coerce(arguments: type, name: str, value: Any, origin: str) -> Any:
         if not isinstance(value, dict):
             raise SettingsError(f"{origin}: {name} must be a mapping of fields to values, got '{value}'.")
         return {str(key): _number(entry) for key, entry in value.items()}
+    if kind is str:
+        return _chosen(arguments, name, check_text(name, value, origin), origin)
     converted = _scalar(kind, value)
     if converted is None:
-        what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+        what = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise SettingsError(f"{origin}: {name} must be {what}, got '{value}'.")
-    return _chosen(arguments, name, converted, origin) if kind is str else converted
+    return converted
 
 
 def _chosen(arguments: type, name: str, text: str, origin: str) -> str:
@@ -215,8 +259,6 @@ def _chosen(arguments: type, name: str, text: str, origin: str) -> str:
 def _scalar(kind: type, value: Any) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else None
-    if kind is str:
-        return None if isinstance(value, (dict, list)) else str(value)
     if isinstance(value, bool):
         return None
     if kind is int and isinstance(value, int):
@@ -240,19 +282,14 @@ def _number(value: Any) -> Any:
 
 
 def check_known(name: str, known: typing.Iterable[str], message: str, as_flag: bool = False) -> None:
-    """Raises SettingsError with the nearest of the known names where `name` is none of them."""
+    """Raise SettingsError with the nearest of the known names where `name` is none of them."""
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    shown = [_flag(word) if as_flag else word for word in nearest]
-    raise SettingsError(message + (f": did you mean '{shown[0]}'?" if shown else ": --help lists all."))
+    nearest = nearest_name(name, known, cutoff=0.5)
+    if nearest is None:
+        raise SettingsError(f"{message}: --help lists all.")
+    raise SettingsError(f"{message}: did you mean '{_flag(nearest) if as_flag else nearest}'?")
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _known_recipes() -> str:
-    folder = Path(__file__).parent.parent / "recipes"
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
-    return f"Ready-made ones in training/recipes: {', '.join(names)}."

@@ -1,13 +1,14 @@
 """The keys that the recipes of all training commands share: model, optimiser, limits, saving, arithmetic."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
 
-from vaswani_tx.training.config.recipe import check_known, key
+from vaswani_tx.training.config.recipe import check_known, check_text, key
 from vaswani_tx.training.config.schedules import SCHEDULES
 from vaswani_tx.training.errors import SettingsError
 
@@ -53,7 +54,9 @@ class RunSettings:
     warmup_steps: int = key(4000, "Updates of linear warm-up.")
     lr_factor: float = key(1.0, "Factor on the schedule's rate.")
     learning_rate: float | None = key(None, "Peak rate of every schedule but noam.")
-    decay_steps: int | None = key(None, "Last update of linear and cosine; empty: max_steps.")
+    decay_steps: int | None = key(
+        None, "Last update of linear and cosine; empty: max_steps. It belongs to the run: a resumed one keeps it."
+    )
     adam_beta1: float = key(0.9, "Adam's first decay rate.")
     adam_beta2: float = key(0.98, "Adam's second decay rate.")
     adam_epsilon: float = key(1e-9, "Adam's epsilon.")
@@ -89,6 +92,11 @@ class RunSettings:
     def __post_init__(self):
         self.check()
 
+    @property
+    def schedule_end(self) -> int | None:
+        """The update at which the schedule reaches its floor; None for one that never does."""
+        return (self.decay_steps or self.max_steps) if SCHEDULES[self.schedule].ends else None
+
     def check(self) -> None:
         """Raises SettingsError, naming the key and the mend, where values contradict themselves."""
         for name in self.positive:
@@ -114,6 +122,32 @@ class RunSettings:
         for name in names:
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+    def check_corpora(self, side: str, keys: Iterable[str]) -> None:
+        """Raise SettingsError where the key `corpora` does not describe corpora.
+
+        Args:
+            side: the key of an entry that must be there; with `train_` in front, the key for a single corpus.
+            keys: all keys that an entry may have.
+        """
+        if self.corpora is None:
+            return
+        if getattr(self, f"train_{side}"):
+            raise SettingsError(f"train_{side} and corpora are both set: give the training data in one of them.")
+        if not self.corpora:
+            raise SettingsError(f"corpora is an empty list: name at least one corpus, or use train_{side}.")
+        for number, corpus in enumerate(self.corpora, start=1):
+            origin = f"corpora, number {number}"
+            for name, value in corpus.items():
+                check_known(name, keys, f"{origin}: unknown key '{name}'")
+                if name != "weight" and value is not None:
+                    for entry in value if isinstance(value, (list, tuple)) else [value]:
+                        check_text(name, entry, origin)
+            if not corpus.get(side):
+                raise SettingsError(f"{origin}: {side} is missing.")
+            weight = corpus.get("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise SettingsError(f"{origin}: weight must be a number greater than 0, got '{weight}'.")
 
     def check_model(self, presets: Iterable[str], config_class: type) -> None:
         """Raises SettingsError where `preset` or `model` name what there is not, with the nearest that there is."""

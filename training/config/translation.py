@@ -1,6 +1,5 @@
-"""The keys of a translation recipe, each also a flag of `vaswani_tx.training.train_translation` (see training/config/recipe.py)."""
+"""The keys of a translation recipe, each also a flag of `vaswani-tx train translation` (see config/recipe.py)."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +13,10 @@ from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metri
 class TranslationSettings(RunSettings):
     """Everything that decides a translation training run."""
 
-    train_source: str = key("", "Source side: a text file, or one .jsonl, .tsv, .parquet file, or a Hub data set.")
+    train_source: str = key(
+        "",
+        "Source side: a text file, one .jsonl, .json, .csv, .tsv or .parquet file (also .gz, .zst), or a Hub data set.",
+    )
     train_target: str | None = key(None, "Target side: the line-aligned text file; empty for the other formats.")
     train_split: str = key("train", "Split of a Hub data set to train on.")
     validation_source: str | None = key(None, "Source side of the validation set; empty: no validation.")
@@ -26,8 +28,8 @@ class TranslationSettings(RunSettings):
     )
     streaming: bool = key(False, "Read the training data piece by piece, for corpora that no memory or disk holds.")
     stream_buffer: int = key(200_000, "Pairs of one piece of a stream; similar lengths are looked for within it.")
-    source_field: str = key("source", "Field or column of the source text (.jsonl, .tsv, .parquet, Hub).")
-    target_field: str = key("target", "Field or column of the target text (.jsonl, .tsv, .parquet, Hub).")
+    source_field: str = key("source", "Field or column of the source text (all formats but plain text).")
+    target_field: str = key("target", "Field or column of the target text (all formats but plain text).")
     empty_lines: Literal["error", "drop"] = key("error", "What an empty line on either side does.")
     max_source_length: int = key(256, "Longest source in tokens, with </s>.")
     max_target_length: int = key(256, "Longest target in tokens, with </s>.")
@@ -103,7 +105,7 @@ class TranslationSettings(RunSettings):
                 f"best_by: {self.best_by} is not among the scores of a validation: add it to metrics "
                 f"({', '.join(self.metrics)}), or set best_by to one of them or to loss."
             )
-        self._check_corpora()
+        self.check_corpora("source", CORPUS_KEYS)
 
     def _check_architecture(self) -> None:
         # Here, as it imports torch, for which --help need not wait.
@@ -128,24 +130,6 @@ class TranslationSettings(RunSettings):
                 "new_vocabulary needs init_from, the model with the old one, and tokenizer or tokenizer_vocab_size, "
                 "the new one."
             )
-
-    def _check_corpora(self) -> None:
-        if self.corpora is None:
-            return
-        if self.train_source:
-            raise SettingsError("train_source and corpora are both set: give the training data in one of them.")
-        if not self.corpora:
-            raise SettingsError("corpora is an empty list: name at least one corpus, or use train_source.")
-        for number, corpus in enumerate(self.corpora, start=1):
-            for name in corpus:
-                check_known(name, CORPUS_KEYS, f"corpora, number {number}: unknown key '{name}'")
-            if not corpus.get("source"):
-                raise SettingsError(f"corpora, number {number}: source is missing.")
-            weight = corpus.get("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise SettingsError(
-                    f"corpora, number {number}: weight must be a number greater than 0, got '{weight}'."
-                )
 
     def check_data(self) -> None:
         """Raises SettingsError when there is nothing to train on, or no tokenizer for it."""

@@ -7,7 +7,6 @@ Bytes that are not UTF-8 are an error that names the file, the line and the byte
 """
 
 import bz2
-import difflib
 import gzip
 import lzma
 import os
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.suggestions import nearest_name
 from vaswani_tx.training.errors import DataError
 
 BLOCK_BYTES = 1 << 22
@@ -95,8 +95,8 @@ def check_file(path: str) -> None:
         raise DataError(f"{path}: this is a folder; name a file.")
     folder, base = os.path.split(path)
     beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(base, beside, n=1)
-    hint = f" Did you mean {os.path.join(folder, near[0])}?" if near else ""
+    near = nearest_name(base, beside)
+    hint = f" Did you mean {os.path.join(folder, near)}?" if near else ""
     raise DataError(f"{path}: there is no such file.{hint}")
 
 

@@ -139,7 +139,7 @@ def without_empty(chunks: Iterator[Chunk], empty: str, counts: Any = None, at_on
     if empty == "error":
         raise DataError(
             f"{count} of {'the first ' * at_once}{total} pairs have an empty side: {places}. Fix them, or let them be "
-            "dropped (`empty_lines: drop` in a recipe, `--empty drop` for train_tokenizer)."
+            "dropped (`empty_lines: drop` in a recipe, `--empty drop` for `vaswani-tx train tokenizer`)."
         )
     if counts is None:
         logger.warning("Dropped %d of %d pairs with an empty side: %s", count, total, places)

@@ -9,7 +9,6 @@ lines (`vaswani_tx.training.data.lines`).
 """
 
 import csv
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vaswani_tx.suggestions import nearest_name
 from vaswani_tx.training.data.lines import byte_blocks, compression_of, format_of, line_chunks, numbered_lines
 from vaswani_tx.training.errors import DataError
 
@@ -114,8 +114,8 @@ def missing(noun: str, name: Any, known: Iterable[Any], keys: str) -> str:
 
 def nearest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ` Did you mean 'label'?` where one of the known names is nearly the same, else ""."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest_name(str(name), known, cutoff)
+    return f" Did you mean {near!r}?" if near else ""
 
 
 # JSON

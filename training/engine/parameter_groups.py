@@ -4,12 +4,12 @@ A pre-trained model's lower layers hold what is most general: with `layer_lr_dec
 schedule's rate, the next at 0.8 times it, and so on, the embeddings slowest (Howard and Ruder 2018, section 3.2).
 """
 
-import difflib
 import re
 from typing import Any
 
 import torch
 
+from vaswani_tx.suggestions import nearest_name
 from vaswani_tx.training.errors import SettingsError
 
 _LAYER = re.compile(r"(?P<stack>.*\blayers)\.(?P<number>\d+)\.")
@@ -30,8 +30,8 @@ def freeze(model: torch.nn.Module, beginnings: list[str] | None) -> int:
         found = [parameter for name, parameter in named.items() if f"{name}.".startswith(beginning.rstrip(".") + ".")]
         if not found:
             parts = {".".join(name.split(".")[:depth]) for name in named for depth in range(1, 6)}
-            nearest = difflib.get_close_matches(beginning, parts, n=1, cutoff=0.4)
-            hint = f"did you mean '{nearest[0]}'?" if nearest else f"its parts are {', '.join(_tops(named))}."
+            nearest = nearest_name(beginning, parts, cutoff=0.4)
+            hint = f"did you mean '{nearest}'?" if nearest else f"its parts are {', '.join(_tops(named))}."
             raise SettingsError(f"freeze: the model has no parameter that begins with '{beginning}': {hint}")
         for parameter in found:
             parameter.requires_grad_(False)

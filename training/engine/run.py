@@ -104,6 +104,7 @@ def train(settings: RunSettings, prepare: Callable[[RunContext], TaskComponents]
         torch.set_num_threads(settings.num_threads)
     folder = RunFolder(settings.output_dir)
     resume_from = on_main_process(accelerator, lambda: folder.resume_point(settings))
+    settings.decay_steps = on_main_process(accelerator, lambda: plan_decay(settings, folder))
     context = RunContext(settings, accelerator, folder, resume_from)
     components = prepare(context)
     set_seed(settings.seed)
@@ -122,6 +123,20 @@ def train(settings: RunSettings, prepare: Callable[[RunContext], TaskComponents]
     finalize(result, components, loop)
     accelerator.end_training()
     return result
+
+
+def plan_decay(settings: RunSettings, folder: RunFolder) -> int | None:
+    """Return `decay_steps` for the whole run: a schedule that ends must not move when `max_steps` is raised."""
+    end = folder.schedule_end(settings)
+    if end is None:
+        return settings.decay_steps
+    if settings.max_steps is None or settings.max_steps > end:
+        last = "on" if settings.max_steps is None else f"to {settings.max_steps:,}"
+        print_status(
+            f"The {settings.schedule} schedule of this run ends at update {end:,} (decay_steps): from there {last}, the "
+            "learning rate is 0. For a longer schedule start a new run, from these weights with --init-from."
+        )
+    return end
 
 
 def make_accelerator(settings: RunSettings) -> Accelerator:

@@ -28,6 +28,7 @@ MAY_CHANGE = {
     "best_by", "metrics", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads", "tracker",
     "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
     "train_text", "validation_text", "eval_samples", "sample_tokens", "train_file", "validation_file",
+    "validation_trees", "leaves",
 }  # fmt: skip
 _OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "processor", "metrics.jsonl", "tensorboard",
         "tracker.json", "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",
@@ -143,23 +144,40 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def check_same(self, arguments: RunSettings) -> None:
-        """Raises RunError where the folder holds a run of other keys than may change between the parts of one."""
+    def former_settings(self, settings_class: type[RunSettings]) -> RunSettings | None:
+        """Return the settings of the run that the folder holds, None where it holds none; RunError where damaged."""
         if not self.recipe.exists():
-            return
+            return None
         try:
-            former = type(arguments)(**read_recipe(self.recipe, type(arguments)))
+            return settings_class(**read_recipe(self.recipe, settings_class))
         except SettingsError as error:
             raise RunError(f"'{self.path}' holds a run that this version cannot read: {error}") from error
+
+    def schedule_end(self, settings: RunSettings) -> int | None:
+        """Return the last update of the schedule: that of the run which the folder holds, else of the settings."""
+        former = None if settings.overwrite else self.former_settings(type(settings))
+        if former is None or settings.decay_steps is not None:
+            return settings.schedule_end
+        return former.schedule_end
+
+    def check_same(self, arguments: RunSettings) -> None:
+        """Raise RunError where the folder holds a run of other keys than may change between the parts of one."""
+        former = self.former_settings(type(arguments))
+        if former is None:
+            return
+        values = dataclasses.asdict(former) | {"decay_steps": former.schedule_end or former.decay_steps}
+        now = dataclasses.asdict(arguments)
+        if arguments.decay_steps is None:
+            now["decay_steps"] = values["decay_steps"]  # a resumed run keeps its own
         differing = [
-            f"{item.name} was {getattr(former, item.name)!r} and is now {getattr(arguments, item.name)!r}"
-            for item in dataclasses.fields(arguments)
-            if item.name not in MAY_CHANGE and getattr(former, item.name) != getattr(arguments, item.name)
+            f"{name} was {values[name]!r} and is now {value!r}"
+            for name, value in now.items()
+            if name not in MAY_CHANGE and values[name] != value
         ]
         if differing:
             raise RunError(
                 f"'{self.path}' holds a different run: {'; '.join(differing)}. "
-                "Choose another output_dir, restore those values to go on, or --overwrite to delete it."
+                "Choose another output_dir, restore those values to resume, or --overwrite to delete it."
             )
 
     def is_done(self, settings: RunSettings) -> bool:

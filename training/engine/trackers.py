@@ -29,7 +29,7 @@ def check_tracker(tracker: str) -> None:
     if tracker in SERVICES and find_spec(tracker) is None:
         raise TrackerError(
             f"tracker: {tracker} is not installed. Install it (`pip install {tracker}`), or use --tracker tensorboard "
-            "or --tracker none; metrics.jsonl and `python -m vaswani_tx.training.report` need neither."
+            "or --tracker none; metrics.jsonl and `vaswani-tx report` need neither."
         )
 
 

@@ -85,16 +85,14 @@ def compare_runs(runs: dict[str, dict[str, Any]], tests: dict[str, dict[str, Any
 
 
 def read_test(path: str | Path) -> dict[str, Any]:
-    """Return the scores that `evaluate_translation --json` wrote; MeasurementError where it is no such file."""
+    """Return the scores that `vaswani-tx evaluate --json` wrote; MeasurementError where it is no such file."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         return {key: found[key] for key in ("bleu", "bleu_signature", "chrf", "sentences")}
     except OSError as error:
         raise MeasurementError(f"'{path}' cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MeasurementError(
-            f"'{path}' is not what `python -m vaswani_tx.training.evaluate_translation --json` writes ({error!r})."
-        ) from error
+        raise MeasurementError(f"'{path}' is not what `vaswani-tx evaluate --json` writes ({error!r}).") from error
 
 
 def _last_within(curve: dict[str, list], axis: str, limit: float) -> dict[str, Any] | None:

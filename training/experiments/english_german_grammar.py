@@ -319,10 +319,10 @@ def split_corpus(
     count: dict[str, int] = {}
     for pair in shuffled:
         count[pair.target] = count.get(pair.target, 0) + 1
-    alone = [pair for pair in shuffled if count[pair.target] == 1]
-    if len(alone) < valid + test:
-        raise ValueError(f"valid={valid}, test={test}: only {len(alone)} targets are unique: ask for fewer")
-    held_out = alone[: valid + test]
+    single = [pair for pair in shuffled if count[pair.target] == 1]
+    if len(single) < valid + test:
+        raise ValueError(f"valid={valid}, test={test}: only {len(single)} targets are unique: ask for fewer")
+    held_out = single[: valid + test]
     sources = {pair.source for pair in held_out}
     return [pair for pair in shuffled if pair.source not in sources], held_out[:valid], held_out[valid:]
 

@@ -1,6 +1,6 @@
 """The rows of a sweep: read from its YAML file, checked, and built into the training command's arguments.
 
-`vaswani_tx.training.sweep` describes the file.
+`vaswani-tx sweep --help` describes the file.
 """
 
 import dataclasses
@@ -17,8 +17,9 @@ import torch
 import yaml
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
 
-from vaswani_tx.configuration_vaswani import nearest
+from vaswani_tx.suggestions import did_you_mean
 from vaswani_tx.training.config.recipe import UniqueKeyLoader
+from vaswani_tx.training.config.shipped import find_shipped, known_files, recipe_beside
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
 from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.errors import CheckpointError, RunError, SweepError
@@ -91,10 +92,10 @@ def read_sweep(path: str | Path, flags: list[str] | None = None, output_dir: str
         SweepError: an unknown key (with the nearest known one), a value of the wrong type, rows that cannot be trained;
             the message names the file and the row.
     """
-    path, flags = Path(path), list(flags or ())
+    path, flags = find_shipped(path, "sweeps"), list(flags or ())
     values = _read_yaml(path)
     _check_keys(values, KEYS, str(path))
-    recipe = path.parent / str(values["recipe"]) if values.get("recipe") else None
+    recipe = recipe_beside(path, str(values["recipe"])) if values.get("recipe") else None
     root = output_dir or values.get("output_dir")
     if not root:
         raise SweepError(f"{path}: output_dir is empty: set it there or with --output-dir.")
@@ -117,8 +118,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError:
-        ready = ", ".join(sorted(file.name for file in (Path(__file__).parent.parent / "sweeps").glob("*.yaml")))
-        raise SweepError(f"No sweep file at '{path}'; it comes first. In training/sweeps: {ready}.") from None
+        raise SweepError(f"No sweep file at '{path}'; it comes first. {known_files('sweeps', path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"The sweep file '{path}' cannot be read: {error}.") from error
     except yaml.YAMLError as error:
@@ -135,7 +135,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def _hint(name: str, known: Any) -> str:
-    return nearest(name, known) or f": known are {', '.join(known)}."
+    return did_you_mean(name, known) or f": known are {', '.join(known)}."
 
 
 def _check_keys(values: dict[str, Any], known: Any, where: str) -> None:
@@ -151,7 +151,7 @@ def _changes(value: Any, where: str) -> dict[str, Any]:
     for key, entry in _mapping(value, where).items():
         base, dot, _ = key.partition(".")
         if base not in known or (dot and base != "model"):
-            raise SweepError(f"{where}: unknown key '{key}'{nearest(base, known) or ': see the training --help.'}")
+            raise SweepError(f"{where}: unknown key '{key}'{did_you_mean(base, known) or ': see the training --help.'}")
         if key == "output_dir":
             raise SweepError(f"{where}: output_dir is made from the row's name: leave it out.")
         fields = key == "model" and isinstance(entry, dict)

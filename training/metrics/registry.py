@@ -14,7 +14,8 @@ A function is named as `file:function`, a file of this folder, and is called as 
 - `TAGGING`: `function(predicted, true, names)`, the sentences' tags twice, and all tags; None where it has no meaning;
 - `QUESTION_ANSWERING`: `function(predicted, references)`, answers and the lists of right ones.
 
-Metrics without a function come from the model's own forward pass: the loss and what follows from it.
+Metrics without a function come from the task itself: the loss of the model's forward pass and what follows from it, or
+scores that need more than predictions and references, such as the brackets of trees.
 """
 
 import importlib
@@ -26,8 +27,9 @@ from typing import Any, Literal
 TEXT, CAUSAL_LM, MASKED_LM = "text", "causal_lm", "masked_lm"
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi_label", "regression"
 TAGGING, QUESTION_ANSWERING, IMAGES = "tagging", "question_answering", "image_classification"
+PARSING = "parsing"
 FAMILIES = (
-    TEXT, CAUSAL_LM, MASKED_LM, CLASSIFICATION, MULTI_LABEL, REGRESSION, TAGGING, QUESTION_ANSWERING, IMAGES,
+    TEXT, CAUSAL_LM, MASKED_LM, CLASSIFICATION, MULTI_LABEL, REGRESSION, TAGGING, QUESTION_ANSWERING, IMAGES, PARSING,
 )  # fmt: skip
 
 
@@ -90,11 +92,16 @@ def _signed(name: str, title: str, function: str, **settings: Any) -> MetricSpec
     return MetricSpec(name, title, (TEXT,), function, number=".2f", scale="percent", signed=True, **settings)
 
 
+def _brackets(name: str, title: str) -> MetricSpec:
+    """Return the entry of a score of trees from 0 to 100, as evalb prints it."""
+    return MetricSpec(name, title, (PARSING,), number=".2f", scale="percent")
+
+
 METRICS = (
     MetricSpec("loss", "loss", FAMILIES, higher_is_better=False, scale="open", unit="nats"),
     MetricSpec(
-        "perplexity", "perplexity", (TEXT, CAUSAL_LM, MASKED_LM), higher_is_better=False, number=".2f", precise=".3f",
-        published=".2f", scale="open", unit="per token", log=True, column="PPL",
+        "perplexity", "perplexity", (TEXT, CAUSAL_LM, MASKED_LM, PARSING), higher_is_better=False, number=".2f",
+        precise=".3f", published=".2f", scale="open", unit="per token", log=True, column="PPL",
     ),
     MetricSpec("bits_per_byte", "bits per byte", (CAUSAL_LM,), higher_is_better=False, scale="open"),
     _signed("bleu", "BLEU", "text_metrics:bleu"),
@@ -122,6 +129,10 @@ METRICS = (
     MetricSpec("f1", "F1", (MULTI_LABEL,), "classes:label_micro_f1"),
     MetricSpec("f1", "F1", (TAGGING,), "spans:tag_f1"),
     MetricSpec("f1", "F1", (IMAGES,)),
+    _brackets("labelled_f1", "labelled F1"),
+    _brackets("labelled_precision", "labelled precision"),
+    _brackets("labelled_recall", "labelled recall"),
+    _brackets("complete_match", "complete match"),
     MetricSpec("macro_f1", "macro F1", (MULTI_LABEL,), "classes:label_macro_f1", in_line=False),
     MetricSpec("macro_f1", "macro F1", (TAGGING,), "spans:tag_macro_f1", in_line=False),
     MetricSpec("weighted_f1", "weighted F1", (CLASSIFICATION,), "classes:weighted_f1", in_line=False),
@@ -141,7 +152,10 @@ METRICS = (
 MAIN_METRICS = {
     TEXT: "bleu", CAUSAL_LM: "loss", MASKED_LM: "loss", CLASSIFICATION: "accuracy", MULTI_LABEL: "f1",
     REGRESSION: "spearman", TAGGING: "f1", QUESTION_ANSWERING: "f1", IMAGES: "accuracy",
+    PARSING: "labelled_f1",
 }  # fmt: skip
+# What a test set of texts is scored by unless a command names others.
+DEFAULT_METRICS = ("bleu", "chrf", "ter")
 # The metrics by name, in their order; where families share a name, they share title, direction and format, too.
 BY_NAME: Mapping[str, MetricSpec] = {
     name: next(spec for spec in METRICS if spec.name == name) for name in dict.fromkeys(spec.name for spec in METRICS)

@@ -9,8 +9,6 @@ from typing import Any
 from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metrics
 from vaswani_tx.training.metrics.text_metrics import TextMetric, TextOptions, check_seed
 
-DEFAULT_METRICS = ("bleu", "chrf", "ter")
-
 
 def make_text_metric(name: str, **options: Any) -> TextMetric:
     """Return a metric by its name in the registry; ValueError for an unknown name, sacreBLEU tokeniser or language.

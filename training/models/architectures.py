@@ -1,4 +1,4 @@
-"""The models that `vaswani_tx.training.train_translation` can train, by the recipe's key `architecture`.
+"""The models that `vaswani-tx train translation` can train, by the recipe's key `architecture`.
 
 Importing this registers their classes, so that `AutoModelForSeq2SeqLM` loads what any of them saved.
 """

@@ -1,4 +1,4 @@
-"""transformers' BERT of the sizes of one of ours, from scratch: `train_classifier --architecture bert`.
+"""transformers' BERT of the sizes of one of ours, from scratch: `vaswani-tx train classifier --architecture bert`.
 
 For a comparison: data, tokenizer, batches and their order, updates, optimiser and learning rates are the recipe's.
 Particular to BERT are learned positions, GELU, biases everywhere, its initialisation (normal, 0.02), and for texts the

@@ -1,7 +1,7 @@
 # Shapes: B batch, S source length, T target length, E width of embeddings, W width of LSTMs, N layers, V vocabulary.
 """What stood before the Transformer: an LSTM encoder-decoder with attention, as a model of transformers.
 
-    python -m vaswani_tx.training.train_translation training/recipes/multi30k_en_de_lstm.yaml --data-dir PATH/TO/multi30k
+    vaswani-tx train translation multi30k_en_de_lstm --data-dir PATH/TO/multi30k
 
 The encoder is bidirectional (Bahdanau et al. 2015, arXiv 1409.0473), the attention and its output layer are Luong's
 (2015, arXiv 1508.04025: "general" or "dot", or Bahdanau's "additive" score; input feeding is an option), layers are

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vaswani_tx.training.command_line import exit_status, make_parser
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import TreeError
-from vaswani_tx.training.metrics.scoring import aligned
 from vaswani_tx.training.parsing.trees import Tree, parse_trees
 
 REMOVED_TAGS = frozenset({"-NONE-", ",", ":", "``", "''", "."})
@@ -54,7 +54,7 @@ def score_sentence(gold: Tree, test: Tree | None, labelled: bool = True) -> Sent
     """Compare two trees over one sentence; `test` None is a sentence that was given up.
 
     Args:
-        labelled: False compares spans alone.
+        labelled: False compares spans only.
     """
     test_words, test_brackets = _brackets(test) if test is not None else ([], [])
     if not test_words:
@@ -114,6 +114,9 @@ def summarise(scores: Iterable[SentenceScore]) -> dict[str, float | int]:
 
 def report(summary: dict[str, float | int], tags: bool = True) -> str:
     """Return the summary as text; `tags` False omits the tagging accuracy, where tags were not predicted."""
+    # Imported here, so that --help need not wait for sacreBLEU.
+    from vaswani_tx.training.metrics.scoring import aligned
+
     rows = [
         ("sentences", f"{summary['sentences']}   ({summary['errors']} errors, {summary['skipped']} skipped)"),
         ("labelled recall", f"{summary['recall']:.2f}"),
@@ -178,29 +181,23 @@ def _percent(part: int, whole: int) -> float:
     return 100.0 * part / whole if whole else 0.0
 
 
+def run(options: argparse.Namespace) -> None:
+    """Score one file against another and print the summary; raise TreeError for files that do not match."""
+    gold, test = read_lines_of_trees(options.gold), read_lines_of_trees(options.test)
+    if None in gold:
+        raise TreeError(f"{options.gold}, line {gold.index(None) + 1}: a gold tree is missing. Give one a line.")
+    if len(gold) != len(test):
+        raise TreeError(f"{options.gold} has {len(gold)} trees but {options.test} {len(test)}: one for each sentence.")
+    print(report(score_trees(gold, test)))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Score a file against another; 2 with one line on stderr for files that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.parsing.evalb",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Run the command and return its exit status."""
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.parsing.evalb")
     parser.add_argument("gold", help="gold trees, one a line")
     parser.add_argument("test", help="trees to score, one a line, blank where there is none")
     options = parser.parse_args(argv)
-    try:
-        gold, test = read_lines_of_trees(options.gold), read_lines_of_trees(options.test)
-        if None in gold:
-            raise TreeError(f"{options.gold}, line {gold.index(None) + 1}: a gold tree is missing.")
-        if len(gold) != len(test):
-            raise TreeError(
-                f"{options.gold} has {len(gold)} trees but {options.test} {len(test)}: one for each sentence."
-            )
-        print(report(score_trees(gold, test)))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Parse the sentences of gold trees with a trained model and score the brackets as evalb does.
 
-    python -m vaswani_tx.training.parsing.evaluate --model runs/parsing/model --trees data/test.mrg --output parsed.mrg
+    vaswani-tx evaluate parsing --model runs/parsing/model --trees data/test.mrg --output parsed.mrg
 
 `--trees` takes files or folders in Penn Treebank brackets; traces and function tags are removed first. The model sees
-the words alone. Each output becomes a tree over all words, repaired where it is malformed; the words, and unless the
+only the words. Each output becomes a tree over all words, repaired where it is malformed; the words, and unless the
 model learned tags the gold tags, are inserted. `--output` keeps the trees, one a line, `--json` every number.
 
 The baseline needs no learning: a right-branching tree over each sentence, its last punctuation under
@@ -17,19 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.training.command_line import check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.parsing.evalb import REMOVED_TAGS, report, score_trees
 from vaswani_tx.training.parsing.linear import ROOT, count_faults
-from vaswani_tx.training.parsing.parse import (
-    add_decoding,
-    decoding,
-    fault_line,
-    learned_leaves,
-    load_parser,
-    parse_sentences,
-)
-from vaswani_tx.training.parsing.prepare import clean_trees
-from vaswani_tx.training.parsing.trees import Tree, write_trees
+from vaswani_tx.training.parsing.outputs import learned_leaves, score_outputs
+from vaswani_tx.training.parsing.parse import add_decoding, decoding, fault_line, load_parser, parse_sentences
+from vaswani_tx.training.parsing.trees import Tree, clean_trees, write_trees
 
 
 def evaluate(model: Any, tokenizer: Any, gold: Sequence[Tree], **options: Any) -> tuple[dict[str, Any], list[Tree]]:
@@ -42,12 +36,10 @@ def evaluate(model: Any, tokenizer: Any, gold: Sequence[Tree], **options: Any) -
     the model predicted them.
     """
     results, _ = parse_sentences(model, tokenizer, [tree.words() for tree in gold], **options)
-    tags = learned_leaves(tokenizer) == "tags"
-    parsed = [result.tree for result in results]
-    if not tags:
-        # Without tags evalb could not tell punctuation from words.
-        parsed = [tree.with_leaves(one.leaves()) for tree, one in zip(parsed, gold, strict=True)]
-    scores: dict[str, Any] = score_trees(gold, parsed)
+    leaves = learned_leaves(tokenizer)
+    tags = leaves == "tags"
+    summary, parsed = score_outputs(results, gold, leaves)
+    scores: dict[str, Any] = dict(summary)
     scores["unlabelled_f1"] = score_trees(gold, parsed, labelled=False)["f1"]
     scores |= {"faults": count_faults(results), "right_branching": score_right_branching(gold), "tags": tags}
     return scores, parsed
@@ -88,34 +80,31 @@ def describe(scores: dict[str, Any]) -> str:
     )
 
 
+def run(options: argparse.Namespace) -> None:
+    """Parse the sentences of the gold trees, print the scores and write what was asked for."""
+    for path in (options.output, options.json):
+        check_writable(path)
+    gold = clean_trees(options.trees)[0][: options.limit]
+    model, tokenizer = load_parser(options)
+    scores, parsed = evaluate(model, tokenizer, gold, **decoding(options))
+    if options.output:
+        atomic_text(options.output, write_trees(parsed))
+    if options.json:
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+        atomic_text(options.json, json.dumps(scores | {"settings": settings}, indent=1, ensure_ascii=False) + "\n")
+    print(describe(scores))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 2 with one line on stderr for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.parsing.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Run the command and return its exit status."""
+    parser = make_parser(__doc__, "vaswani-tx evaluate parsing")
     add_decoding(parser)
     parser.add_argument("--trees", nargs="+", required=True, metavar="PATH", help="gold trees: files or folders")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N trees")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N trees")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the model's trees here, one a line")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores and settings here")
     options = parser.parse_args(argv)
-    try:
-        gold, _ = clean_trees(options.trees)
-        gold = gold[: options.limit]
-        model, tokenizer = load_parser(options)
-        scores, parsed = evaluate(model, tokenizer, gold, **decoding(options))
-        if options.output:
-            atomic_text(options.output, write_trees(parsed))
-        if options.json:
-            settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-            atomic_text(options.json, json.dumps(scores | {"settings": settings}, indent=1, ensure_ascii=False) + "\n")
-        print(describe(scores))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.training.command_line import (
+    check_writable,
+    exit_status,
+    make_parser,
+    positive_int,
+    print_status,
+)
 from vaswani_tx.training.data.lines import read_lines
-from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate_corpus
-from vaswani_tx.training.parsing.linear import FAULTS, LEAF, ReadBack, count_faults, kind_of_leaves, read_back
+from vaswani_tx.training.parsing.linear import FAULTS, ReadBack, count_faults
+from vaswani_tx.training.parsing.outputs import PAPER_PARSING, learned_leaves, read_outputs
 from vaswani_tx.training.parsing.trees import bracket_word, plain_word
-
-PAPER_PARSING = {"num_beams": 21, "gnmt_alpha": 0.3, "max_extra_tokens": 300}
 
 
 def parse_sentences(
@@ -39,24 +41,31 @@ def parse_sentences(
         sentences: words, as a bracketed tree can hold them; none may be empty.
         options: of `translate_corpus`: `batch_tokens`, `progress`, `num_beams`, ... The paper's where absent.
     """
+    # Imported here, so that --help need not wait for torch.
+    from vaswani_tx.training.inference.translation import translate_corpus
+
     sources = [" ".join(map(plain_word, words)) for words in sentences]
     made = translate_corpus(model, tokenizer, sources, do_sample=False, **(PAPER_PARSING | options))
-    leaves = learned_leaves(tokenizer)
-    pairs = zip(made.texts, sentences, strict=True)
-    return [read_back(output, words, leaves) for output, words in pairs], made.texts
-
-
-def learned_leaves(tokenizer: Any) -> str:
-    """Return which of LEAVES the training data had; XX for a tokenizer that does not record it."""
-    return kind_of_leaves(tokenizer.init_kwargs.get("whole_words") or [LEAF])
+    return read_outputs(made.texts, sentences, learned_leaves(tokenizer)), made.texts
 
 
 def load_parser(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Return the model and tokenizer that the options name; raise ValueError for another kind of model."""
+    """Return the model and tokenizer that the options name; raise DataError where they are no parser."""
+    import torch
+
+    from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+    from vaswani_tx.training.inference.translation import load_model_and_tokenizer
+
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device)
+    try:
+        model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device)
+    except CheckpointError as error:
+        # The user named the folder: wrong input, not a failure of the machine.
+        raise DataError(f"--model: {error}") from error
     if not isinstance(model, VaswaniGenerationMixin):
-        raise DataError(f"{options.model} holds a {type(model).__name__}: give a model that train_translation made.")
+        raise DataError(
+            f"{options.model} holds a {type(model).__name__}: give a model that `vaswani-tx train parsing` made."
+        )
     return model, tokenizer
 
 
@@ -76,13 +85,13 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="folder of a model: best/, averaged/ or a checkpoint of a run")
     add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
-    add("--beam", type=_positive, default=PAPER_PARSING["num_beams"], metavar="N", help="beam size (21)")
+    add("--beam", type=positive_int, default=PAPER_PARSING["num_beams"], metavar="N", help="beam size (21)")
     add("--alpha", type=_alpha, default=PAPER_PARSING["gnmt_alpha"], help="exponent of GNMT's length penalty (0.3)")
     add(
-        "--extra-tokens", type=_positive, default=PAPER_PARSING["max_extra_tokens"], metavar="N",
+        "--extra-tokens", type=positive_int, default=PAPER_PARSING["max_extra_tokens"], metavar="N",
         help="tokens that an output may have beyond its input's (300)",
     )  # fmt: skip
-    add("--batch-tokens", type=_positive, default=600, metavar="N", help="source tokens of a batch, before beams (600)")
+    add("--batch-tokens", type=positive_int, default=600, metavar="N", help="source tokens of a batch (600)")
     add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
     add("--quiet", action="store_true", help="no progress bar")
 
@@ -93,46 +102,36 @@ def fault_line(counts: dict[str, int], total: int) -> str:
     return f"{counts['malformed']} of {total} outputs malformed and repaired" + "".join(f"; {kind}" for kind in kinds)
 
 
+def run(options: argparse.Namespace) -> None:
+    """Parse the sentences that the options name, and print or write their trees."""
+    check_writable(options.output)
+    model, tokenizer = load_parser(options)
+    lines = read_lines(options.input) if options.input else sys.stdin.read().split("\n")
+    if not options.input and not lines[-1]:
+        lines.pop()
+    sentences = [[bracket_word(word) for word in line.split()] for line in lines]
+    asked = [words for words in sentences if words]
+    if not asked:
+        raise DataError(f"{options.input or 'standard input'} holds no sentence: give one a line.")
+    results, _ = parse_sentences(model, tokenizer, asked, **decoding(options))
+    trees = iter([result.tree.pretty() if options.pretty else str(result.tree) for result in results])
+    text = "".join(f"{next(trees) if words else ''}\n" for words in sentences)
+    if options.output:
+        atomic_text(options.output, text)
+    else:
+        print(text, end="")
+    print_status(fault_line(count_faults(results), len(results)))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 2 with one line on stderr for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.parsing.parse",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Run the command and return its exit status."""
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.parsing.parse")
     add_decoding(parser)
     parser.add_argument("--input", metavar="FILE", help="sentences; default: standard input")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the trees here instead of printing them")
     parser.add_argument("--pretty", action="store_true", help="each tree over several lines")
     options = parser.parse_args(argv)
-    try:
-        model, tokenizer = load_parser(options)
-        lines = read_lines(options.input) if options.input else sys.stdin.read().split("\n")
-        if not options.input and not lines[-1]:
-            lines.pop()
-        sentences = [[bracket_word(word) for word in line.split()] for line in lines]
-        asked = [words for words in sentences if words]
-        if not asked:
-            raise DataError(f"{options.input or 'standard input'} holds no sentence: give one a line.")
-        results, _ = parse_sentences(model, tokenizer, asked, **decoding(options))
-        trees = iter([result.tree.pretty() if options.pretty else str(result.tree) for result in results])
-        text = "".join(f"{next(trees) if words else ''}\n" for words in sentences)
-        if options.output:
-            atomic_text(options.output, text)
-        else:
-            print(text, end="")
-        print(fault_line(count_faults(results), len(results)), file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+    return exit_status(lambda: run(options))
 
 
 def _alpha(text: str) -> float:

@@ -1,9 +1,9 @@
-"""From treebank files to what `train_translation` takes: words and linearised trees, line by line, and a vocabulary.
+"""Make the data of `vaswani-tx train parsing` from treebank files: words, linearised trees and a vocabulary.
 
     python -m vaswani_tx.training.parsing.prepare --train wsj/02 ... wsj/21 --validation wsj/22 --test wsj/23 \\
         --output data/wsj
-    python -m vaswani_tx.training.train_translation training/recipes/wsj_parsing.yaml
-    python -m vaswani_tx.training.parsing.evaluate --model runs/wsj_parsing/averaged --trees data/wsj/test.mrg
+    vaswani-tx train parsing training/recipes/wsj_parsing.yaml
+    vaswani-tx evaluate parsing --model runs/wsj_parsing/averaged --trees data/wsj/test.mrg
 
 Files or folders in Penn Treebank brackets. Traces and function tags are removed (training/parsing/trees.py). OUTPUT
 gets for each part PART.words (a sentence a line), PART.trees (its linearised tree), PART.mrg (the cleaned tree), and
@@ -14,32 +14,18 @@ gets for each part PART.words (a sentence a line), PART.trees (its linearised tr
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vaswani_tx.training.data.whole_words import train_with_whole_words
+from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
 from vaswani_tx.training.errors import TreeError
 from vaswani_tx.training.files import atomic_folder
 from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
-from vaswani_tx.training.parsing.trees import Tree, clean_tree, plain_word, read_trees, write_trees
+from vaswani_tx.training.parsing.trees import Tree, clean_trees, sentence, write_trees
 
 PARTS = ("train", "validation", "test")
 MARK = "parsing.json"
-
-
-def clean_trees(paths: Sequence[str | Path]) -> tuple[list[Tree], int]:
-    """Return the cleaned trees of files and folders, and how many held only traces; raise TreeError if none is left."""
-    cleaned = [clean_tree(tree) for tree in read_trees(paths)]
-    trees = [tree for tree in cleaned if tree is not None]
-    if not trees:
-        raise TreeError(f"{', '.join(map(str, paths))}: no tree holds a word.")
-    return trees, len(cleaned) - len(trees)
-
-
-def sentence(tree: Tree) -> str:
-    """Return the source side: the plain words, separated by spaces."""
-    return " ".join(plain_word(word) for word in tree.words())
 
 
 def write_parts(
@@ -61,6 +47,9 @@ def write_parts(
         replace: exchange an existing folder.
         notes: further entries of `parsing.json`, which is returned.
     """
+    # Imported here, so that --help need not wait for it.
+    from vaswani_tx.training.data.whole_words import train_with_whole_words
+
     symbols = symbols_of(parts["train"], leaves)
     lines = {
         name: ([sentence(tree) for tree in trees], [linearise(tree, leaves) for tree in trees])
@@ -72,14 +61,14 @@ def write_parts(
     report["parts"] = {name: _measure(parts[name], lines[name], unknown[name], tokenizer) for name in parts}
     for name, count in (dropped or {}).items():
         report["parts"][name]["dropped"] = count
-    with atomic_folder(folder, replace=replace) as place:
+    with atomic_folder(folder, replace=replace) as target:
         for name, trees in parts.items():
             for suffix, texts in zip(("words", "trees"), lines[name], strict=True):
-                (place / f"{name}.{suffix}").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-            (place / f"{name}.mrg").write_text(write_trees(trees), encoding="utf-8")
-        (place / "symbols.txt").write_text("".join(f"{symbol}\n" for symbol in symbols), encoding="utf-8")
-        (place / MARK).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(place / "tokenizer")
+                (target / f"{name}.{suffix}").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+            (target / f"{name}.mrg").write_text(write_trees(trees), encoding="utf-8")
+        (target / "symbols.txt").write_text("".join(f"{symbol}\n" for symbol in symbols), encoding="utf-8")
+        (target / MARK).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tokenizer.save_pretrained(target / "tokenizer")
     return report
 
 
@@ -115,16 +104,14 @@ def _measure(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.parsing.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.parsing.prepare")
     for name in PARTS:
         parser.add_argument(
             f"--{name}", nargs="+", required=name == "train", metavar="PATH", help=f"trees of the {name} part"
         )
-    parser.add_argument("--vocab-size", type=int, default=16000, help="entries of the vocabulary (16000, the paper's)")
+    parser.add_argument(
+        "--vocab-size", type=positive_int, default=16000, help="entries of the vocabulary (16000, the paper's)"
+    )
     parser.add_argument("--leaves", choices=LEAVES, default="XX", help="symbol of a word in a tree (XX)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
@@ -142,23 +129,23 @@ def check_output(folder: Path, overwrite: bool) -> None:
             raise TreeError(f"{folder} exists: give another --output, or --overwrite to replace it.")
 
 
+def run(options: argparse.Namespace) -> None:
+    """Read the trees, write the data, and print how much there is."""
+    check_output(options.output, options.overwrite)
+    given = {name: getattr(options, name) for name in PARTS if getattr(options, name)}
+    read = {name: clean_trees(paths) for name, paths in given.items()}
+    parts = {name: trees for name, (trees, _) in read.items()}
+    dropped = {name: count for name, (_, count) in read.items()}
+    replace = options.output.exists()
+    report = write_parts(parts, options.output, options.vocab_size, options.leaves, dropped, replace, files=given)
+    print("\n".join(describe(report)))
+    print(f"written to {options.output}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 2 with one line on stderr for input that cannot be used."""
+    """Run the command and return its exit status."""
     options = parse(argv)
-    try:
-        check_output(options.output, options.overwrite)
-        given = {name: getattr(options, name) for name in PARTS if getattr(options, name)}
-        read = {name: clean_trees(paths) for name, paths in given.items()}
-        parts = {name: trees for name, (trees, _) in read.items()}
-        dropped = {name: count for name, (_, count) in read.items()}
-        replace = options.output.exists()
-        report = write_parts(parts, options.output, options.vocab_size, options.leaves, dropped, replace, files=given)
-        print("\n".join(describe(report)))
-        print(f"written to {options.output}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ The outer bracket without a label is dropped. Words stay as they are written (`-
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vaswani_tx.training.errors import TreeError
+from vaswani_tx.training.data.lines import read_lines
+from vaswani_tx.training.errors import DataError, TreeError
 
 SUFFIXES = (".mrg", ".txt")
 EMPTY_TAG = "-NONE-"
@@ -96,7 +97,7 @@ def read_trees(paths: Iterable[str | Path] | str | Path) -> Iterator[Tree]:
     """
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         for file in _files(Path(path)):
-            trees = parse_trees(_read(file), str(file))
+            trees = _Reader(str(file)).read(_lines(file))
             if not trees:
                 raise TreeError(f"{file}: there is no tree. Give a file in Penn Treebank brackets.")
             yield from trees
@@ -104,7 +105,7 @@ def read_trees(paths: Iterable[str | Path] | str | Path) -> Iterator[Tree]:
 
 def parse_trees(text: str, name: str = "text") -> list[Tree]:
     """Return all trees of a text; a TreeError names `name` and the line, as described at `read_trees`."""
-    return _Reader(name).read(text)
+    return _Reader(name).read(text.split("\n"))
 
 
 def parse_tree(text: str) -> Tree:
@@ -130,6 +131,20 @@ def clean_tree(tree: Tree) -> Tree | None:
     while cleaned is not None and cleaned.label in ROOTS and len(cleaned.children) == 1:
         cleaned = cleaned.children[0]
     return cleaned
+
+
+def clean_trees(paths: Sequence[str | Path]) -> tuple[list[Tree], int]:
+    """Return the cleaned trees of files and folders, and how many held only traces; raise TreeError if none is left."""
+    cleaned = [clean_tree(tree) for tree in read_trees(paths)]
+    trees = [tree for tree in cleaned if tree is not None]
+    if not trees:
+        raise TreeError(f"{', '.join(map(str, paths))}: no tree holds a word. Give a file of trees over words.")
+    return trees, len(cleaned) - len(trees)
+
+
+def sentence(tree: Tree) -> str:
+    """Return the text of a tree: its plain words, separated by spaces."""
+    return " ".join(plain_word(word) for word in tree.words())
 
 
 def base_label(label: str) -> str:
@@ -165,15 +180,11 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path) -> str:
-    data = path.read_bytes()
+def _lines(path: Path) -> list[str]:
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise TreeError(
-            f"{path}, line {line}: this is not UTF-8. Convert the file, with `iconv -t UTF-8` for example."
-        ) from None
+        return read_lines(path)
+    except DataError as error:
+        raise TreeError(str(error)) from None
 
 
 @dataclass
@@ -194,9 +205,9 @@ class _Reader:
         self.trees: list[Tree] = []
         self.stack: list[_Open] = []
 
-    def read(self, text: str) -> list[Tree]:
-        """Return all trees of the text."""
-        for number, line in enumerate(text.split("\n"), start=1):
+    def read(self, lines: Iterable[str]) -> list[Tree]:
+        """Return all trees of a text."""
+        for number, line in enumerate(lines, start=1):
             for token in _TOKEN.findall(line):
                 if token == "(":
                     self._open(number)

@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-AXES = ("updates", "time")
 MEDIAN_OVER = 9
 
 

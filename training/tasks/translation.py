@@ -4,7 +4,7 @@ recipe -> prepare -> TaskComponents -> engine
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,12 @@ class TranslationTask(MeasuredTask):
         pairs = self.data.pairs
         return pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
 
-    def decoding_options(self) -> dict[str, Any]:
-        """Return further options of `translate` for the validation sentences."""
-        return {}
-
     def score_options(self) -> dict[str, Any]:
         """Return further options of `score_translations`."""
+        return {}
+
+    def decoding_options(self) -> dict[str, Any]:
+        """Return further options of `translate` for the validation sentences."""
         return {}
 
     def validate(self, model: torch.nn.Module, *, final: bool, distributed: bool) -> Validation:
@@ -105,25 +105,24 @@ class TranslationTask(MeasuredTask):
         if chosen:
             beam = self.settings.final_beam if final else self.settings.eval_beam
             hypotheses = translate(
-                model,
-                self.tokenizer,
-                [sources[i] for i in chosen],
-                num_beams=beam,
-                do_sample=False,
-                **work,
+                model, self.tokenizer, [sources[i] for i in chosen], num_beams=beam, do_sample=False, **work,
                 **self.decoding_options(),
-            )
+            )  # fmt: skip
             samples = [
                 {"source": sources[i], "reference": targets[i], "hypothesis": text}
                 for i, text in zip(chosen[:SAMPLES], hypotheses, strict=False)
             ]
-            names = self.settings.metrics
-            found = score_translations(hypotheses, [targets[i] for i in chosen], metrics=names, **self.score_options())
-            scores |= {name: found[name] for name in names}
-            scores |= {f"{name}_signature": found[f"{name}_signature"] for name in names}
+            scores |= self.score_outputs(chosen, hypotheses)
             scores |= {"beam": beam, "sentences": len(chosen)}
         scores["validation_seconds"] = round(time.monotonic() - start, 3)
         return Validation(scores, samples)
+
+    def score_outputs(self, chosen: Sequence[int], hypotheses: Sequence[str]) -> Scores:
+        """Return the metrics of the recipe for what the model wrote for some validation sentences, with signatures."""
+        names, references = self.settings.metrics, [self.validation[1][i] for i in chosen]
+        found = score_translations(hypotheses, references, metrics=names, **self.score_options())
+        scores = {name: found[name] for name in names}
+        return scores | {f"{name}_signature": found[f"{name}_signature"] for name in names}
 
 
 def spread(total: int, count: int | None) -> list[int]:
@@ -138,7 +137,7 @@ def prepare(context: RunContext) -> TaskComponents:
 
 
 def components_of(
-    context: RunContext, task_class: type[TranslationTask], validation: tuple[list[str], list[str]] | None
+    context: RunContext, task_class: Callable[..., TranslationTask], validation: tuple[list[str], list[str]] | None
 ) -> TaskComponents:
     """Return the components of a run that learns to write a target text from a source text."""
     settings = context.settings

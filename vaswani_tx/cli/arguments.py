@@ -30,11 +30,12 @@ measure and describe it:
   card        {card}
 
 other programs:
-  run         run lm_eval, `transformers serve` or a script that then knows our models"""
+  run         lm_eval, `transformers serve` or a script, with our models known"""
 EXAMPLES = """\
 from two text files, line N of one the translation of line N of the other:
-  vaswani-tx train translation --preset tiny --train-source train.en --train-target train.de \\
-      --tokenizer-vocab-size 8000 --max-minutes 30 --output-dir runs/first
+  vaswani-tx train translation --preset tiny --train-source train.en \\
+      --train-target train.de --tokenizer-vocab-size 8000 --max-minutes 30 \\
+      --output-dir runs/first
   echo "A dog runs." | vaswani-tx translate runs/first/averaged
 
 `vaswani-tx VERB --help` is the manual of a verb. A model is a folder (such as
@@ -55,7 +56,8 @@ examples:
   vaswani-tx run examples/pytorch/translation/run_translation.py --model_name_or_path runs/first/averaged ..."""
 STATUS = """\
 exit status: 0 all is well; 1 it failed (disk, device memory, network); 2 wrong
-usage or input; 130 Ctrl-C; 141 the reader of the output went away, as in `... | head -1`."""
+usage or input; 130 Ctrl-C; 141 the reader of the output went away, as in
+`... | head -1`."""
 TRANSLATE = """\
 Translate text, one line a sentence, and answer each line by one line in the same order. An empty line stays empty.
 
@@ -93,7 +95,7 @@ examples:
 
 formats:
   tsv               line number, log-probability, tokens, log-probability a token, perplexity
-  tsv --by-token    line number, place of the token, token, log-probability
+  tsv --by-token    line number, position of the token, token, log-probability
   jsonl             {"line", "log_prob", "tokens", "log_prob_per_token", "perplexity"} for each line,
                     with --by-token also "by_token": [{"token", "log_prob"}]
 
@@ -165,7 +167,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     """End with status 2 and the usage where options do not go together."""
     if options.verb == "translate":
         if options.format == "text" and (options.n_best or 1) > 1:
-            parser.error("--n-best needs a place for the ranks: give --format tsv or jsonl")
+            parser.error("--n-best needs a format with ranks: give --format tsv or jsonl")
         if options.format != "jsonl" and options.alignments:
             parser.error("--alignments needs --format jsonl")
         if options.gnmt_alpha is not None and options.length_penalty is not None:

@@ -77,27 +77,27 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """A translation must stay on its line, whatever the model made."""
+    """Return a text without line breaks: a translation must stay on its line."""
     return text.replace("\r", " ").replace("\n", " ")
 
 
 def one_field(text: str) -> str:
-    """A text as one field of a tab-separated line."""
+    """Return a text as one field of a tab-separated line."""
     return one_line(text).replace("\t", " ")
 
 
 def finite(value: float | None) -> float | None:
-    """A number that JSON knows; None for the others."""
+    """Return a number that JSON has, None for any other."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def json_line(value: Any) -> str:
-    """A value as one line of JSON, umlauts as they are."""
+    """Return a value as one line of JSON, letters beyond ASCII as they are."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class StreamSink:
-    """Text to a stream that others read while it grows; every piece is flushed."""
+    """Text to a stream that others read while it grows; every write is flushed."""
 
     def __init__(self, stream: BinaryIO, terminal: bool):
         self.stream, self.terminal = stream, terminal
@@ -110,23 +110,23 @@ class StreamSink:
 
 
 def stdout_sink() -> StreamSink:
-    """Standard output."""
+    """Return a sink of standard output."""
     return StreamSink(sys.stdout.buffer, sys.stdout.isatty())
 
 
 def is_stdio(path: str | None) -> bool:
-    """Whether a file name means standard input or output."""
+    """Return whether a file name means standard input or output."""
     return path in (None, "-")
 
 
 def check_output(path: Path) -> None:
-    """Find out that a file cannot be written before the work is done, not after."""
+    """Raise CliError where a file cannot be written, before the work is done rather than after it."""
     if path.is_dir():
         raise CliError(f"'{path}' is a folder: name a file for the results.")
     if not path.parent.is_dir():
         raise CliError(f"there is no folder '{path.parent}' for '{path.name}': make it first.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise CliError(f"'{path}' cannot be written: check the permissions, or choose another place.")
+        raise CliError(f"'{path}' cannot be written: check the permissions, or choose another folder.")
 
 
 @contextmanager
@@ -144,15 +144,15 @@ def whole_file(path: Path) -> Iterator[StreamSink]:
 
 @contextmanager
 def open_sink(path: str | None) -> Iterator[StreamSink]:
-    """Standard output, a device or pipe as it is, or a file that is whole or absent."""
+    """Yield a sink: standard output, a device or pipe as it is, or a file that is whole or absent."""
     if is_stdio(path):
         yield stdout_sink()
         return
-    place = Path(path)
-    check_output(place)
-    if place.exists() and not place.is_file():
-        with place.open("wb") as file:
+    target = Path(path)
+    check_output(target)
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
             yield StreamSink(file, terminal=file.isatty())
         return
-    with whole_file(place) as sink:
+    with whole_file(target) as sink:
         yield sink

@@ -44,8 +44,8 @@ def _checked(words: list[str]) -> str:
     if words[0].startswith("-"):
         raise CliError(f"vaswani-tx run: '{words[0]}' comes before the program: give -m MODULE or SCRIPT.py first.")
     if not Path(words[0]).is_file():
-        mend = f"`vaswani-tx run -m {words[0]}` runs a module." if _is_runnable(words[0]) else "check its name."
-        raise CliError(f"there is no file '{words[0]}': {mend}")
+        hint = f"`vaswani-tx run -m {words[0]}` runs a module." if _is_runnable(words[0]) else "check its name."
+        raise CliError(f"there is no file '{words[0]}': {hint}")
     return words[0]
 
 

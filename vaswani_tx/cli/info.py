@@ -1,4 +1,4 @@
-"""`vaswani-tx info`: what a model is, without loading its weights or running the code that lies beside them."""
+"""`vaswani-tx info`: what a model is, without loading its weights or running the code beside them."""
 
 import argparse
 import json
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def gather(model: str) -> dict[str, Any]:
-    """All that can be said of a model, as JSON knows it; CliError where there is none or its files are damaged."""
+    """Return what is known of a model, as values of JSON; raise CliError where there is none or it is damaged."""
     check_folder(model)
     folder = Path(model) if Path(model).is_dir() else None
     try:
@@ -67,8 +67,8 @@ def gather(model: str) -> dict[str, Any]:
     except Exception as error:
         config = None
         if folder is None or "trust_remote_code" not in str(error):
-            place = "its config.json is damaged or of an unknown kind" if folder else "there is no such folder or model"
-            raise CliError(f"'{model}': {place} ({type(error).__name__}: {shorten(error, 200)}).") from None
+            cause = "its config.json is damaged or of an unknown kind" if folder else "there is no such folder or model"
+            raise CliError(f"'{model}': {cause} ({type(error).__name__}: {shorten(error, 200)}).") from None
     tensors = _headers(model, folder)
     found: dict[str, Any] = {"model": model}
     found |= _architecture(config, folder)
@@ -136,7 +136,7 @@ def _parameters(config: Any, tensors: Tensors | None) -> tuple[dict[str, Any], d
 
 
 def _is_made_up(model: torch.nn.Module, name: str) -> bool:
-    """Whether a tensor is computed and not stored: sinusoidal positions of other families."""
+    """Return whether a tensor is computed and not stored: sinusoidal positions of other families."""
     return not model.get_parameter(name).requires_grad
 
 
@@ -219,7 +219,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> str:
-    """The findings as lines for people."""
+    """Return the findings as lines of text."""
     rows = list(_rows(found))
     width = max(len(title) for title, _ in rows)
     return "\n".join(f"{title:<{width}}  {text}".rstrip() for title, text in rows)
@@ -253,7 +253,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for number, (name, size) in enumerate(found["files"].items()):
         yield "" if number else "files", f"{name}  {size:,} bytes" if size is not None else name
     if "code_files" in found:
-        yield "", f"PYTHON CODE lies beside the model and was not run: {', '.join(found['code_files'])}"
+        yield "", f"PYTHON CODE is beside the model and was not run: {', '.join(found['code_files'])}"
     yield from _history(found.get("provenance", {}))
 
 

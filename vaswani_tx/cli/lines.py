@@ -1,4 +1,4 @@
-"""Lines of input: from a file, or from a pipe as they come; UTF-8, parted at the line feed and nowhere else.
+"""Lines of input: from a file, or from a pipe as they come; UTF-8, split at the line feed and nowhere else.
 
 A line's carriage return at its end and the mark at the front of a file (BOM) are dropped. All other characters, NUL,
 form feed, U+0085 and U+2028 among them, belong to the line.
@@ -55,7 +55,7 @@ def open_input(path: str | None) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def is_regular(stream: BinaryIO) -> bool:
-    """Whether a stream is a file on disk, all of which is there already."""
+    """Return whether a stream is a file on disk, all of which is there already."""
     try:
         return os.path.isfile(stream.fileno()) if hasattr(stream, "fileno") else False
     except (OSError, io.UnsupportedOperation, ValueError):
@@ -98,7 +98,7 @@ def blocks(
 
 
 def decode(raw: bytes, number: int, name: str, errors: str = "strict") -> str:
-    """One line's text without its end; CliError names the byte that is no UTF-8."""
+    """Return a line's text without its end; raise CliError naming the byte that is not UTF-8."""
     line = raw.removesuffix(b"\n").removesuffix(b"\r")
     if number == 1:
         line = line.removeprefix(BOM)
@@ -107,7 +107,7 @@ def decode(raw: bytes, number: int, name: str, errors: str = "strict") -> str:
     except UnicodeDecodeError as error:
         raise CliError(
             f"{name}, line {number}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not valid "
-            "UTF-8: convert the text (`iconv -t UTF-8`), or go on with --errors replace."
+            "UTF-8: convert the text (`iconv -t UTF-8`), or give --errors replace."
         ) from None
 
 

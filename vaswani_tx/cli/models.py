@@ -21,8 +21,8 @@ DEFAULT_LIMIT = 1024
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this process computes, and which of how many it is."""
+class ProcessContext:
+    """The device of this process, its rank, and the number of processes."""
 
     device: torch.device
     rank: int = 0
@@ -33,7 +33,7 @@ class Place:
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in their order; every process must call this."""
+        """Return the values of all processes, in their order; every process must call this."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -46,7 +46,7 @@ class Place:
             torch.distributed.destroy_process_group()
 
 
-def find_place(device: str | None, threads: int | None = None) -> Place:
+def process_context(device: str | None, threads: int | None = None) -> ProcessContext:
     """Choose the device; under `accelerate launch` (or torchrun) join the other processes.
 
     Raises:
@@ -64,21 +64,21 @@ def find_place(device: str | None, threads: int | None = None) -> Place:
         state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
         if state.num_processes != wanted:
             raise CliError(f"accelerate found {state.num_processes} of {wanted} processes: give --device cpu.")
-        return Place(state.device, state.process_index, state.num_processes)
+        return ProcessContext(state.device, state.process_index, state.num_processes)
     if device is None:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         # Apple's lacks operations that a beam search needs: on request only.
-        return Place(torch.device(found if found is not None and found.type != "mps" else "cpu"))
+        return ProcessContext(torch.device(found if found is not None and found.type != "mps" else "cpu"))
     try:
-        place = Place(torch.device(device))
-        torch.empty(1, device=place.device)
+        context = ProcessContext(torch.device(device))
+        torch.empty(1, device=context.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise CliError(f"--device {device} cannot be used here ({shorten(error, 120)}): try cpu.") from None
-    return place
+    return context
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name can only be meant as a folder: the Hub knows `name` and `owner/name`."""
+    """Return whether a name can only be meant as a folder: the Hub knows `name` and `owner/name`."""
     parts = name.split("/")
     if name.startswith((".", "/", "~")) or "\\" in name or len(parts) > 2:
         return True
@@ -86,7 +86,7 @@ def looks_like_path(name: str) -> bool:
 
 
 def check_folder(name: str, what: str = "model") -> None:
-    """CliError where a name means a folder that is not there, or one that holds no model."""
+    """Raise CliError where a name means a folder that does not exist, or one that holds no model."""
     folder = Path(name)
     if folder.is_file():
         raise CliError(f"'{name}' is a file: name the {what}'s folder.")
@@ -97,8 +97,8 @@ def check_folder(name: str, what: str = "model") -> None:
     marker = "config.json" if what == "model" else "tokenizer_config.json"
     if not (folder / marker).is_file():
         inside = [part for part in ("averaged", "best") if (folder / part / marker).is_file()]
-        mend = f": did you mean '{folder / inside[0]}'?" if inside else ", so it holds no " + what + "."
-        raise CliError(f"'{name}' has no {marker}{mend}")
+        hint = f": did you mean '{folder / inside[0]}'?" if inside else ", so it holds no " + what + "."
+        raise CliError(f"'{name}' has no {marker}{hint}")
 
 
 def load(
@@ -123,7 +123,7 @@ def load(
     loaded, report = _explained(
         model, "model", trust, AutoModelForSeq2SeqLM.from_pretrained, model, output_loading_info=True, **options
     )
-    # from_pretrained goes on with random numbers in their place.
+    # from_pretrained only warns and leaves random numbers in these tensors.
     if missing := sorted(report["missing_keys"]):
         raise CliError(
             f"the weights of '{model}' lack {len(missing)} tensors, first {missing[0]}: the folder is incomplete, or "
@@ -152,7 +152,7 @@ def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 
 
 def _explained(name: str, what: str, trust: bool, load: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a loader; what damaged files and absent names make it raise becomes one line."""
+    """Call a loader; turn what damaged files and absent names make it raise into a CliError of one line."""
     try:
         return load(*args, trust_remote_code=trust, **kwargs)
     except torch.OutOfMemoryError:
@@ -165,20 +165,20 @@ def _explained(name: str, what: str, trust: bool, load: Any, *args: Any, **kwarg
                 "trust it, add --trust-remote-code."
             ) from None
         if Path(name).is_dir():
-            mend = "a file is missing or damaged, or the installed transformers does not know its kind"
+            cause = "a file is missing or damaged, or the installed transformers does not know its kind"
         else:
-            mend = "there is no such folder, and no model of that name could be had from the Hub"
-        raise CliError(f"the {what} '{name}' cannot be loaded: {mend}{reason}") from None
+            cause = "there is no such folder, and no model of that name could be had from the Hub"
+        raise CliError(f"the {what} '{name}' cannot be loaded: {cause}{reason}") from None
 
 
 def source_limit(model: Any, tokenizer: Any) -> int:
-    """The longest source in tokens that a model is meant for; the paper's sinusoids go on, their quality does not."""
+    """Return the longest source in tokens that a model is meant for; sinusoids have no limit, but quality has."""
     known = (getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
     return min([DEFAULT_LIMIT, *(value for value in known if isinstance(value, int) and value > 0)])
 
 
 def fingerprint(model: str, loaded: Any, tokenizer: str | None) -> str:
-    """What tells two models apart even under one name: the hash of a folder's files, or the Hub's revision."""
+    """Return what identifies a model besides its name: the hash of a folder's files, or the Hub's revision."""
     digest = hashlib.sha256()
     for name in filter(None, (model, tokenizer)):
         folder = Path(name)
@@ -187,7 +187,7 @@ def fingerprint(model: str, loaded: Any, tokenizer: str | None) -> str:
             digest.update(f"{name} {revision}\n".encode())
             continue
         for path in sorted(folder.iterdir()):
-            # What loading reads: notes, cards and logs beside it may change.
+            # Only what loading reads: notes, cards and logs beside it may change.
             if path.suffix in (".json", ".safetensors", ".bin", ".model", ".spm", ".txt"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
                 with path.open("rb") as file:

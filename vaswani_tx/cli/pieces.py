@@ -32,7 +32,7 @@ def _parts(sentence: Sentence, limit: int, count: Callable[[str], int]) -> list[
 
 
 def _middle(text: str) -> tuple[int, int]:
-    """Where the first half ends and the second begins: at the space nearest to the middle, if one is near."""
+    """Return where the first half ends and the second begins: at the space nearest to the middle, if one is near."""
     middle, reach = len(text) // 2, len(text) // 4
     spaces = SPACES.finditer(text, max(middle - reach, 1), len(text) - max(len(text) - middle - reach, 1))
     best = min(spaces, key=lambda found: abs(found.start() - middle), default=None)
@@ -40,7 +40,7 @@ def _middle(text: str) -> tuple[int, int]:
 
 
 def shorten_to(text: str, limit: int, count: Callable[[str], int]) -> str:
-    """The longest front of a text with at most `limit` tokens, cut at a space where there is one."""
+    """Return the longest beginning of a text with at most `limit` tokens, cut at a space where there is one."""
     low, high = 0, len(text)
     # Halves first: no attempt is then much longer than what is kept.
     while high > 1 and count(text[: high // 2]) > limit:

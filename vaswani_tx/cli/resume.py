@@ -1,9 +1,9 @@
-"""Translations of a large input that outlive a kill: a partial output with a small state beside it.
+"""Translations of a large input that survive a kill: a partial output with a small state file beside it.
 
-`FILE.part` holds what is done, `FILE.part.json` how much of it counts, what it was made with, and a hash of the input
-that it was made from. The same command goes on from there and ends with the same bytes as if nothing had happened; then
-`FILE` appears at once. A state is written only after the text that it speaks of is on the disk, and more text than it
-speaks of is cut off.
+`FILE.part` holds the lines that are done, `FILE.part.json` how many of its bytes are valid, the settings, and a hash of
+the input so far. The same command resumes from there and ends with the same bytes as an uninterrupted one; `FILE`
+appears when it is complete. The state is written after the text that it describes has reached the disk; text beyond it
+is cut off.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from vaswani_tx.cli.lines import Block, skip
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two commands from one file
+except ImportError:  # Windows: nothing prevents two commands from writing one file
     fcntl = None
 
 VERSION = 1
@@ -30,12 +30,12 @@ class PartialOutput:
 
     Args:
         target: the file that appears in the end.
-        settings: all that decides the output, beside the input.
-        restart: throw an earlier part away.
+        settings: everything besides the input that determines the output.
+        restart: discard an earlier part.
 
     Raises:
-        CliError: another command writes here, an earlier part was made otherwise or is damaged.
-        CliFailure: the disk.
+        CliError: another command writes here, or an earlier part has other settings or is damaged.
+        CliFailure: the disk is full or broken.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any], restart: bool = False):
@@ -55,7 +55,7 @@ class PartialOutput:
             state = None  # killed between the last two steps of `finish`
         elif state is None and not restart and self.part.exists() and self.part.stat().st_size:
             raise CliError(f"'{self.part}' is in the way and not from this command: move it, or give --restart.")
-        # Opened without emptying it: it may belong to a command that is still at work.
+        # Opened without emptying it: it may belong to a command that is still running.
         self._file = self.part.open("ab")
         if fcntl is not None:
             try:
@@ -83,7 +83,7 @@ class PartialOutput:
             if not all(isinstance(number, int) and number >= 0 for number in numbers):
                 raise TypeError
         except (ValueError, KeyError, TypeError):
-            raise CliError(f"'{self.record}' is damaged: begin anew with --restart.") from None
+            raise CliError(f"'{self.record}' is damaged: start again with --restart.") from None
         return state
 
     def _check(self, state: dict[str, Any]) -> None:
@@ -91,23 +91,23 @@ class PartialOutput:
         if changed := [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]:
             told = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in changed[:3])
             raise CliError(
-                f"'{self.part}' was made otherwise ({told}): give the same command to go on, or --restart "
-                "to begin anew."
+                f"'{self.part}' was made with other settings ({told}): give the same command to resume, or "
+                "--restart to start again."
             )
         if self.part.stat().st_size < state["bytes"]:
-            raise CliError(f"'{self.part}' is shorter than '{self.record}' says: begin anew with --restart.")
+            raise CliError(f"'{self.part}' is shorter than '{self.record}' says: start again with --restart.")
 
     def skip_done(self, stream: BinaryIO, name: str) -> None:
-        """Read past the input that is done; CliError if it is no longer what it was."""
+        """Read past the input that is done; raise CliError where it has changed."""
         skip(stream, self.consumed, self._input)
         if self._input.hexdigest() != self._input_hash:
             raise CliError(
                 f"the first {self.lines} lines of {name} are no longer those that '{self.part}' was made from: restore "
-                "the input to go on, or give --restart to begin anew."
+                "the input to resume, or give --restart to start again."
             )
 
     def write(self, text: str, block: Block) -> None:
-        """Add the output of the next lines; what a kill can take is only what comes after."""
+        """Add the output of the next lines and save the state: a kill loses only what comes after."""
         data = text.encode("utf-8")
         with _disk(self.part):
             self._file.write(data)
@@ -122,14 +122,14 @@ class PartialOutput:
             self._save()
 
     def finish(self) -> None:
-        """Give the output its name, and remove what stood beside it."""
+        """Give the output its name, and remove the state file."""
         with _disk(self.target):
             self._file.close()
             self.part.replace(self.target)
             self.record.unlink()
 
     def close(self) -> None:
-        """Stop writing; an output that has begun stays for the next command, an empty one goes."""
+        """Stop writing; keep an output that has lines for the next command, and remove an empty one."""
         if self._file is None or self._file.closed:
             return
         if self.lines == 0:
@@ -151,11 +151,11 @@ class PartialOutput:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into one line."""
+    """Turn an error of the disk into a CliFailure of one line."""
     try:
         yield
     except OSError as error:
         raise CliFailure(
-            f"'{path}' could not be written ({error.strerror or error}): what is done is kept: make room, then repeat "
-            "the command."
+            f"'{path}' could not be written ({error.strerror or error}); what is done is kept: free some space, then "
+            "repeat the command."
         ) from None

@@ -107,13 +107,13 @@ class Scorer:
 
 def run(options: argparse.Namespace) -> None:
     """Carry out `vaswani-tx score`."""
-    place = models.find_place(options.device, options.num_threads)
+    context = models.process_context(options.device, options.num_threads)
     try:
-        if place.world > 1:
+        if context.world > 1:
             raise CliError("score runs in one process: start it without accelerate launch.")
         with open_input(options.source) as source, open_input(options.target) as target:
             model, tokenizer = models.load(
-                options.model, options.tokenizer, device=place.device, precision=options.precision,
+                options.model, options.tokenizer, device=context.device, precision=options.precision,
                 trust=options.trust_remote_code,
             )  # fmt: skip
             score = Scorer(options, model, tokenizer)
@@ -129,11 +129,11 @@ def run(options: argparse.Namespace) -> None:
                     parts += [scored.total for scored in found]
             print_status(_summary(pairs, tokens, math.fsum(parts)))
     finally:
-        place.leave()
+        context.leave()
 
 
 def _pairs(options: argparse.Namespace, *sides: tuple[Any, str]) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Blocks of pairs with the number of their first; CliError where one side has more lines."""
+    """Yield blocks of pairs with the number of their first line; raise CliError where one side has more lines."""
     read = [blocks(*side, options.buffer_size, at_once=False, errors=options.errors) for side in sides]
     for source, target in zip_longest(*read):
         counts = [0 if block is None else len(block.texts) for block in (source, target)]
@@ -142,8 +142,8 @@ def _pairs(options: argparse.Namespace, *sides: tuple[Any, str]) -> Iterator[tup
             next(read[shorter], None)  # what ended it may have been a line that is no text: that is the error then
             end = (source or target).first - 1 + counts[shorter]
             raise CliError(
-                f"{sides[shorter][1]} ends after line {end} and {sides[1 - shorter][1]} goes on: each line of one must "
-                "be the translation of the same line of the other."
+                f"{sides[shorter][1]} ends after line {end} but {sides[1 - shorter][1]} has more: each line of one "
+                "must be the translation of the same line of the other."
             )
         yield source.first, source.texts, target.texts
 
@@ -165,7 +165,7 @@ def _format(options: argparse.Namespace, tokenizer: Any, number: int, scored: Sc
         return json_line(record)
     if options.by_token:
         rows = enumerate(by_token, start=1)
-        return "".join(f"{number}\t{place}\t{one_field(token)}\t{value:.6f}\n" for place, (token, value) in rows)
+        return "".join(f"{number}\t{position}\t{one_field(token)}\t{value:.6f}\n" for position, (token, value) in rows)
     return f"{number}\t{scored.total:.6f}\t{len(scored.ids)}\t{mean:.6f}\t{_perplexity(mean):.6g}\n"
 
 

@@ -15,8 +15,8 @@ PACKAGE = "vaswani_tx.training"
 EXTRA = "pip install 'vaswani-tx[train]'"
 # What the extra brings, by the names that Python imports; without TensorBoard a run only lacks its curves there.
 REQUIRED = (
-    "accelerate", "datasets", "evaluate", "filelock", "jinja2", "matplotlib", "PIL", "psutil", "pyarrow", "sacrebleu",
-    "sacremoses", "sklearn", "tqdm", "yaml",
+    "accelerate", "datasets", "evaluate", "filelock", "jinja2", "matplotlib", "PIL", "psutil", "pyarrow", "rouge_score",
+    "sacrebleu", "sacremoses", "sklearn", "tqdm", "yaml",
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ COMMANDS = {
         "causal-lm": Command("train_causal_lm", "a language model that continues text, from text"),
         "classifier": Command("train_classifier", "a classifier or tagger of texts, or a finder of answers"),
         "image-classifier": Command("train_image_classifier", "a classifier of images"),
+        "parsing": Command("train_parsing", "a constituency parser, from words and linearised trees"),
         "tokenizer": Command("train_tokenizer", "the vocabulary that all of these can share"),
     },
     "evaluate": {
@@ -47,7 +48,7 @@ COMMANDS = {
     "compare": Command("compare_translations", "is one system better than another? a paired significance test"),
     "average": Command("average_checkpoints", "the mean of checkpoints, as one model"),
     "report": Command("report", "a page of HTML about a run, or about several side by side"),
-    "sweep": Command("sweep", "train and score many variants of a recipe, such as Table 3 of the paper"),
+    "sweep": Command("sweep", "train and score many variants of a recipe, such as Table 3"),
     "card": Command("make_card", "the model card of a run, every number from its files"),
 }
 # `vaswani-tx evaluate --model ...` without a second word.

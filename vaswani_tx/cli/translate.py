@@ -38,7 +38,7 @@ from vaswani_tx.sentences_vaswani import Sentence
 PROMPT = "> "
 # Named one by one; after that a count says enough.
 MAX_WARNINGS = 5
-# What decides the text of the output, beside model and input.
+# The options that determine the text of the output, besides model and input.
 DECIDING = (
     "format", "n_best", "alignments", "beams", "length_penalty", "gnmt_alpha", "max_length", "no_repeat_ngram_size",
     "forbid", "require", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors", "batch_size",
@@ -47,7 +47,7 @@ DECIDING = (
 
 
 class Translator:
-    """A model with everything that the command line says of its use.
+    """A model with the settings that the command line gives for it.
 
     Raises:
         CliError: what was asked for does not fit together, or not to the model.
@@ -61,7 +61,7 @@ class Translator:
         self.warned = 0
 
     def _settings(self) -> dict[str, Any]:
-        """The keywords of a call of the pipeline."""
+        """Return the keywords of a call of the pipeline."""
         options = self.options
         if options.gnmt_alpha is not None and not isinstance(self.model, VaswaniGenerationMixin):
             raise CliError(f"{type(self.model).__name__} does not know --gnmt-alpha: use --length-penalty.")
@@ -84,7 +84,7 @@ class Translator:
         }
         settings = {name: value for name, value in given.items() if value is not None}
         if options.alignments == "words" and not self.tokenizer.is_fast:
-            raise CliError(f"{type(self.tokenizer).__name__} knows no places in the text: give --alignments tokens.")
+            raise CliError(f"{type(self.tokenizer).__name__} has no offsets into the text: give --alignments tokens.")
         beams = options.beams or self.model.generation_config.num_beams or 1
         if (options.n_best or 1) > beams:
             if options.beams is not None:
@@ -95,7 +95,7 @@ class Translator:
         return settings
 
     def __call__(self, block: Block) -> str:
-        """The output of some lines, for each what `_format` makes of it.
+        """Return the output of some lines, each as `_format` gives it.
 
         Raises:
             CliError: settings that this input cannot be translated under.
@@ -111,7 +111,7 @@ class Translator:
             ) from None
         except ValueError as error:
             where = f"lines {block.first} to {block.first + len(block.texts) - 1}"
-            raise CliError(f"{where} cannot be translated so: {shorten(error)}") from error
+            raise CliError(f"{where} cannot be translated with these settings: {shorten(error)}") from error
         output = []
         for number, (text, pieces) in enumerate(zip(block.texts, cuts, strict=True), start=block.first):
             # The pipeline gives a record for a source where it has one, else the list of them.
@@ -122,7 +122,7 @@ class Translator:
         return "".join(output)
 
     def _cut(self, text: str, number: int) -> list[Sentence]:
-        """A line as the pieces that go to the model: itself unless it is too long for it."""
+        """Return a line as the pieces that go to the model: the line itself unless it is too long."""
         whole = [Sentence(text, 0, "")]
         # No token is shorter than a byte: most lines need not be counted.
         if not text.strip() or len(text.encode("utf-8")) + 8 <= self.limit:
@@ -175,34 +175,34 @@ def run(options: argparse.Namespace) -> None:
     to_file = not is_stdio(options.output) and _is_file(Path(options.output))
     if to_file:
         check_output(Path(options.output))
-    place = models.find_place(options.device, options.num_threads)
+    context = models.process_context(options.device, options.num_threads)
     try:
         with open_input(options.input) as (stream, name):
-            if place.world > 1 and not (is_regular(stream) and to_file):
+            if context.world > 1 and not (is_regular(stream) and to_file):
                 raise CliError("several processes need --input and --output with files, which all of them read.")
-            options.quiet = options.quiet or not place.is_first
+            options.quiet = options.quiet or not context.is_first
             model, tokenizer = models.load(
-                options.model, options.tokenizer, device=place.device, precision=options.precision,
+                options.model, options.tokenizer, device=context.device, precision=options.precision,
                 trust=options.trust_remote_code,
             )  # fmt: skip
             translate = Translator(options, model, tokenizer)
             if is_stdio(options.input) and sys.stdin.isatty():
                 _converse(translate, options)
             elif to_file:
-                _to_file(translate, options, stream, name, place)
+                _to_file(translate, options, stream, name, context)
             else:
                 _to_stream(translate, options, stream, name)
     finally:
-        place.leave()
+        context.leave()
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a name is, or will be, an ordinary file: /dev/null and named pipes are not."""
+    """Return whether a name is, or will be, an ordinary file: /dev/null and named pipes are not."""
     return path.is_file() or not path.exists()
 
 
 def _to_stream(translate: Translator, options: argparse.Namespace, stream: Any, name: str) -> None:
-    """Lines of a file in full blocks, those of a pipe as soon as they come; every block's output is flushed."""
+    """Translate lines of a file in full blocks, those of a pipe as they come; flush the output of every block."""
     at_once = not is_regular(stream)
     with open_sink(options.output) as sink, _bar(options, stream) as bar:
         taken = blocks(stream, name, options.buffer_size, at_once=at_once, errors=options.errors)
@@ -211,58 +211,62 @@ def _to_stream(translate: Translator, options: argparse.Namespace, stream: Any, 
             bar.update(len(block.texts))
 
 
-def _to_file(translate: Translator, options: argparse.Namespace, stream: Any, name: str, place: models.Place) -> None:
-    """Write a file that a killed command leaves in part, for the next one to go on with."""
+def _to_file(
+    translate: Translator, options: argparse.Namespace, stream: Any, name: str, context: models.ProcessContext
+) -> None:
+    """Write a file whose finished part survives a kill, for the next command to resume from."""
     partial = None
     try:
-        partial, lines = _begin(translate, options, stream, name, place)
+        partial, lines = _begin(translate, options, stream, name, context)
         taken = blocks(stream, name, options.buffer_size, at_once=False, errors=options.errors, first=lines + 1)
         with _bar(options, stream, lines) as bar:
-            for group in _rounds(taken, place.world):
-                _round(translate, group, place, partial)
+            for group in _rounds(taken, context.world):
+                _round(translate, group, context, partial)
                 bar.update(sum(len(block.texts) for block in group))
         if partial is not None:
             partial.finish()
     except KeyboardInterrupt:
         kept = partial.lines if partial is not None else 0
-        raise CliInterrupted(f"{kept} lines are done and kept; the same command goes on from there.") from None
+        raise CliInterrupted(f"{kept} lines are done and kept; the same command resumes from there.") from None
     finally:
         if partial is not None:
             partial.close()
 
 
 def _begin(
-    translate: Translator, options: argparse.Namespace, stream: Any, name: str, place: models.Place
+    translate: Translator, options: argparse.Namespace, stream: Any, name: str, context: models.ProcessContext
 ) -> tuple[PartialOutput | None, int]:
-    """Open the output in the first process, and take the input of all past the lines that are done."""
+    """Open the output in the first process, and move the input of all processes past the lines that are done."""
     partial, begin, error = None, (0, 0), None
-    if place.is_first:
+    if context.is_first:
         try:
             partial = PartialOutput(Path(options.output), _identity(options, translate.model), options.restart)
             partial.skip_done(stream, name)
             begin = (partial.lines, partial.consumed)
         except CliError as found:
             error = found
-    # The others wait for where to begin, or for the bad news.
-    (lines, consumed), said = place.gather((begin, error and (str(error), error.status)))[0]
+    # The others wait for the line to begin at, or for the error.
+    (lines, consumed), said = context.gather((begin, error and (str(error), error.status)))[0]
     if said:
         raise _failure(*said)
-    if not place.is_first:
+    if not context.is_first:
         stream.seek(consumed)
     elif lines and not options.quiet:
-        print_status(f"going on after line {lines}, where an earlier run stopped.")
+        print_status(f"resuming after line {lines}, where an earlier run stopped.")
     return partial, lines
 
 
-def _round(translate: Translator, group: list[Block], place: models.Place, partial: PartialOutput | None) -> None:
-    """One block for each process, whole: what is in a batch does not depend on how many processes there are."""
+def _round(
+    translate: Translator, group: list[Block], context: models.ProcessContext, partial: PartialOutput | None
+) -> None:
+    """Translate one whole block in each process: the batches do not depend on the number of processes."""
     text, error = "", None
-    if place.rank < len(group):
+    if context.rank < len(group):
         try:
-            text = translate(group[place.rank])
+            text = translate(group[context.rank])
         except CliError as found:
             error = found
-    answers = place.gather((text, error and (str(error), error.status)))
+    answers = context.gather((text, error and (str(error), error.status)))
     for block, (answer, said) in zip(group, answers, strict=False):
         if said:
             raise _failure(*said)
@@ -279,7 +283,7 @@ def _rounds(taken: Iterator[Block], size: int) -> Iterator[list[Block]]:
                 yield group
                 group = []
     except CliError:
-        # A line that cannot be read does not take those before it along.
+        # The lines before one that cannot be read are translated all the same.
         if group:
             yield group
         raise
@@ -288,12 +292,12 @@ def _rounds(taken: Iterator[Block], size: int) -> Iterator[list[Block]]:
 
 
 def _failure(message: str, status: int) -> CliError:
-    """An error of another process."""
+    """Return the error of another process."""
     return CliFailure(message) if status == CliFailure.status else CliError(message)
 
 
 def _identity(options: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """All that decides the output beside the input, as JSON knows it."""
+    """Return everything besides the input that determines the output, as values of JSON."""
     found = {name: getattr(options, name) for name in DECIDING}
     found |= {name: metadata.version(name) for name in ("torch", "transformers")}
     found["model"] = models.fingerprint(options.model, model, options.tokenizer)
@@ -303,7 +307,7 @@ def _identity(options: argparse.Namespace, model: Any) -> dict[str, Any]:
 
 @contextmanager
 def _bar(options: argparse.Namespace, stream: Any, done: int = 0) -> Iterator[tqdm]:
-    """A bar on stderr for people, where the work turns out to be long."""
+    """Yield a progress bar on a terminal, shown where the work takes long."""
     shown = sys.stderr.isatty() and not options.quiet
     total = _count_lines(options.input) if shown and is_regular(stream) and not is_stdio(options.input) else None
     with tqdm(total=total, initial=done, unit="line", delay=2, disable=not shown, file=sys.stderr) as bar:

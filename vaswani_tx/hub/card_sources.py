@@ -120,7 +120,7 @@ def read_evaluation(path: Path, folder: Path) -> dict[str, Any]:
             f"'{path}' holds the scores of '{of}', not of '{folder}': evaluate this model, or name that one."
         )
     if not list(scores_of(score)):
-        raise CardError(f"'{path}' holds no score with a signature: make it with evaluate_translation --json.")
+        raise CardError(f"'{path}' holds no score with a signature: make it with `vaswani-tx evaluate --json`.")
     return score
 
 

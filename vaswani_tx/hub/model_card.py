@@ -1,10 +1,10 @@
 """Model cards (README.md with metadata) from what a run and its evaluations wrote; works offline.
 
-    python -m vaswani_tx.training.make_card runs/first --evaluation scores.json --language en de --output card.md
+    vaswani-tx card runs/first --evaluation scores.json --language en de --output card.md
 
 Every number of a card comes from a file: `config.json` and the weights of the model, `recipe.yaml`, `metrics.jsonl`,
 `finished.json`, `environment.json` and `data.json` of the run, and the JSON files of
-`vaswani_tx.training.evaluate_translation`. What no file holds is left out. Folders of the machine that trained are left
+`vaswani-tx evaluate`. What no file holds is left out. Folders of the machine that trained are left
 out too, names of files stay.
 """
 
@@ -63,7 +63,7 @@ def make_card(
     Args:
         folder: the model: config.json, generation_config.json, weights.
         run: the run that trained it.
-        evaluations: files that `vaswani_tx.training.evaluate_translation --json` wrote for this model.
+        evaluations: files that `vaswani-tx evaluate --json` wrote for this model.
         name: the model's name; default: the folder's.
         load_from: what the example passes to `from_pretrained`; default: the name.
         code: the folder carries its code, so the example needs `trust_remote_code=True` and no package.

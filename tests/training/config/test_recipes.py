@@ -11,15 +11,25 @@ from transformers import AutoConfig
 
 from tests.helpers import GOLDEN_PAPER, ROOT
 from tests.helpers.training_runs import WORDS, records
-from vaswani_tx.training import train_translation
-from vaswani_tx.training.config.translation import parse_arguments
+from vaswani_tx.training import train_parsing, train_translation
+from vaswani_tx.training.config.parsing import ParsingSettings
+from vaswani_tx.training.config.recipe import parse
+from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.experiments.sweep_rows import count_parameters, make_config
+from vaswani_tx.training.parsing import prepare
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "training" / "recipes").glob("*.yaml"))}
 SWEEPS = sorted((ROOT / "training" / "sweeps").glob("*.yaml"))
 
 BODIES = {row["row"]: row["body_without_embedding"] for row in GOLDEN_PAPER["table3_params"]["rows"]}
 WMT = [name for name in RECIPES if name.startswith("wmt14")]
+PARSING = [name for name in RECIPES if name.endswith("_parsing")]
+
+
+def parse_arguments(words):
+    """Read a recipe with the keys of its command."""
+    (path,) = words
+    return parse(words, ParsingSettings if path in {str(RECIPES[name]) for name in PARSING} else TranslationSettings)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +42,16 @@ def corpus(tmp_path_factory):
         shown = lines if side == "en" else [" ".join(reversed(line.split())) for line in lines]
         (folder / f"train.{side}").write_text("\n".join(shown) + "\n", encoding="utf-8")
         (folder / f"val.{side}").write_text("ba be bi\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def treebank(tmp_path_factory):
+    """Trees over the sentences of a grammar, kept in git, as the parsing recipes want them."""
+    folder = tmp_path_factory.mktemp("treebank") / "data"
+    trees = ROOT / "tests" / "golden" / "losses_data"
+    words = ["--train", str(trees / "train.mrg"), "--validation", str(trees / "val.mrg"), "--vocab-size", "500"]
+    assert prepare.main([*words, "--output", str(folder)]) == 0
     return folder
 
 
@@ -129,25 +149,31 @@ SMALL = {
 # the full size is checked above by its count.
 SHALLOW = {"model.encoder_layers": 1, "model.decoder_layers": 1}
 CHEAPER = {512: SHALLOW, 1024: SHALLOW | {"model.d_ff": 256}}
+SMALL_TREES = {
+    "tokenizer": "{data}/tokenizer", "max_source_tokens": 70, "max_source_length": 70, "max_target_tokens": 130,
+    "max_target_length": 130, "max_steps": 2, "eval_sentences": 1, "final_beam": 2, "tracker": "none",
+}  # fmt: skip
 
 
-def start(recipe, corpus, output, **changes):
+def start(recipe, data, output, **changes):
     arguments = parse_arguments([str(recipe)])
-    values = SMALL | {"data_dir": corpus, "output_dir": output} | changes
+    parsing = isinstance(arguments, ParsingSettings)
+    values = (SMALL_TREES if parsing else SMALL) | {"data_dir": data, "output_dir": output} | changes
     if arguments.schedule in ("linear", "cosine"):
         values |= {"decay_steps": arguments.max_steps}
-    words = [f"--{key}={'null' if value is None else value}" for key, value in values.items()]
+    texts = {key: "null" if value is None else str(value).replace("{data}", str(data)) for key, value in values.items()}
+    words = [f"--{key}={text}" for key, text in texts.items()]
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert train_translation.main([str(recipe), *words]) == 0
+    assert (train_parsing if parsing else train_translation).main([str(recipe), *words]) == 0
     return arguments
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_starts(name, corpus, tmp_path):
+def test_every_recipe_starts(name, corpus, treebank, tmp_path):
     output = tmp_path / "run"
     cheaper = CHEAPER.get(make_config(parse_arguments([str(RECIPES[name])])).d_model, {})
-    arguments = start(RECIPES[name], corpus, output, **cheaper)
+    arguments = start(RECIPES[name], treebank if name in PARSING else corpus, output, **cheaper)
     (record,) = records(output, "train")
     assert record["step"] == 2
     assert 0 < record["loss"] < 20
@@ -155,7 +181,8 @@ def test_every_recipe_starts(name, corpus, tmp_path):
     if golden:
         assert record["learning_rate"] == pytest.approx(dict(GOLDEN_PAPER["noam_lr"][golden])[2], rel=1e-12)
     (final,) = records(output, "averaged")
-    assert final.get("beam", 2) == 2
+    assert final["beam"] == 2
+    assert ("labelled_f1" in final) == (name in PARSING) != ("bleu" in final)
     trained = AutoConfig.from_pretrained(output / "averaged")
     wanted = make_config(arguments)
     for field in ("d_model", "d_ff", "num_heads", "d_k", "d_v", "dropout", "encoder_layers", "decoder_layers"):

@@ -131,3 +131,57 @@ def test_unknown_model_field_and_preset_name_the_nearest():
     with pytest.raises(SettingsError, match="'tinny': did you mean 'tiny'"):
         parse_arguments(["--preset", "tinny"])
     assert parse_arguments(["--model.hidden_size", "64"]).model == {"hidden_size": 64}
+
+
+TEXTS = [
+    "no",
+    "on",
+    "2024_01",
+    "010",
+    "1.10",
+    "1:30",
+    "0x10",
+    "+5",
+    "[en].txt",
+    "@x",
+    "*.en",
+    "exp #2",
+    "a: b",
+    "~",
+    "- x",
+    "2026-11-28",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("flag", ["--output-dir", "--target-field", "--dataset-config", "--train-source", "--freeze"])
+def test_a_flag_of_a_text_key_is_taken_to_the_letter(flag, text):
+    found = getattr(parse_arguments([flag, text]), flag[2:].replace("-", "_"))
+    assert found == ([text] if flag == "--freeze" else text)
+    assert getattr(parse_arguments([f"{flag}={text}"]), flag[2:].replace("-", "_")) == found
+
+
+def test_null_empties_a_text_key_unless_it_is_quoted():
+    assert parse_arguments(["--dataset-config", "null"]).dataset_config is None
+    assert parse_arguments(["--dataset-config", "'null'"]).dataset_config == "null"
+    assert parse_arguments(["--freeze", "[a, b]"]).freeze == parse_arguments(["--freeze", "a, b"]).freeze == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", ["no", "2024_01", "1.10", "2026-11-28", "on"])
+@pytest.mark.parametrize("key", ["target_field", "dataset_config", "output_dir", "freeze"])
+def test_a_recipe_with_a_text_that_yaml_reads_as_something_else_says_quote_it(tmp_path, key, value):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"{key}: {f'[{value}]' if key == 'freeze' else value}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=rf"r\.yaml: {key} holds text, which YAML read as .*quote it"):
+        parse_arguments([str(recipe)])
+    recipe.write_text(f'{key}: {f"""["{value}"]""" if key == "freeze" else f"""{chr(34)}{value}{chr(34)}"""}\n')
+    assert getattr(parse_arguments([str(recipe)]), key) == ([value] if key == "freeze" else value)
+
+
+def test_the_texts_of_a_corpus_are_not_guessed_at():
+    with pytest.raises(
+        SettingsError, match=r"corpora, number 1: split holds text, which YAML read as a number .*quote"
+    ):
+        TranslationSettings(corpora=[{"source": "a", "split": 202401}])
+    with pytest.raises(SettingsError, match=r"source_field holds text, which YAML read as true or false"):
+        TranslationSettings(corpora=[{"source": ["a", "b"], "source_field": False}])

@@ -229,7 +229,7 @@ def test_folders_and_files_that_cannot_be_compared_are_refused(tmp_path):
     with pytest.raises(MetricsError, match="cannot be read"):
         read_run(tmp_path / "b")
     (tmp_path / "scores.json").write_text('{"bleu": 1.0}', encoding="utf-8")
-    with pytest.raises(MeasurementError, match="evaluate_translation --json"):
+    with pytest.raises(MeasurementError, match="vaswani-tx evaluate --json"):
         read_test(tmp_path / "scores.json")
     with pytest.raises(MeasurementError, match="cannot be read"):
         read_test(tmp_path / "none.json")

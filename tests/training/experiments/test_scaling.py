@@ -11,6 +11,7 @@ from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.training import scaling
 from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.errors import FitError
+from vaswani_tx.training.experiments.child_commands import Commands
 from vaswani_tx.training.experiments.scaling_fit import (
     Run,
     count_weights,
@@ -110,7 +111,7 @@ def test_one_command_trains_fits_and_draws(reversal, tmp_path, monkeypatch, caps
         AcceleratorState._reset_state(reset_partial_state=True)
         return train_translation.main(words[3:])
 
-    monkeypatch.setattr(scaling.Commands, "run", run)
+    monkeypatch.setattr(Commands, "run", run)
     ladder = write_ladder(tmp_path, reversal)
     out = tmp_path / "out"
     assert scaling.main([ladder, "--output-dir", str(out)]) == 0, capsys.readouterr().err
@@ -121,7 +122,7 @@ def test_one_command_trains_fits_and_draws(reversal, tmp_path, monkeypatch, caps
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "| d16 | 1 |" in (out / "scaling.md").read_text()
     # Again: nothing is trained, the same comes out.
-    monkeypatch.setattr(scaling.Commands, "run", lambda self, words: pytest.fail("trained again"))
+    monkeypatch.setattr(Commands, "run", lambda self, words: pytest.fail("trained again"))
     assert scaling.main([ladder, "--output-dir", str(out)]) == 0
     assert json.loads((out / "scaling.json").read_text()) == result
 

@@ -14,6 +14,9 @@ from tests.helpers import GOLDEN_PAPER, ROOT
 from tests.helpers.training_runs import SMALL, steps
 from vaswani_tx import PRESETS, VaswaniConfig
 from vaswani_tx.training import evaluate_translation, sweep, train_translation
+from vaswani_tx.training.experiments import child_commands
+from vaswani_tx.training.experiments.child_commands import TRAIN, Commands
+from vaswani_tx.training.experiments.sweep import evaluation_words, table_text
 from vaswani_tx.training.experiments.sweep_rows import count_parameters, make_config, read_sweep
 
 TABLE3 = ROOT / "training" / "sweeps" / "table3.yaml"
@@ -52,7 +55,7 @@ def in_process(monkeypatch):
             "vaswani_tx.training.evaluate_translation": evaluate_translation,
         }[module].main(flags)
 
-    monkeypatch.setattr(sweep.Commands, "run", run)
+    monkeypatch.setattr(Commands, "run", run)
     return ran
 
 
@@ -303,12 +306,12 @@ def test_the_table_has_the_metrics_that_the_sweep_names(tmp_path):
         (named, "PPL | BLEU | ROUGE-1 | minutes | paper's ROUGE-1 |", "3.210 | 20.00 | 33.33 | 1.0 | 40.1 |"),
         ({}, "PPL | BLEU | minutes | paper's ROUGE-1 |", "3.210 | 20.00 | 1.0 | 40.1 |"),
     ):
-        made = sweep.read_sweep(write(tmp_path, **values), [], str(tmp_path / "out"))
-        lines = sweep.table_text(made, [row]).splitlines()
+        made = read_sweep(write(tmp_path, **values), [], str(tmp_path / "out"))
+        lines = table_text(made, [row]).splitlines()
         assert head in lines[2] and cells in lines[4]
         assert ("- ROUGE-1: `r`" in lines) == bool(values)
-    made = sweep.read_sweep(write(tmp_path, **named), [], str(tmp_path / "out"))
-    words = sweep.evaluation_words(made.rows[0])
+    made = read_sweep(write(tmp_path, **named), [], str(tmp_path / "out"))
+    words = evaluation_words(made.rows[0])
     assert words[words.index("--metrics") :][:3] == ["--metrics", "rouge1", "bleu"]
     assert evaluate_translation.parse(words).metrics == ["rouge1", "bleu"]
 
@@ -338,9 +341,9 @@ LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_training_process_once(tmp_path, signum, launched):
     note = tmp_path / "note"
-    words = [sys.executable, "-c", CHILD, sweep.TRAIN, str(note)]
+    words = [sys.executable, "-c", CHILD, TRAIN, str(note)]
     if launched:
-        words = [sys.executable, "-c", LAUNCHER, sweep.LAUNCHER, CHILD, sweep.TRAIN, str(note)]
+        words = [sys.executable, "-c", LAUNCHER, child_commands.LAUNCHER, CHILD, TRAIN, str(note)]
 
     def send():
         while not note.exists():
@@ -348,7 +351,7 @@ def test_a_signal_reaches_the_training_process_once(tmp_path, signum, launched):
         os.kill(os.getpid(), signum)
 
     thread = threading.Thread(target=send)
-    with sweep.Commands() as commands:
+    with Commands() as commands:
         thread.start()
         status = commands.run(words)
         thread.join()

@@ -80,7 +80,7 @@ def test_errors_and_skips_enter_no_score():
         score_trees([parse_tree(gold)], [])
 
 
-def test_unlabelled_compares_spans_alone():
+def test_unlabelled_compares_only_spans():
     assert counts("(S (NP (N a)) (V b))", "(X (VP (N a)) (V b))", labelled=False)[:4] == ("valid", 2, 2, 2)
 
 

@@ -11,14 +11,17 @@ from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.training import parsing_demo as demo
 from vaswani_tx.training import train_tokenizer
-from vaswani_tx.training.config.translation import parse_arguments
+from vaswani_tx.training.config.parsing import ParsingSettings
+from vaswani_tx.training.config.recipe import parse as parse_recipe
 from vaswani_tx.training.data.whole_words import add_whole_words, train_with_whole_words
 from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.experiments.english_treebank import generate_trees
 from vaswani_tx.training.experiments.sweep_rows import make_config
+from vaswani_tx.training.inference import translation
 from vaswani_tx.training.inference.translation import Translations
-from vaswani_tx.training.parsing import demo, evaluate, parse, prepare
-from vaswani_tx.training.parsing.grammar import generate_trees
+from vaswani_tx.training.parsing import evaluate, parse, prepare
 from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
 from vaswani_tx.training.parsing.trees import parse_tree, read_trees, write_trees
 
@@ -108,7 +111,7 @@ def test_train_tokenizer_takes_whole_words(data, tmp_path, capsys):
     assert made.get_vocab() == VaswaniTokenizer.from_pretrained(data / "tokenizer").get_vocab()
     (tmp_path / "bad").write_text("a b\n")
     assert (
-        train_tokenizer.main([*command, "--whole-words", str(tmp_path / "bad"), "--output", str(tmp_path / "no")]) == 1
+        train_tokenizer.main([*command, "--whole-words", str(tmp_path / "bad"), "--output", str(tmp_path / "no")]) == 2
     )
     assert "white space" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
@@ -168,7 +171,7 @@ def test_parse_decodes_as_the_paper_does(untrained, monkeypatch, capsys):
         seen.update(options, sources=sources)
         return Translations(["(S XX (PRN XX XX XX )PRN )S", "(S XX"], 0, 0, 1.0)
 
-    monkeypatch.setattr(parse, "translate_corpus", spy)
+    monkeypatch.setattr(translation, "translate_corpus", spy)
     monkeypatch.setattr("sys.stdin", io.StringIO("Stop ( now )\n\nGo on\n"))
     assert parse.main(["--model", str(untrained)]) == 0
     output = capsys.readouterr()
@@ -191,7 +194,9 @@ def test_the_limit_is_the_input_and_what_is_allowed_beyond(untrained):
         model.get_input_embeddings().weight[tokenizer.eos_token_id] = -10.0
     words = ["the", "dog", "and", "the", "cat"]
     size = len(tokenizer(" ".join(words)).input_ids)
-    made = parse.translate_corpus(model, tokenizer, [" ".join(words)], num_beams=2, gnmt_alpha=0.3, max_extra_tokens=7)
+    made = translation.translate_corpus(
+        model, tokenizer, [" ".join(words)], num_beams=2, gnmt_alpha=0.3, max_extra_tokens=7
+    )
     assert made.target_tokens == size + 7
     (result,), _ = parse.parse_sentences(model, tokenizer, [words], num_beams=2, max_extra_tokens=7)
     assert result.tree.words() == words
@@ -222,7 +227,7 @@ def test_evaluation_puts_words_and_tags_back(untrained, treebank, monkeypatch, t
     (tmp_path / "gold.mrg").write_text(write_trees(gold), encoding="utf-8")
     low = "(S (NP XX XX )NP (VP XX (NP (NP XX XX )NP (PP XX (NP XX XX )NP )PP )NP )VP XX )S"
     outputs = [low, *(linearise(tree) for tree in gold[1:])]
-    monkeypatch.setattr(parse, "translate_corpus", lambda *args, **kwargs: Translations(outputs, 0, 0, 1.0))
+    monkeypatch.setattr(translation, "translate_corpus", lambda *args, **kwargs: Translations(outputs, 0, 0, 1.0))
     flags = ["--output", str(tmp_path / "out.mrg"), "--json", str(tmp_path / "out.json")]
     assert evaluate.main(["--model", str(untrained), "--trees", str(tmp_path / "gold.mrg"), *flags]) == 0
     parsed = list(read_trees(tmp_path / "out.mrg"))
@@ -238,7 +243,7 @@ def test_evaluation_puts_words_and_tags_back(untrained, treebank, monkeypatch, t
 def test_predicted_tags_are_scored(untrained, monkeypatch):
     gold = [parse_tree(GOLD)]
     output = linearise(gold[0], "tags").replace("NN )NP )PP", "JJ )NP )PP")
-    monkeypatch.setattr(parse, "translate_corpus", lambda *args, **kwargs: Translations([output], 0, 0, 1.0))
+    monkeypatch.setattr(translation, "translate_corpus", lambda *args, **kwargs: Translations([output], 0, 0, 1.0))
     tokenizer = VaswaniTokenizer.from_pretrained(untrained, whole_words=symbols_of(gold, "tags"))
     scores, _ = evaluate.evaluate(None, tokenizer, gold)
     assert scores["f1"] == 100 and scores["tagging_accuracy"] == 87.5 and scores["tags"]
@@ -281,14 +286,14 @@ def test_demo_runs_every_stage(tmp_path, monkeypatch, capsys):
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").write_text("keep")
-    assert demo.main(["--output", str(other)]) == 1
+    assert demo.main(["--output", str(other)]) == 2
     assert "not empty" in capsys.readouterr().err and (other / "file").exists()
-    assert demo.main(["--output", str(tmp_path / "few"), "--trees", "5"]) == 1
+    assert demo.main(["--output", str(tmp_path / "few"), "--trees", "5"]) == 2
     assert "at least 10" in capsys.readouterr().err
 
 
 def test_the_wsj_recipe_holds_the_papers_values():
-    arguments = parse_arguments([str(demo.RECIPE.parent / "wsj_parsing.yaml")])
+    arguments = parse_recipe([str(demo.RECIPE.parent / "wsj_parsing.yaml")], ParsingSettings)
     config = make_config(arguments)
     assert (config.encoder_layers, config.decoder_layers, config.d_model) == (4, 4, 1024)
     assert config.d_k * config.num_heads == config.d_v * config.num_heads == 1024

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from vaswani_tx.training.errors import TreeError
-from vaswani_tx.training.parsing.grammar import generate_trees
+from vaswani_tx.training.experiments.english_treebank import generate_trees
 from vaswani_tx.training.parsing.linear import (
     FAULTS,
     LEAF,

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from tests.helpers.metrics_files import train, validation, write
 from vaswani_tx.training import report
+from vaswani_tx.training.reporting.page import count, duration, names_of, render, short
 from vaswani_tx.training.reporting.run_data import read_run
 
 EVIL = "<script>alert('x')</script>"
@@ -83,8 +84,8 @@ def make_checkpoint(place, state=None):
 
 def page_of(*folders, title=None):
     folders = [str(folder) for folder in folders]
-    runs = [read_run(path, name) for path, name in zip(folders, report.names_of(folders), strict=True)]
-    return Page(report.render(runs, title or "title"))
+    runs = [read_run(path, name) for path, name in zip(folders, names_of(folders), strict=True)]
+    return Page(render(runs, title or "title"))
 
 
 # What it says
@@ -169,7 +170,7 @@ def test_nothing_of_a_run_becomes_markup(tmp_path):
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path):
-    text = report.render([read_run(make_run(tmp_path / "run"))], "title")
+    text = render([read_run(make_run(tmp_path / "run"))], "title")
     page = Page(text)
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert page.count("script") == page.count("link") == page.count("img") == 0
@@ -227,7 +228,7 @@ def test_a_torn_last_line_and_a_half_written_checkpoint_do_no_harm(tmp_path):
     (folder / "checkpoints" / "step-00000004" / "model.safetensors").write_bytes(b"half")
     run = read_run(folder)
     assert (run.step, run.parameters, len(run.checkpoints)) == (6, None, 1)
-    Page(report.render([run], "title"))
+    Page(render([run], "title"))
 
 
 # The command
@@ -278,10 +279,10 @@ def test_a_picture_without_a_record_is_refused_and_leaves_nothing(tmp_path, caps
 
 
 def test_numbers_as_text():
-    assert [report.count(value) for value in (None, 12, 12345, 2_598_912, 3e9)] == [
+    assert [count(value) for value in (None, 12, 12345, 2_598_912, 3e9)] == [
         "–", "12", "12,345", "2.6 million", "3 billion"
     ]  # fmt: skip
-    assert [report.duration(value) for value in (None, 5, 2820, 3 * 3600 + 300, 200_000)] == [
+    assert [duration(value) for value in (None, 5, 2820, 3 * 3600 + 300, 200_000)] == [
         "–", "5 s", "47 min", "3 h 05 min", "2 d 07 h"
     ]  # fmt: skip
-    assert [report.short(value) for value in (None, True, 1234, 0.5, "a")] == ["–", "yes", "1,234", "0.5", "a"]
+    assert [short(value) for value in (None, True, 1234, 0.5, "a")] == ["–", "yes", "1,234", "0.5", "a"]

@@ -1,17 +1,16 @@
 """English trees from a grammar, for an example of parsing that needs no treebank.
 
-    python -m vaswani_tx.training.parsing.grammar 5        # prints 5 random trees
+    python -m vaswani_tx.training.experiments.english_treebank 5        # prints 5 random trees
 
 The clauses are those of the demonstration's corpus (`experiments/english_german_grammar.py`): words, agreement and who
 does what to whom come from there, the English side of each rule is a tree with the Penn Treebank's labels. This file
 makes longer and harder sentences of them. Where a prepositional phrase belongs depends on verb, preposition and noun
-(`wash the shirt with a brush`, `saw the man with the beard`), or on chance alone; there are relative clauses with
+(`wash the shirt with a brush`, `saw the man with the beard`), or on chance; there are relative clauses with
 either gap, with and without a pronoun; coordination of clauses, verb phrases, noun phrases and nouns (`old men and
 women`); complement and infinitive clauses, passives, particles, possessives, appositions, quoted speech, questions. Two
 trees of one sentence are therefore possible, and no parser can be right every time.
 """
 
-import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
 from vaswani_tx.training.experiments import english_german_frames as frames
 from vaswani_tx.training.experiments import english_german_lexicon as lexicon
 from vaswani_tx.training.experiments import english_german_syntax as syntax
@@ -433,16 +433,17 @@ def _spelled(tree: Tree) -> Tree:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print random trees."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.parsing.grammar", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("count", type=int, nargs="?", default=10)
-    parser.add_argument("--seed", type=int, default=2015)
+    """Run the command and return its exit status."""
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.experiments.english_treebank")
+    parser.add_argument("count", type=positive_int, nargs="?", default=10, help="trees to print (10)")
+    parser.add_argument("--seed", type=int, default=2015, help="of the trees (2015)")
     options = parser.parse_args(argv)
-    for tree in generate_trees(options.count, options.seed):
-        print(f"{' '.join(tree.words())}\n{tree.pretty()}\n")
-    return 0
+
+    def show() -> None:
+        for tree in generate_trees(options.count, options.seed):
+            print(f"{' '.join(tree.words())}\n{tree.pretty()}\n")
+
+    return exit_status(show)
 
 
 if __name__ == "__main__":

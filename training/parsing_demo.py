@@ -1,8 +1,8 @@
 """The whole path of parsing without a treebank: trees from a grammar, a model, its F1, its trees.
 
-    python -m vaswani_tx.training.parsing.demo --output runs/parsing
+    python -m vaswani_tx.training.parsing_demo --output runs/parsing
 
-It draws 16,000 trees over different sentences (training/parsing/grammar.py), trains for some five minutes on one core
+It draws 16,000 trees over different sentences (training/experiments/english_treebank.py), trains for some five minutes on one core
 (training/recipes/grammar_parsing.yaml), parses the 500 test sentences, none of which was trained on, as the paper does
 (beam 21, alpha 0.3, input + 300), and prints the scores by evalb's definition beside those of a right-branching tree.
 OUTPUT then holds `data/`, `run/` (the training run), `model/` (with that decoding as its own), `test.mrg` (the model's
@@ -17,36 +17,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
+from vaswani_tx.training.errors import DataError
+from vaswani_tx.training.experiments.english_treebank import generate_trees, split_trees
 from vaswani_tx.training.files import atomic_folder, atomic_text
-from vaswani_tx.training.inference.translation import load_model_and_tokenizer
 from vaswani_tx.training.parsing.evaluate import describe, evaluate
-from vaswani_tx.training.parsing.grammar import generate_trees, split_trees
 from vaswani_tx.training.parsing.linear import LEAVES
-from vaswani_tx.training.parsing.parse import PAPER_PARSING
-from vaswani_tx.training.parsing.prepare import MARK, sentence, write_parts
+from vaswani_tx.training.parsing.outputs import PAPER_PARSING
+from vaswani_tx.training.parsing.prepare import MARK, write_parts
 from vaswani_tx.training.parsing.prepare import describe as describe_data
-from vaswani_tx.training.parsing.trees import Tree, write_trees
-from vaswani_tx.training.reporting.plots import read_metrics
-from vaswani_tx.training.train_translation import main as train_translation
+from vaswani_tx.training.parsing.trees import Tree, sentence, write_trees
+from vaswani_tx.training.train_parsing import main as train_parsing
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "grammar_parsing.yaml"
+RECIPE = Path(__file__).parent / "recipes" / "grammar_parsing.yaml"
 HELD_OUT = 500
 SHOWN = 3
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vaswani_tx.training.parsing.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, "python -m vaswani_tx.training.parsing_demo")
     parser.add_argument("--output", type=Path, default=Path("runs/parsing"), help="replaced if it is a demo's folder")
-    parser.add_argument("--trees", type=int, default=16000, help="trees in all, 500 to validate and 500 to test")
+    parser.add_argument("--trees", type=positive_int, default=16000, help="trees in all, 500 each to validate and test")
     parser.add_argument("--leaves", choices=LEAVES, default="words", help="symbol of a word in a tree (words)")
-    parser.add_argument("--vocab-size", type=int, default=1584, help="entries of the vocabulary (1584)")
-    parser.add_argument("--max-steps", type=int, help="updates; the recipe's number if absent")
-    parser.add_argument("--beam", type=int, default=PAPER_PARSING["num_beams"], help="beam of the evaluation (21)")
+    parser.add_argument("--vocab-size", type=positive_int, default=1584, help="entries of the vocabulary (1584)")
+    parser.add_argument("--max-steps", type=positive_int, help="updates; the recipe's number if absent")
+    parser.add_argument(
+        "--beam", type=positive_int, default=PAPER_PARSING["num_beams"], help="beam of the evaluation (21)"
+    )
     parser.add_argument("--seed", type=int, default=2015, help="of the trees and their split")
     return parser.parse_args(argv)
 
@@ -55,7 +53,7 @@ def make_data(folder: Path, options: argparse.Namespace) -> dict[str, list[Tree]
     """Draw the trees, split them so that no sentence is in two parts, write and return the parts."""
     held_out = min(HELD_OUT, options.trees // 10)
     if held_out < 1:
-        raise ValueError(f"--trees is {options.trees}: give at least 10")
+        raise DataError(f"--trees is {options.trees}: give at least 10")
     trees = generate_trees(options.trees, options.seed)
     validation, test, train = split_trees(trees, (held_out, held_out), options.seed)
     parts = {"train": train, "validation": validation, "test": test}
@@ -68,20 +66,24 @@ def train(folder: Path, max_steps: int | None) -> None:
     """Train by the recipe on the data in `folder/data`; raise SystemExit with its status if that fails."""
     flags = ["--data-dir", str(folder / "data"), "--tokenizer", str(folder / "data" / "tokenizer")]
     flags += ["--output-dir", str(folder / "run"), *(["--max-steps", str(max_steps)] if max_steps else [])]
-    if status := train_translation([str(RECIPE), *flags]):
+    if status := train_parsing([str(RECIPE), *flags]):
         raise SystemExit(status)
 
 
 def keep_model(run: Path, target: Path) -> None:
     """Copy the averaged or the best model, whichever has the lower validation loss, with the paper's decoding."""
+    # Imported here, so that --help need not wait for torch and matplotlib.
+    from vaswani_tx.training.inference.translation import load_model_and_tokenizer
+    from vaswani_tx.training.reporting.plots import read_metrics
+
     events = read_metrics(run / "metrics.jsonl")
     losses = {name: events[name][-1]["loss"] for name in ("averaged", "best") if name in events}
     chosen = run / min(losses, key=losses.get)
     model, _ = load_model_and_tokenizer(str(chosen))
     model.generation_config.update(**PAPER_PARSING)
-    with atomic_folder(target) as place:
-        shutil.copytree(chosen, place, dirs_exist_ok=True)
-        model.generation_config.save_pretrained(place)
+    with atomic_folder(target) as folder:
+        shutil.copytree(chosen, folder, dirs_exist_ok=True)
+        model.generation_config.save_pretrained(folder)
 
 
 def show(test: list[Tree], parsed: list[Tree], count: int = SHOWN) -> None:
@@ -96,6 +98,8 @@ def show(test: list[Tree], parsed: list[Tree], count: int = SHOWN) -> None:
 
 def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
     """Run all the stages and return the scores."""
+    from vaswani_tx.training.inference.translation import load_model_and_tokenizer
+
     began = time.monotonic()
 
     def stage(text: str) -> None:
@@ -104,7 +108,7 @@ def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.output
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "data" / MARK).is_file():
-            raise ValueError(f"{folder} is not empty and not from an earlier demonstration: give another --output")
+            raise DataError(f"{folder} is not empty and not from an earlier demonstration: give another --output")
         shutil.rmtree(folder)
     stage(f"{options.trees:,} trees from a grammar")
     parts = make_data(folder / "data", options)
@@ -125,13 +129,9 @@ def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    try:
-        demonstrate(parse(argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the command and return its exit status."""
+    options = parse(argv)
+    return exit_status(lambda: demonstrate(options))
 
 
 if __name__ == "__main__":

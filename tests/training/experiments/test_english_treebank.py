@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
+from vaswani_tx.training.experiments import english_treebank as grammar
 from vaswani_tx.training.experiments.english_german_lexicon import EnglishVerb, plural
-from vaswani_tx.training.parsing import grammar
-from vaswani_tx.training.parsing.grammar import LONGEST, SHORTEST, generate_trees, split_trees
+from vaswani_tx.training.experiments.english_treebank import LONGEST, SHORTEST, generate_trees, split_trees
 from vaswani_tx.training.parsing.trees import clean_tree, parse_tree
 
 
