@@ -12,7 +12,7 @@ document a line, is enough:
 
 A document is `<s>`, its text, `</s>`. Rows of `row_length` tokens hold several documents that do not see each other:
 the loss and its gradient are those of the documents one by one. The run folder is that of `train translation`;
-`best/`, `averaged/` and each checkpoint load with `AutoModelForCausalLM` and go on with a text in
+`best/`, `averaged/` and each checkpoint load with `AutoModelForCausalLM` and continue a text in
 `pipeline("text-generation")`. `samples.jsonl` shows what the model makes of the first halves of validation texts.
 """
 

@@ -155,7 +155,7 @@ def test_code_beside_the_model_is_not_run(folder, tmp_path, monkeypatch):
     config = json.loads((evil / "config.json").read_text())
     table = {"AutoConfig": "evil.Config", "AutoModelForSeq2SeqLM": "evil.Model", "AutoModel": "evil.Model"}
     (evil / "config.json").write_text(json.dumps(config | {"auto_map": table}))
-    monkeypatch.chdir(evil)  # what lies in the folder that somebody stands in is not imported either
+    monkeypatch.chdir(evil)  # nothing in the current folder is imported either
     for words in (["translate", evil], ["info", evil], ["info", "."], ["push", evil, "me/x", "--dry-run"]):
         done = command(*words, stdin="A dog.\n")
         assert done.status == 0, done.err

@@ -2,50 +2,50 @@
 
 import io
 import json
+import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from tests.helpers import ROOT
-from tests.helpers.cli_runs import TEXT, command, environment, refused, save_model
+from tests.helpers.cli_runs import TEXT, command, refused, save_model
+from tests.helpers.processes import run_child, run_launched
+from vaswani_tx import cli
 from vaswani_tx.cli import resume as cli_resume
 from vaswani_tx.cli import translate as cli_translate
 from vaswani_tx.cli.common import CliError
 from vaswani_tx.cli.lines import blocks
 from vaswani_tx.cli.resume import PartialOutput
 
-# Eleven lines in blocks of two.
+# Eleven lines in blocks of two, answered briefly: what is written when, not what, is looked at.
 DATA = (TEXT + "\n" + TEXT).splitlines(keepends=True)[:11]
-SIZE = ["--buffer-size", 2]
-# Runs the command and is killed when the third block is about to be translated.
-KILLED = """
-import os, signal, sys
-from vaswani_tx import cli
-from vaswani_tx.cli import translate as cli_translate
-translate, calls = cli_translate.Translator.__call__, []
-def until_killed(self, block):
-    calls.append(block)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return translate(self, block)
-cli_translate.Translator.__call__ = until_killed
-sys.exit(cli.main(sys.argv[1:]))
-"""
-# Runs the command and notes which blocks this process translates.
-SHARED = """
-import os, sys
-from vaswani_tx import cli
-from vaswani_tx.cli import translate as cli_translate
-translate = cli_translate.Translator.__call__
-def noted(self, block):
-    with open("rank" + os.environ["RANK"], "a") as file:
-        print(block.first, file=file)
-    return translate(self, block)
-cli_translate.Translator.__call__ = noted
-sys.exit(cli.main(sys.argv[1:]))
-"""
+SIZE = ["--buffer-size", 2, "--max-length", 4]
+
+
+def killed_at_the_third_block(words):
+    """Run the command; kill this process when the third block is about to be translated."""
+    translate, calls = cli_translate.Translator.__call__, []
+
+    def until_killed(self, block):
+        calls.append(block)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return translate(self, block)
+
+    cli_translate.Translator.__call__ = until_killed
+    return cli.main(words)
+
+
+def noting_blocks(words):
+    """Run the command; note which blocks this process translates."""
+    translate = cli_translate.Translator.__call__
+
+    def noted(self, block):
+        with open("rank" + os.environ["RANK"], "a") as file:
+            print(block.first, file=file)
+        return translate(self, block)
+
+    cli_translate.Translator.__call__ = noted
+    return cli.main(words)
 
 
 class Killed(BaseException):
@@ -64,7 +64,9 @@ def whole(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("whole")
     (place / "a.en").write_text("".join(DATA), encoding="utf-8")
     assert command("translate", folder, "-i", place / "a.en", "-o", place / "a.de", *SIZE).status == 0
-    return (place / "a.de").read_bytes()
+    made = (place / "a.de").read_bytes()
+    assert len(set(made.splitlines()[:7])) > 4  # equal lines would hide that one is missing or twice there
+    return made
 
 
 def words(folder, place, *more):
@@ -98,9 +100,9 @@ def half_done(folder, place, monkeypatch, *more):
 
 
 def test_a_killed_process_is_gone_on_with_where_it_stopped(folder, place, whole, monkeypatch):
-    program = [sys.executable, "-c", KILLED, *map(str, words(folder, place))]
-    killed = subprocess.run(program, env=environment(), capture_output=True)
-    assert killed.returncode == -signal.SIGKILL and killed.stderr == b""
+    given = list(map(str, words(folder, place)))
+    killed = run_child(lambda: killed_at_the_third_block(given))
+    assert killed.returncode == -signal.SIGKILL and killed.errors == ""
     assert names(place) == ["a.de.part", "a.de.part.json", "a.en"]
     assert (place / "a.de.part").read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
     calls = stop_at(monkeypatch, 99, None)
@@ -183,7 +185,7 @@ def test_other_settings_models_and_inputs_are_refused(folder, place, whole, monk
     (place / "a.en").write_text(text[:20], encoding="utf-8")
     refused(command(*words(folder, place)), "first 4 lines of")
     assert (place / "a.de.part").read_bytes() == part  # a refusal destroys nothing
-    # Lines that were not reached yet may be mended.
+    # Lines that were not reached yet may be corrected.
     (place / "a.en").write_text(text + "The dog sleeps.\n", encoding="utf-8")
     assert command(*words(folder, place, "-q")).err == ""
     made = (place / "a.de").read_bytes()
@@ -225,7 +227,7 @@ def test_two_commands_do_not_write_one_file(folder, place, monkeypatch):
     assert (place / "a.de").read_bytes().count(b"\n") == 11
 
 
-def test_a_line_that_is_no_text_can_be_mended_afterwards(folder, place, whole):
+def test_a_line_that_is_no_text_can_be_corrected_afterwards(folder, place, whole):
     (place / "a.en").write_bytes("".join(DATA).encode().replace(b"sleeps", b"\xffleeps", 1))
     refused(command(*words(folder, place)), "line 4: byte 9")
     assert (place / "a.de.part").read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
@@ -257,17 +259,12 @@ def test_nothing_is_left_where_nothing_was_done_and_a_full_disk_is_named(folder,
 @pytest.mark.distributed
 def test_two_processes_share_the_lines_and_go_on_where_one_stopped(folder, place, whole, monkeypatch):
     half_done(folder, place, monkeypatch)
-    (place / "shared.py").write_text(SHARED)
-    configuration = ROOT / "training" / "accelerate_configs" / "cpu.yaml"
-    program = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", configuration]
-    program += ["--main_process_port", "0", place / "shared.py", *words(folder, place)]
-    done = subprocess.run(
-        list(map(str, program)), env=environment(), cwd=place, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("resuming after line 4") == 1
+    given = list(map(str, words(folder, place)))
+    done = run_launched("cpu.yaml", lambda: noting_blocks(given), folder=place)
+    assert done.returncode == 0, done.errors[-3000:]
+    assert done.errors.count("resuming after line 4") == 1
     assert (place / "a.de").read_bytes() == whole
-    assert names(place) == ["a.de", "a.en", "rank0", "rank1", "shared.py"]
+    assert names(place) == ["a.de", "a.en", "rank0", "rank1"]
     firsts = [[int(line) for line in (place / name).read_text().split()] for name in ("rank0", "rank1")]
     assert firsts == [[5, 9], [7, 11]]  # each block once, by one of the two
 

@@ -127,6 +127,7 @@ def test_the_packages_asked_for_are_those_of_the_extra():
 # run
 
 
+@pytest.mark.slow
 def test_run_knows_the_models_that_a_foreign_module_loads(folder, tmp_path):
     (tmp_path / "foreign_tool").mkdir()
     (tmp_path / "foreign_tool" / "__init__.py").touch()

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.helpers.cli_runs import LINES, TEXT, Terminal, command, environment, refused
-from vaswani_tx import TranslationPipeline
+from tests.helpers.processes import Child
+from vaswani_tx import TranslationPipeline, cli
 from vaswani_tx.cli import translate as cli_translate
 from vaswani_tx.cli.common import CliError
 from vaswani_tx.cli.lines import blocks, decode
@@ -157,7 +158,7 @@ def test_bytes_that_are_not_utf8_stop_at_their_line_or_are_replaced(folder, expe
     words = ["--input", tmp_path / "a.en"] if as_file else []
     done = translate(folder, *words, stdin=data, status=2)
     refused(done, "line 4: byte 11 of the line (0xff)", "a.en" if as_file else "stdin", "--errors replace")
-    assert done.lines == expected[:3]  # what stood before is not lost
+    assert done.lines == expected[:3]  # what came before is not lost
     assert len(translate(folder, *words, "--errors", "replace", stdin=data).lines) == 7
 
 
@@ -281,14 +282,26 @@ def start(folder, *words, **streams):
 
 @pytest.mark.usefixtures("default_signal_handlers")
 def test_each_line_of_a_slow_writer_is_answered_and_ctrl_c_ends_quietly(folder, expected):
-    process = start(folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    for line, answer in zip(LINES[:2], expected, strict=False):
-        process.stdin.write(f"{line}\n".encode())
-        process.stdin.flush()
-        assert process.stdout.readline().decode() == f"{answer}\n"  # while the pipe is open
-    process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=60)
-    assert (process.returncode, rest, said.decode()) == (130, b"", "vaswani-tx: interrupted\n")
+    (question_end, question), (answer_end, answer) = os.pipe(), os.pipe()
+
+    def work():
+        os.close(question)
+        os.dup2(question_end, 0)
+        os.dup2(answer, 1)
+        os.close(answer)
+        return cli.main(["translate", str(folder)])
+
+    process = Child(work)
+    os.close(question_end)
+    os.close(answer)
+    with open(question, "wb", 0) as stdin, open(answer_end, "rb") as stdout:
+        for line, translation in zip(LINES[:2], expected, strict=False):
+            stdin.write(f"{line}\n".encode())
+            assert stdout.readline().decode() == f"{translation}\n"  # while the pipe is open
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        rest = stdout.read()
+    assert (process.returncode, rest, process.errors) == (130, b"", "vaswani-tx: interrupted\n")
 
 
 def test_a_closed_pipe_ends_quietly(folder, expected):

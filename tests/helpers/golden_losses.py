@@ -63,6 +63,15 @@ def _punctuation(folder: Path) -> None:
         assert labelled_corpora.main(words) == 0
 
 
+def _summaries(folder: Path) -> None:
+    # The texts have no paragraphs: each of these is five lines of one.
+    folder.mkdir()
+    for name in ("train", "val"):
+        lines = (DATA / f"{name}.en").read_text(encoding="utf-8").splitlines()
+        rows = [{"document": " ".join(lines[i + 1 : i + 5]), "summary": lines[i]} for i in range(0, len(lines) - 4, 5)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def _trees(folder: Path) -> None:
     from vaswani_tx.training.parsing import prepare
 
@@ -81,6 +90,10 @@ RUNS: dict[str, tuple[str, str, Callable[[Path], None], dict[str, Any]]] = {
             "data_dir": "{data}", "tokenizer": "{data}/tokenizer", "warmup_steps": 4, "max_target_tokens": 400,
             "eval_sentences": 4, "final_beam": 1,
         },
+    ),
+    "summarization": (
+        "train_summarization", "summarization/first_sentence.yaml", _summaries,
+        PAIRS | {"data_dir": "{data}", "max_source_tokens": 800, "eval_sentences": 2},
     ),
     "causal_lm": ("train_causal_lm", "causal_lm/tatoeba_en.yaml", _nothing, LANGUAGE | {"sample_tokens": 2}),
     "masked_lm": ("train_masked_lm", "masked_lm/tatoeba_en.yaml", _nothing, LANGUAGE),

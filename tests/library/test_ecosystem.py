@@ -5,8 +5,6 @@ What was tried by hand and why some of it is not tested here is in docs/ecosyste
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from transformers.integrations.executorch import Seq2SeqLMExportableModule
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import vaswani_tx
+from tests.helpers.processes import run_launched
 from vaswani_tx import VaswaniConfig, VaswaniDecoderConfig, VaswaniEncoderConfig, VaswaniForConditionalGeneration
 
 SIZES = {"vocab_size": 41, "d_model": 32, "d_ff": 64, "num_heads": 4, "max_position_embeddings": 64, "dropout": 0.0}
@@ -318,13 +317,8 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     make_model().save_pretrained(folder / "tied")
     make_model(tie_word_embeddings=False, attention_bias=True, lm_head_bias=True).save_pretrained(folder / "untied")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    path = os.pathsep.join([str(Path(vaswani_tx.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*command, str(folder)], env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}, text=True,
-        capture_output=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = run_launched("cpu.yaml", lambda: in_two_processes(folder), timeout=600)
+    assert done.returncode == 0, done.errors[-4000:]
     return folder, [json.loads((folder / f"process{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -454,7 +448,3 @@ def test_prompts_are_trained_and_loaded(kind, saved, tmp_path):
     model.eval().save_pretrained(tmp_path / "prompt")
     again = peft.PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(folder), tmp_path / "prompt").eval()
     assert_same_model(again, model)
-
-
-if __name__ == "__main__":
-    in_two_processes(Path(sys.argv[1]))

@@ -97,9 +97,15 @@ def alone(model, tokenizer, text, **settings):
 # Input and output
 
 
-def test_string_list_and_iterable_have_the_shapes_of_transformers_4(pipe, model, tokenizer):
-    expected = [alone(model, tokenizer, text)[0] for text in LINES]
-    assert len(set(expected)) > 3  # a model that answers the same to everything would prove nothing
+@pytest.fixture(scope="module")
+def expected(model, tokenizer):
+    """What `generate` itself gives for every line alone."""
+    texts = [alone(model, tokenizer, text)[0] for text in LINES]
+    assert len(set(texts)) > 3  # a model that answers the same to everything would prove nothing
+    return texts
+
+
+def test_string_list_and_iterable_have_the_shapes_of_transformers_4(pipe, expected):
     assert pipe(LINES[0]) == [{"translation_text": expected[0]}]
     assert pipe(LINES) == [{"translation_text": text} for text in expected]
     assert pipe(tuple(LINES)) == pipe(LINES)
@@ -113,8 +119,7 @@ def test_string_list_and_iterable_have_the_shapes_of_transformers_4(pipe, model,
     "settings",
     [{"batch_size": 1}, {"batch_size": 3}, {"batch_tokens": 30}, {"batch_size": 2, "window": 3}, {"batch_tokens": 1}],
 )
-def test_batches_change_neither_the_answers_nor_their_order(pipe, model, tokenizer, settings):
-    expected = [alone(model, tokenizer, text)[0] for text in LINES]
+def test_batches_change_neither_the_answers_nor_their_order(pipe, expected, settings):
     assert [record["translation_text"] for record in pipe(LINES, **settings)] == expected
     streamed = pipe(iter(LINES), **settings)
     assert [record["translation_text"] for [record] in streamed] == expected
@@ -352,6 +357,7 @@ def test_other_removed_and_unknown_tasks_are_still_refused():
             transformers.pipelines.check_task(task)
 
 
+@pytest.mark.slow
 def test_a_task_that_transformers_knows_is_left_alone():
     code = """
 import transformers
@@ -558,6 +564,7 @@ def test_tokenizers_made_with_sentencepiece(kind, tmp_path):
 # Without this package
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_code_works_where_the_package_is_unknown(folder, model, tokenizer, tmp_path):
     carried = tmp_path / "carried"
     shutil.copytree(folder, carried)

@@ -2,5 +2,6 @@
 
 from tests.helpers.language_runs import language
 from tests.helpers.training_runs import fresh_accelerate, reversal
+from tests.helpers.translators import folder
 
-__all__ = ["fresh_accelerate", "language", "reversal"]
+__all__ = ["folder", "fresh_accelerate", "language", "reversal"]

@@ -3,15 +3,13 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import sacrebleu
 import torch
 
-from tests.helpers import ROOT
-from tests.training.inference.test_translation import folder, make_model, make_tokenizer, sentences  # noqa: F401  folder is a fixture
+from tests.helpers.processes import run_launched
+from tests.helpers.translators import make_model, make_tokenizer, sentences
 from vaswani_tx.training import evaluate_translation
 from vaswani_tx.training.inference.evaluation import _one_line
 from vaswani_tx.training.inference.translation import load_model_and_tokenizer, translate
@@ -38,7 +36,7 @@ def outputs(corpus, name="hypotheses"):
     return ["--output", str(corpus / f"{name}.de"), "--json", str(corpus / f"{name}.json")]
 
 
-def test_scores_are_those_of_the_written_hypotheses(folder, corpus, capsys):  # noqa: F811
+def test_scores_are_those_of_the_written_hypotheses(folder, corpus, capsys):
     done = evaluate_translation.main(command(folder, corpus, "--beam", "2", "--perplexity", *outputs(corpus)))
     printed = capsys.readouterr().out
     assert done == 0
@@ -63,7 +61,7 @@ def test_scores_are_those_of_the_written_hypotheses(folder, corpus, capsys):  # 
     assert "exact match  0.00 %" in printed and "sentences/s" in printed
 
 
-def test_limit_lowercase_and_table_fields(folder, corpus, capsys):  # noqa: F811
+def test_limit_lowercase_and_table_fields(folder, corpus, capsys):
     rows = [{"en": text, "de": text.upper()} for text in sentences([3, 2, 4])]
     table = corpus / "test.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -117,7 +115,7 @@ def test_file_of_hypotheses_is_scored_in_every_form_without_a_model(corpus, caps
         assert part["chrf"] == score_translations(given[:3], lines[:3])["chrf"]
 
 
-def test_several_reference_files(folder, corpus, capsys):  # noqa: F811
+def test_several_reference_files(folder, corpus, capsys):
     second = corpus / "second.de"
     second.write_text("".join(f"{text}\n" for text in sentences(LENGTHS)), encoding="utf-8")
     flags = [str(second), "--device", "cpu", "--quiet", "--max-new-tokens", "6", "--beam", "1", "--limit", "4"]
@@ -183,7 +181,7 @@ def test_impossible_scores_are_found_before_the_model_is_loaded(corpus, tmp_path
     assert "SACREBLEU_SEED is 'none'" in capsys.readouterr().err
 
 
-def test_alpha_reaches_our_model_and_is_refused_for_another(folder, corpus, capsys):  # noqa: F811
+def test_alpha_reaches_our_model_and_is_refused_for_another(folder, corpus, capsys):
     done = evaluate_translation.main(command(folder, corpus, "--alpha", "0.9", "--beam", "2", *outputs(corpus)))
     if folder.name.startswith("vaswani"):
         assert done == 0
@@ -241,7 +239,7 @@ def test_wrong_flags_are_refused(flag, capsys):
 
 @pytest.mark.distributed
 def test_two_processes_give_the_results_of_one_in_order(corpus, tmp_path, capsys):
-    """Two real processes over gloo, started as the header of the command says."""
+    """Two real processes over gloo."""
     lengths = [*LENGTHS, 2, 5, 11, 6, 8, 10]
     for side, order in (("en", lengths), ("de", lengths[::-1])):
         (corpus / f"test.{side}").write_text("".join(f"{text}\n" for text in sentences(order)), encoding="utf-8")
@@ -251,19 +249,11 @@ def test_two_processes_give_the_results_of_one_in_order(corpus, tmp_path, capsys
     flags = ["--batch-tokens", "16", "--beam", "2", "--perplexity", "--bootstrap", "20", "--compound-split"]
     assert evaluate_translation.main(command(model, corpus, *flags, *outputs(corpus, "one"))) == 0
     alone = capsys.readouterr().out
-    configuration = str(ROOT / "training" / "accelerate_configs" / "cpu.yaml")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
-    launch += ["--main_process_port", "0"]  # any free one
-    target = [
-        "-m",
-        "vaswani_tx.training.evaluate_translation",
-        *command(model, corpus, *flags, *outputs(corpus, "two")),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch + target, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("BLEU  ") == 1, "only one process reports"
-    assert [line for line in done.stdout.splitlines() if "nrefs" in line] == [
+    words = command(model, corpus, *flags, *outputs(corpus, "two"))
+    done = run_launched("cpu.yaml", lambda: evaluate_translation.main(words))
+    assert done.returncode == 0, done.errors
+    assert done.output.count("BLEU  ") == 1, "only one process reports"
+    assert [line for line in done.output.splitlines() if "nrefs" in line] == [
         line for line in alone.splitlines() if "nrefs" in line
     ]
     assert (corpus / "two.de").read_bytes() == (corpus / "one.de").read_bytes()

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 from tests.helpers import ROOT
+from tests.helpers.processes import run_child
 from tests.helpers.training_runs import CLOCKS
 from vaswani_tx import VaswaniEncoderConfig, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.training import classify, train_classifier
@@ -399,29 +398,25 @@ def test_lines_of_text_and_the_functions(trained, tmp_path, capsys, monkeypatch)
     assert "has no config.json" in capsys.readouterr().err
 
 
-IN_A_NEW_PROCESS = """
-import json, sys, torch
-import vaswani_tx
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
-texts, tags, answers = sys.argv[1:]
-found = {"text": pipeline("text-classification", model=texts)("a red car and a blue hat")}
-found["tags"] = pipeline("token-classification", model=tags, aggregation_strategy="first")("a green car and a red hat")
-tokenizer, model = AutoTokenizer.from_pretrained(answers), AutoModelForQuestionAnswering.from_pretrained(answers)
-inputs = tokenizer("first?", "a green car and a red hat", return_tensors="pt")
-outputs = model(**inputs)
-span = inputs["input_ids"][0, outputs.start_logits.argmax() : outputs.end_logits.argmax() + 1]
-found["answer"] = tokenizer.decode(span).strip()
-print(json.dumps(found, default=float))
-"""
-
-
 @pytest.mark.slow
-def test_pipelines_in_a_new_process(trained):
-    folders = [str(trained[task] / "best") for task in ("classification", "tagging", "question_answering")]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_NEW_PROCESS, *folders], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_pipelines_in_another_process(trained):
+    texts, tags, answers = (str(trained[task] / "best") for task in ("classification", "tagging", "question_answering"))
+
+    def work():
+        found = {"text": pipeline("text-classification", model=texts)("a red car and a blue hat")}
+        tag = pipeline("token-classification", model=tags, aggregation_strategy="first")
+        found["tags"] = tag("a green car and a red hat")
+        tokenizer = AutoTokenizer.from_pretrained(answers)
+        model = AutoModelForQuestionAnswering.from_pretrained(answers)
+        inputs = tokenizer("first?", "a green car and a red hat", return_tensors="pt")
+        outputs = model(**inputs)
+        span = inputs["input_ids"][0, outputs.start_logits.argmax() : outputs.end_logits.argmax() + 1]
+        found["answer"] = tokenizer.decode(span).strip()
+        print(json.dumps(found, default=float))
+
+    done = run_child(work)
+    assert done.returncode == 0, done.errors
+    found = json.loads(done.output.splitlines()[-1])
     assert found["text"][0]["label"] == "red"
     # By their positions: the pipeline's own `word` loses the spaces in front of byte-level tokens.
     text = "a green car and a red hat"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +12,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from transformers import AutoModelForImageClassification, ViTForImageClassification
+from transformers import AutoModelForImageClassification, ViTForImageClassification, pipeline
 
 from tests.helpers import ROOT
+from tests.helpers.processes import run_child
 from tests.helpers.training_runs import CLOCKS, records
 from vaswani_tx import VaswaniImageProcessor
 from vaswani_tx.training import train_image_classifier
@@ -343,18 +343,16 @@ def test_a_folder_of_pictures_is_learned_and_scored(trained, fresh_accelerate):
     assert len(mean) == 1 and mean[0] != 0.5
 
 
-def test_another_process_classifies_by_name(trained, tmp_path):
+def test_a_process_that_did_not_train_classifies_by_name(trained, tmp_path):
     picture = tmp_path / "new.png"
     Image.fromarray(drawing("down", np.random.default_rng(9))).convert("RGB").resize((40, 40)).save(picture)
-    script = (
-        "import json, sys, vaswani_tx\nfrom transformers import pipeline\n"
-        "classify = pipeline('image-classification', model=sys.argv[1])\n"
-        "print(json.dumps(classify(sys.argv[2])))\n"
-    )
-    words = [sys.executable, "-c", script, str(trained / "best"), str(picture)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and "not supported" not in done.stderr, done.stderr
-    answer = json.loads(done.stdout)
+
+    def classify():
+        print(json.dumps(pipeline("image-classification", model=str(trained / "best"))(str(picture))))
+
+    done = run_child(classify)
+    assert done.returncode == 0 and "not supported" not in done.errors, done.errors
+    answer = json.loads(done.output)
     assert sorted(entry["label"] for entry in answer) == CLASSES
     assert sum(entry["score"] for entry in answer) == pytest.approx(1, abs=1e-3)
 

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from tests.helpers import ROOT
 from tests.helpers.language_runs import COMMANDS, flags, run
+from tests.helpers.processes import run_launched
 from tests.helpers.training_runs import records
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
 from vaswani_tx.training.config.recipe import parse
@@ -74,12 +72,8 @@ def test_two_processes_make_the_updates_of_one(language, tmp_path):
         "eval_every": 3, "eval_samples": 1,
     }  # fmt: skip
     words = flags(language, tmp_path / "two", **shared, accumulation_steps=2)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
-    configuration = ROOT / "training" / "accelerate_configs" / "cpu.yaml"
-    command = [*launcher, "--config_file", configuration, "-m", "vaswani_tx.training.train_masked_lm", *words]
-    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_launched("cpu.yaml", lambda: COMMANDS["masked"].main(words))
+    assert done.returncode == 0, done.errors[-3000:]
     one = run("masked", language, tmp_path / "one", **shared, accumulation_steps=4)
     assert_same(weights(tmp_path / "two", 6), weights(one, 6), 1e-6)
     for event, number in (("train", 6), ("validation", 2)):

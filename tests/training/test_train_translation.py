@@ -13,8 +13,10 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.helpers import ROOT
+from tests.helpers.processes import Child
 from tests.helpers.training_runs import flags, records, run, steps
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.training import train_translation
 from vaswani_tx.training.engine.loop import TrainingLoop
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -159,20 +161,19 @@ def test_a_signal_saves_and_reports_it(reversal, tmp_path, monkeypatch, capsys, 
 
 def test_sigterm_ends_the_process_with_its_status(reversal, tmp_path):
     words = flags(reversal, tmp_path / "run", max_steps=1_000_000, log_every=5)
-    command = [sys.executable, "-m", "vaswani_tx.training.train_translation", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = Child(lambda: train_translation.main(words))
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
         deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.errors
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=60)
+        process.wait(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM; saved as" in error
+    assert "stopped by SIGTERM; saved as" in process.errors
     assert len(steps(tmp_path / "run")) == 1
 
 

@@ -3,7 +3,7 @@
     ( (S (NP-SBJ (DT The) (NN dog)) (VP (VBZ barks)) (. .)) )
 
 A file holds any number of trees, each over any number of lines; a folder is read as all its `.mrg` and `.txt` files.
-The outer bracket without a label is dropped. Words stay as they are written (`-LRB-` for a bracket); `plain_word` and
+The outer bracket without a label is dropped. Words are kept as written (`-LRB-` for a bracket); `plain_word` and
 `bracket_word` go between that and plain text.
 """
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from vaswani_tx.cli.training import COMMANDS, Command
+from vaswani_tx.cli.training import COMMANDS, Command, kinds_of
 from vaswani_tx.suggestions import did_you_mean
 
 DESCRIPTION = """\
@@ -148,7 +148,7 @@ def _make_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vaswani-tx {version}")
     # The description lists the verbs in groups, which argparse cannot.
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(prog=parser.prog, dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
     _translate(_verb(verbs, "translate", TRANSLATE, TRANSLATE_EXAMPLES))
     _score(_verb(verbs, "score", SCORE, SCORE_EXAMPLES))
     _info(_verb(verbs, "info", INFO, INFO_EXAMPLES))
@@ -158,8 +158,8 @@ def _make_parser(version: str) -> argparse.ArgumentParser:
 
 def _description() -> str:
     lines = {verb: command.help for verb, command in COMMANDS.items() if isinstance(command, Command)}
-    train = [f"    {kind:<18}{command.help}" for kind, command in COMMANDS["train"].items()]
-    evaluate = f"scores on a test set; of {', '.join(COMMANDS['evaluate'])}"
+    train = [f"    {kind:<18}{command.help}" for kind, command in kinds_of("train").items()]
+    evaluate = f"scores on a test set; of {', '.join(kinds_of('evaluate'))}"
     return DESCRIPTION.format(train="\n".join(train), evaluate=evaluate, **lines)
 
 

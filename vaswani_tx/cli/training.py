@@ -28,7 +28,7 @@ class Command:
     help: str
 
 
-COMMANDS = {
+COMMANDS: dict[str, Command | dict[str, Command]] = {
     "train": {
         "translation": Command("train_translation", "a translation model, from parallel text"),
         "summarization": Command("train_summarization", "a model that shortens documents"),
@@ -95,8 +95,15 @@ def check_extra() -> None:
         raise CliError(f"training needs packages that are not installed ({', '.join(missing)}): {EXTRA}")
 
 
+def kinds_of(verb: str) -> dict[str, Command]:
+    """Return the commands of a verb that has several, none of another verb."""
+    found = COMMANDS[verb]
+    return found if isinstance(found, dict) else {}
+
+
 def kinds_help(verb: str) -> str:
     """Return the help of a verb that has several commands."""
-    width = max(map(len, COMMANDS[verb]))
-    rows = [f"  {kind:<{width}}  {command.help}" for kind, command in COMMANDS[verb].items()]
+    kinds = kinds_of(verb)
+    width = max(map(len, kinds))
+    rows = [f"  {kind:<{width}}  {command.help}" for kind, command in kinds.items()]
     return "\n".join([f"usage: vaswani-tx {verb} KIND ...", "", TITLES[verb], "", "KIND is one of:", *rows])

@@ -5,23 +5,12 @@ import logging
 import numpy as np
 import pytest
 
+from tests.helpers.word_tokenizer import Words
 from vaswani_tx.training.data import filters
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter, SeenPairs
 from vaswani_tx.training.data.parallel import PairTokenizer, join_parts, load_parallel, tokenize_parallel
 from vaswani_tx.training.data.readers import Chunk
 from vaswani_tx.training.errors import DataError
-
-
-class Words:
-    """A tokenizer with a token for every word, then `</s>` (2)."""
-
-    pad_token_id = 0
-
-    def num_special_tokens_to_add(self):
-        return 1
-
-    def __call__(self, text=None, text_target=None, **_):
-        return {"input_ids": [[10 + len(word) for word in line.split()] + [2] for line in text or text_target]}
 
 
 def filtered(pairs, chunk_size=None, **rules):

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 
-from tests.training.data.test_filters import Words
+from tests.helpers.word_tokenizer import Words
 from vaswani_tx.training.data import readers
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import PairFilter

@@ -1,17 +1,13 @@
 """Two real processes on the CPU (gloo), the model copied (DDP) or in shards (FSDP2): the same updates as one process.
 
-Starting two processes takes seconds, so all of the loops run in one launch of this file, and the tests look at what
-they left.
+All of the loops run in one launch, and the tests look at what they left.
 """
 
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,16 +18,16 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from tests.helpers import ROOT
+from tests.helpers.processes import CONFIGURATIONS, launch
 from tests.helpers.training_runs import flags, make_loop, records, run, steps
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.training import train_translation
 from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.models.loading import read_tensors
 
 # Half a minute on an idle machine; processes that wait for each other suffer most from a busy one.
 pytestmark = pytest.mark.timeout(900)
 
-CONFIGURATIONS = ROOT / "training" / "accelerate_configs"
 # Windows of four batches, the last one of an epoch short: a process then has a batch less than the other.
 BATCHES = [range(3), range(3, 10), range(10, 11), range(11, 20), range(20, 26), range(26, 28), range(28, 33),
            range(33, 40), range(40, 43)]  # fmt: skip
@@ -89,17 +85,6 @@ def in_two_processes(data, output):
         (output / "refused.txt").write_text(str(error))
 
 
-def launch(configuration, *command):
-    """Starts two processes; PYTHONPATH holds what they import."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}"}
-    path = CONFIGURATIONS / configuration
-    program = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
-    return subprocess.Popen(
-        [*program, "--config_file", str(path), *map(str, command)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def runs(reversal, tmp_path_factory):
     """The run folders of one process and of two."""
@@ -107,12 +92,11 @@ def runs(reversal, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     go("start", reversal, output, BATCHES, accumulation_steps=4, max_steps=3)
-    process = launch("cpu.yaml", __file__, reversal, output)
+    process = launch("cpu.yaml", lambda: in_two_processes(reversal, output))
     go("one", reversal, output, BATCHES, accumulation_steps=4)
     go("large", reversal, output, WINDOWS)
     go("one_bf16", reversal, output, BATCHES, accumulation_steps=4, precision="bf16")
-    printed, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, printed[-4000:]
+    assert process.wait(timeout=900) == 0, process.errors[-4000:]
     go("one_from_shards", reversal, output, BATCHES, accumulation_steps=4,
        start=output / "sharded" / "checkpoints" / "step-00000003")  # fmt: skip
     torch.set_num_threads(threads)
@@ -199,15 +183,16 @@ def test_the_command_in_shards_stops_together_on_a_signal_and_one_process_resume
     changes = {"eval_every": 4, "validation_source": "v.src", "validation_target": "v.tgt", "eval_beam": 2,
                "ema_decay": 0.9, "keep_last": 2, "average_last": 2, "accumulation_steps": 2}  # fmt: skip
     words = flags(reversal, output, **changes, save_every=4, max_steps=100_000, warmup_steps=1000)
-    process = launch("fsdp2_cpu.yaml", "-m", "vaswani_tx.training.train_translation", *words)
+    process = launch("fsdp2_cpu.yaml", lambda: train_translation.main(words))
     try:
         wait_for(process, lambda: len(records(output)) > 6 if (output / "metrics.jsonl").exists() else False)
         process.send_signal(signal.SIGTERM)
-        printed, _ = process.communicate(timeout=300)
+        process.wait(timeout=300)
     finally:
         process.kill()
-    found = re.findall(r"stopped by SIGTERM; saved as \S+step-(\d+); the same command resumes", printed)
-    assert len(found) == 2, printed[-4000:]
+    said = process.output + process.errors
+    found = re.findall(r"stopped by SIGTERM; saved as \S+step-(\d+); the same command resumes", said)
+    assert len(found) == 2, said[-4000:]
     assert len(set(found)) == 1
     last = int(found[0])
     assert steps(output)[-1] == last
@@ -224,7 +209,7 @@ def wait_for(process, condition, seconds=600):
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            pytest.fail(f"nothing came of it: {process.communicate()[0][-4000:]}")
+            pytest.fail(f"nothing came of it: {process.errors[-4000:]}")
         time.sleep(0.1)
 
 
@@ -246,7 +231,3 @@ def test_a_ready_made_configuration_is_what_accelerate_knows(path):
         assert configuration.fsdp_config["fsdp_version"] == 2
     assert f"training/accelerate_configs/{path.name}" in lines[1] + lines[2]
     launch_command_parser().parse_args(["--config_file", str(path), "-m", "vaswani_tx.training.train_translation"])
-
-
-if __name__ == "__main__":
-    in_two_processes(*map(Path, sys.argv[1:]))

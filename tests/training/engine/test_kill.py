@@ -1,15 +1,13 @@
 """Training that is killed (SIGKILL, which cannot be handled) at any moment resumes as if nothing had happened.
 
-One process loads the libraries and forks a child for every run: this file run as a program. A child that is to die at
-a certain moment has the function replaced that is at work then.
+Every run is a child forked from this process. A child that is to die at a certain moment has the function replaced that
+is at work then.
 """
 
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import ROOT
+from tests.helpers.processes import Child
 from tests.helpers.training_runs import flags, records, steps
 from vaswani_tx import VaswaniForConditionalGeneration
 from vaswani_tx.training import files, train_translation
@@ -140,34 +138,15 @@ MOMENTS = {
 }  # fmt: skip
 
 
-# What the forking process does
-
-
-def fork(work):
-    """The child's number; it ends with what `work` returns."""
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            status = work()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status or 0)
-    return child
-
-
-def status_of(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+# The runs
 
 
 def train(data, folder, prepare=lambda: None):
     def work():
-        torch.set_num_threads(1)
         prepare()
         return train_translation.main(flags(data, folder, **SETTINGS))
 
-    return fork(work)
+    return Child(work)
 
 
 def replace_a_checkpoint(folder):
@@ -185,7 +164,7 @@ def replace_a_checkpoint(folder):
         replace(Path, "rename", rename)
         write_checkpoint(folder / "step-00000001", state={"turn": 2}, **write)
 
-    return fork(work)
+    return Child(work)
 
 
 def kill_again_and_again(data, folder, seed=0):
@@ -193,29 +172,30 @@ def kill_again_and_again(data, folder, seed=0):
     chance, kills = random.Random(seed), 0
     while True:
         goal, child = max([0, *steps(folder)]) + 2, train(data, folder)
-        while max([0, *steps(folder)]) < goal and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            time.sleep(0.002)
+        while max([0, *steps(folder)]) < goal and child.poll() is None:
+            time.sleep(0.01)
         time.sleep(chance.random() * 0.05)
-        os.kill(child, signal.SIGKILL)
-        if (status := status_of(child)) != -signal.SIGKILL:
+        child.kill()
+        if (status := child.wait()) != -signal.SIGKILL:
             return kills if status == 0 else -1
         kills += 1
         for path in list_checkpoints(folder / "checkpoints"):
             read_state(path)
 
 
-def main(data, output):
-    note = {"whole": status_of(train(data, output / "whole"))}
+def run_all(data, output):
+    """Make all runs; return what became of them."""
+    note = {"whole": train(data, output / "whole").wait()}
     for moment in MOMENTS:
         folder = output / moment.__name__
-        killed = status_of(train(data, folder, moment))
+        killed = train(data, folder, moment).wait()
         left = [path.name for path in list_checkpoints(folder / "checkpoints")]
         for name in left:
             read_state(folder / "checkpoints" / name)
-        note[moment.__name__] = {"killed": killed, "left": left, "resumed": status_of(train(data, folder))}
-    note["replaced"] = status_of(replace_a_checkpoint(output / "replaced"))
+        note[moment.__name__] = {"killed": killed, "left": left, "resumed": train(data, folder).wait()}
+    note["replaced"] = replace_a_checkpoint(output / "replaced").wait()
     note["kills"] = kill_again_and_again(data, output / "again")
-    (output / "note.json").write_text(json.dumps(note))
+    return note
 
 
 # The tests
@@ -225,11 +205,7 @@ def main(data, output):
 def killed(reversal, tmp_path_factory):
     """The folder with all runs, and what became of them."""
     output = tmp_path_factory.mktemp("killed")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}"}
-    command = [sys.executable, __file__, str(reversal), str(output)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return output, json.loads((output / "note.json").read_text())
+    return output, run_all(reversal, output)
 
 
 def everything(folder):
@@ -284,7 +260,3 @@ def test_a_checkpoint_about_to_be_replaced_comes_back(killed):
     clean_leftovers(output / "replaced")
     (checkpoint,) = list_checkpoints(output / "replaced")
     assert read_state(checkpoint) == {"turn": 1}
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

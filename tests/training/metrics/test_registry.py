@@ -125,7 +125,7 @@ def test_scores_of_tags_as_of_the_words_alone():
 
 def test_one_entry_more_shows_everywhere(monkeypatch, tmp_path, capsys):
     """A further metric is offered, scored, compared, drawn and named in a card, and no other file knows its name."""
-    from tests.training.reporting.test_plots import train, validation
+    from tests.helpers.metrics_files import train, validation
     from vaswani_tx.training import compare_translations, evaluate_translation
     from vaswani_tx.training.reporting.plots import Curves, panels_of
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 from safetensors.numpy import save_file
 
-from tests.training.reporting.test_plots import train, validation, write
+from tests.helpers.metrics_files import train, validation, write
 from vaswani_tx.training import report
 from vaswani_tx.training.reporting.page import count, duration, names_of, render, short
 from vaswani_tx.training.reporting.run_data import read_run
