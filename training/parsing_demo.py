@@ -6,7 +6,7 @@ It draws 16,000 trees over different sentences (training/experiments/english_tre
 on one core (training/recipes/grammar_parsing.yaml), parses the 500 test sentences, none of which was trained on, as the
 paper does (beam 21, alpha 0.3, input + 300), and prints the scores by evalb's definition beside those of a
 right-branching tree. OUTPUT then holds `data/`, `run/` (the training run), `model/` (with that decoding as its own),
-`test.mrg` (the model's trees, one a line) and `scores.json`. """
+`test.mrg` (the model's trees, one a line) and `scores.json`."""
 
 import argparse
 import json
