@@ -130,7 +130,11 @@ def demonstrate(options: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse(argv)
-    return exit_status(lambda: demonstrate(options))
+
+    def work() -> None:
+        demonstrate(options)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

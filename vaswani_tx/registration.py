@@ -31,7 +31,7 @@ from .modeling_vaswani_encoder import (
 )
 from .modeling_vaswani_vision import VaswaniForImageClassification, VaswaniVisionModel
 from .pipeline_vaswani import LANGUAGES_IN_NAME, SummarizationPipeline, TranslationPipeline
-from .tokenization_vaswani import VaswaniTokenizer
+from .tokenization_vaswani_chat import VaswaniTokenizer
 
 _MODELS = {
     VaswaniConfig: {AutoModel: VaswaniModel, AutoModelForSeq2SeqLM: VaswaniForConditionalGeneration},

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.model_contract import CASES, answer, inputs_of, make
+from tests.helpers.model_contract import TEXT_CASES, answer, inputs_of, make
 from vaswani_tx import VaswaniForImageClassification, VaswaniVisionConfig
 
 FORMER, PRESENT = "embedding.positions.weight", "positional_encoding.positions.weight"
@@ -14,14 +14,14 @@ def as_an_older_version_named(tensors: dict[str, torch.Tensor]) -> dict[str, tor
     return {name.replace(PRESENT, FORMER): tensor for name, tensor in tensors.items()}
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=TEXT_CASES, ids=str)
 def case(request):
     return request.param
 
 
 @pytest.fixture
 def model(case):
-    return make(case, "learned")
+    return make(case, position_embedding="learned")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_folder_of_an_older_version_loads_and_is_saved_under_present_names(cas
 
 
 def test_weights_under_former_names_load_into_a_model(case, model):
-    fresh = make(case, "learned")
+    fresh = make(case, position_embedding="learned")
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.zero_()
@@ -59,7 +59,7 @@ def test_weights_under_former_names_load_into_a_model(case, model):
 
 def test_a_mapping_of_the_callers_own_is_used_too(tmp_path):
     case = CASES[0]
-    model = make(case, "learned")
+    model = make(case, position_embedding="learned")
     model.save_pretrained(tmp_path)
     weights = as_an_older_version_named(load_file(tmp_path / "model.safetensors"))
     weights = {name.replace("layers.", "blocks."): tensor for name, tensor in weights.items()}

@@ -35,6 +35,7 @@ from vaswani_tx import (
 )
 from vaswani_tx.pipeline_vaswani_parts import plan_batches
 
+AUTO = "AutoModelForSeq2SeqLM"
 LINES = [
     "A dog runs on the green grass.",
     "Two men talk.",
@@ -561,9 +562,6 @@ def test_tokenizers_made_with_sentencepiece(kind, tmp_path):
             pipe(LINES[0], return_alignments="words", **languages)
 
 
-# Without this package
-
-
 @pytest.mark.slow
 def test_a_folder_with_the_code_works_where_the_package_is_unknown(folder, model, tokenizer, tmp_path):
     carried = tmp_path / "carried"
@@ -571,18 +569,16 @@ def test_a_folder_with_the_code_works_where_the_package_is_unknown(folder, model
     for file in LIBRARY.glob("*_vaswani*.py"):
         shutil.copy(file, carried)
     config = json.loads((carried / "config.json").read_text())
-    config["auto_map"] = {
-        "AutoConfig": "configuration_vaswani.VaswaniConfig",
-        "AutoModelForSeq2SeqLM": "modeling_vaswani.VaswaniForConditionalGeneration",
-    }
-    config["custom_pipelines"] = {
-        task: {"impl": f"pipeline_vaswani.{name}", "pt": ["AutoModelForSeq2SeqLM"]}
-        for task, name in (("translation", "TranslationPipeline"), ("summarization", "SummarizationPipeline"))
-    }
+    auto_map = {"AutoConfig": "configuration_vaswani.VaswaniConfig"}
+    config["auto_map"] = auto_map | {AUTO: "modeling_vaswani.VaswaniForConditionalGeneration"}
+    names, auto = {"translation": "TranslationPipeline", "summarization": "SummarizationPipeline"}, {"pt": [AUTO]}
+    config["custom_pipelines"] = {task: auto | {"impl": f"pipeline_vaswani.{name}"} for task, name in names.items()}
     (carried / "config.json").write_text(json.dumps(config))
-    tokenizer_config = json.loads((carried / "tokenizer_config.json").read_text())
-    tokenizer_config["auto_map"] = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
-    (carried / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    own, auto_map = (
+        carried / "tokenizer_config.json",
+        {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]},
+    )
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"auto_map": auto_map}))
     code = """
 import json, sys
 sys.modules["vaswani_tx"] = None

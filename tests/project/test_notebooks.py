@@ -28,7 +28,7 @@ def run_notebook(path, folder, *words):
     return subprocess.run(command, env=settings, capture_output=True, text=True, encoding="utf-8", timeout=240)
 
 
-@pytest.mark.slow
+@pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     words = [word for old, new in SHORTER[path.name] for word in ("--replace", old, new.replace("SMALL", SMALL))]

@@ -307,7 +307,7 @@ def test_keys_that_cannot_be_used(changes, expected):
 
 def test_wrong_commands_end_with_status_2_and_leave_nothing(pictures, tmp_path, capsys, fresh_accelerate):
     for changes, expected in (
-        ({"dataset": "''"}, "dataset is empty"),
+        ({"dataset": ""}, "dataset is empty"),
         ({"model.patch_size": 3}, "patch_size=3 does not divide image_size=8"),
         ({"test_share": 0.5, "validation_share": 0.499}, "no image is left"),
     ):

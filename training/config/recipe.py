@@ -182,7 +182,7 @@ def _flag_value(settings_class: type, name: str, text: str, origin: str) -> Any:
     is_list = found == list[str]
     if not (found is str or is_list or typing.get_origin(found) is Literal):
         return _yaml_value(text, origin)
-    if text in ("", "null"):
+    if text == "null" or (text == "" and type(None) in typing.get_args(_types(settings_class)[name])):
         return None
     if text in ("'null'", '"null"'):
         text = "null"

@@ -25,7 +25,6 @@ from vaswani_tx.training.experiments.sweep_rows import (
     Row,
     Sweep,
     count_parameters,
-    flag_text,
     is_finished,
     make_config,
 )
@@ -99,7 +98,7 @@ def shared_tokenizer(sweep: Sweep, row: Row) -> list[str]:
     for other in itertools.takewhile(lambda other: other is not row, sweep.rows):
         same = all(getattr(other.arguments, key) == getattr(arguments, key) for key in TOKENIZER_KEYS)
         if same and (other.folder.tokenizer / "tokenizer.json").is_file():
-            return [f"--tokenizer={flag_text(str(other.folder.tokenizer))}"]
+            return [f"--tokenizer={other.folder.tokenizer}"]
     return []
 
 

@@ -162,12 +162,15 @@ def _changes(value: Any, where: str) -> dict[str, Any]:
 def _as_words(changes: dict[str, Any]) -> list[str]:
     """Return `--key=value` for each change, as the training command reads them."""
     return [
-        f"--{key.replace('_', '-') if '.' not in key else key}={flag_text(value)}" for key, value in changes.items()
+        f"--{key.replace('_', '-') if '.' not in key else key}={flag_text(key, value)}"
+        for key, value in changes.items()
     ]
 
 
-def flag_text(value: Any) -> str:
-    """Return `value` as a flag of the training command spells it."""
+def flag_text(key: str, value: Any) -> str:
+    """Return `value` as a flag of the training command spells it: texts to the letter, but for fields of the model."""
+    if isinstance(value, str) and not key.startswith("model."):
+        return "'null'" if value == "null" else value
     if isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and yaml.safe_load(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -245,7 +248,7 @@ def _make_row(
 ) -> Row:
     """Build the row's arguments; where they cannot be built, once more without the flags, to tell whose fault it is."""
     own = [*head, *_as_words(changes)]
-    words = [*own, *flags, f"--output-dir={flag_text(str(root / name))}"]
+    words = [*own, *flags, f"--output-dir={root / name}"]
     where = f"{path}, row {name}"
     try:
         arguments = _build(words)

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT
-from vaswani_tx.training.config.recipe import read_recipe, usage
+from vaswani_tx.training.config.parsing import ParsingSettings
+from vaswani_tx.training.config.recipe import parse, read_recipe, usage
 from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
 from vaswani_tx.training.errors import SettingsError
@@ -22,7 +23,7 @@ def write(tmp_path, text):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_parses_and_makes_a_model_and_a_schedule(path):
-    arguments = parse_arguments([str(path)])
+    arguments = parse([str(path)], ParsingSettings if path.stem.endswith("_parsing") else TranslationSettings)
     arguments.check_for_training()
     kind = ARCHITECTURES[arguments.architecture].config_class
     config = kind.from_preset(arguments.preset, vocab_size=1000, **arguments.model)

@@ -11,6 +11,7 @@ from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.training import scaling
 from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.errors import FitError
+from vaswani_tx.training.experiments import scaling_fit
 from vaswani_tx.training.experiments.child_commands import Commands
 from vaswani_tx.training.experiments.scaling_fit import (
     Run,
@@ -43,7 +44,8 @@ def make_runs(noise=0.0, seeds=(1, 2, 3), alpha=0.1):
     return runs
 
 
-def test_error_bars_hold_the_truth_and_grow_with_the_noise():
+def test_error_bars_hold_the_truth_and_grow_with_the_noise(monkeypatch):
+    monkeypatch.setattr(scaling_fit, "BOOTSTRAPS", 60)
     quiet, loud = fit_all(make_runs(0.001)), fit_all(make_runs(0.03))
     widths = []
     for result in (quiet, loud):
