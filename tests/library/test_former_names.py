@@ -58,7 +58,7 @@ def test_weights_under_former_names_load_into_a_model(case, model):
 
 
 def test_a_mapping_of_the_callers_own_is_used_too(tmp_path):
-    case = CASES[0]
+    case = TEXT_CASES[0]
     model = make(case, position_embedding="learned")
     model.save_pretrained(tmp_path)
     weights = as_an_older_version_named(load_file(tmp_path / "model.safetensors"))

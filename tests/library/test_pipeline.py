@@ -328,9 +328,6 @@ def test_alignment_is_where_the_attention_is(pipe, model, tokenizer):
     )
 
 
-# By name, with our models and those of others
-
-
 def test_pipelines_are_found_by_name(folder):
     expected = TranslationPipeline(
         model=VaswaniForConditionalGeneration.from_pretrained(folder),
