@@ -15,14 +15,14 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast quality clean notebooks
+.PHONY: help setup demo test test-fast quality clean test-rest
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      make an English-German corpus, train a small model on it, score and translate (about 5 minutes)'
 	@echo 'make test      run the tests'
 	@echo 'make test-fast run the tests that are neither slow nor start several processes (about a minute)'
-	@echo 'make notebooks execute the notebooks of the documentation'
+	@echo 'make test-rest run the tests that make test leaves out: notebooks, and those that start new Pythons'
 	@echo 'make quality   run the linters: style, house rules, layers of imports, types, dependencies'
 	@echo 'make setup     only create $(VENV) and install (the others do this themselves)'
 	@echo 'make clean     remove $(VENV), builds, caches and what the demo wrote'
@@ -43,14 +43,14 @@ demo: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m vaswani_tx.training.demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 -m "not notebook" $(TEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 -m 'not notebook and not fresh' $(TEST_ARGS)
 
 test-fast: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 \
-		-m 'not slow and not distributed and not notebook' $(TEST_ARGS)
+		-m 'not slow and not distributed and not notebook and not fresh' $(TEST_ARGS)
 
-notebooks: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m notebook tests/project/test_notebooks.py
+test-rest: $(STAMP)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'notebook or fresh' $(TEST_ARGS)
 
 quality: $(STAMP)
 	$(BIN)/python -m ruff check .

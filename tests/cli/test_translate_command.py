@@ -304,6 +304,7 @@ def test_each_line_of_a_slow_writer_is_answered_and_ctrl_c_ends_quietly(folder, 
     assert (process.returncode, rest, process.errors) == (130, b"", "vaswani-tx: interrupted\n")
 
 
+@pytest.mark.fresh
 def test_a_closed_pipe_ends_quietly(folder, expected):
     process = start(folder, "--buffer-size", "1", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdin.write(TEXT.encode() * 20)

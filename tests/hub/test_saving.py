@@ -213,7 +213,7 @@ def check_same(model, tokenizer, tmp_path, name, script=LOAD, *more, **environme
     return said, log
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_a_process_without_the_package_loads_it_under_every_auto_class(model, tokenizer, evil, tmp_path):
     folder = save_with_code(model, tmp_path / "shared-model.v1", tokenizer)
     said, log = check_same(
@@ -226,7 +226,7 @@ def test_a_process_without_the_package_loads_it_under_every_auto_class(model, to
     assert not (tmp_path / MARK).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_a_chat_model_carries_what_keeps_users_from_writing_control_tokens(tmp_path):
     tokenizer = VaswaniTokenizer.train(iter(SENTENCES * 3), vocab_size=300, show_progress=False).for_continuation()
     assert tokenizer.prepare_for_chat() == 3
@@ -412,7 +412,7 @@ def test_the_card_is_the_given_one_the_folders_own_or_made(plain, tmp_path):
     assert "label_smoothing: 0.125" in (save_with_code(own, tmp_path / "told", run=run) / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_a_pushed_model_comes_back_with_equal_logits(model, tokenizer, server, tmp_path):
     done = push_to_hub(model, "me/en-de", tokenizer, private=True)
     first, pushed = server.commits("me/en-de")

@@ -272,12 +272,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_saved_models_load_where_the_package_comes_first_and_threads_import_the_rest(folder, tmp_path):
     run_program(tmp_path, folder, PACKAGE_FIRST + USE)
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_saved_models_load_where_transformers_comes_first_and_in_a_spawned_process(folder, tmp_path):
     run_program(tmp_path, folder, TRANSFORMERS_FIRST + textwrap.indent(USE, "    "))
 

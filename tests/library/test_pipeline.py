@@ -355,7 +355,7 @@ def test_other_removed_and_unknown_tasks_are_still_refused():
             transformers.pipelines.check_task(task)
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_a_task_that_transformers_knows_is_left_alone():
     code = """
 import transformers
@@ -559,7 +559,7 @@ def test_tokenizers_made_with_sentencepiece(kind, tmp_path):
             pipe(LINES[0], return_alignments="words", **languages)
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_a_folder_with_the_code_works_where_the_package_is_unknown(folder, model, tokenizer, tmp_path):
     carried = tmp_path / "carried"
     shutil.copytree(folder, carried)

@@ -404,6 +404,7 @@ def test_files_iterators_and_lists_give_one_vocabulary(tokenizer, tmp_path):
     assert VaswaniTokenizer.train(iter(SENTENCES), 380, show_progress=False)("Ein Hund") == tokenizer("Ein Hund")
 
 
+@pytest.mark.fresh
 def test_training_is_deterministic_across_processes(tmp_path):
     file = str(write(tmp_path / "a.en", SENTENCES + ENGLISH))
     # The module alone: importing the package with its models would take longer than the test.

@@ -89,7 +89,7 @@ def run_installed(installed, folder, command, *words, stdin=""):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_installed_alone_it_trains_and_translates(installed, tmp_path):
     (tmp_path / "a.en").write_text("".join(f"{line}\n" for line in SOURCE * 5), encoding="utf-8")
     (tmp_path / "a.de").write_text("".join(f"{line}\n" for line in TARGET * 5), encoding="utf-8")

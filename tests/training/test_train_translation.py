@@ -229,6 +229,7 @@ def test_a_truncated_checkpoint_is_named_with_the_fix(reversal, tmp_path, capsys
 
 
 @pytest.mark.distributed
+@pytest.mark.fresh
 def test_two_processes_train_like_one(reversal, tmp_path):
     """Two gloo processes x 1 batch against one process x 2, odd last window included; saved and resumed on the way."""
     options = {"max_steps": 8, "model.dropout": 0, "save_every": 4, "max_source_tokens": 55, "max_target_tokens": 55}

@@ -149,6 +149,7 @@ def test_wrong_input_is_named():
         load_metric("blue")
 
 
+@pytest.mark.fresh
 def test_every_metric_loads_by_path_with_every_connection_refused_and_an_empty_cache(tmp_path):
     script = """
 import json, socket, sys
