@@ -226,6 +226,7 @@ def decoding_inputs(*sizes) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.fresh
 def test_an_exported_model_takes_any_batch_and_length(attention, tmp_path):
     model = make_model()
     model.set_attn_implementation(attention)

@@ -205,6 +205,7 @@ def test_a_call_can_change_one_setting():
     assert processor(image, return_tensors="np")["pixel_values"].shape == (1, 3, 8, 8)
 
 
+@pytest.mark.fresh
 def test_the_package_is_imported_without_pillow():
     script = (
         "import sys\nsys.modules['PIL'] = None\n"

@@ -60,6 +60,7 @@ def project(tmp_path):
     return tmp_path
 
 
+@pytest.mark.fresh
 def test_this_checkout_keeps_the_rules():
     violations = quality_rules.check(ROOT)
     assert not violations, "\n" + "\n".join(map(str, violations))

@@ -365,6 +365,7 @@ def test_a_signal_reaches_the_training_process_once(tmp_path, signum, launched):
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.fresh
 def test_a_stopped_sweep_saves_and_goes_on(reversal, tmp_path, capfd, request):
     """A real process is trained; SIGTERM to the sweep, the row saves; the same command resumes it."""
     path, out = write(tmp_path, reversal, rows={"plain": {}, "wide": {}}), tmp_path / "out"

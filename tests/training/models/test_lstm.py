@@ -410,6 +410,7 @@ def test_the_recipe_differs_from_the_transformers_only_where_an_lstm_must():
     assert own["model"]["dropout"] == other["model"]["dropout"]
 
 
+@pytest.mark.fresh
 def test_a_command_that_translates_knows_its_folders(tmp_path):
     make().save_pretrained(tmp_path)
     code = (
