@@ -32,6 +32,8 @@ SLOW_FILES = {
     "training/engine/test_kill.py", "training/engine/test_trackers.py",
     "training/experiments/test_compare_architectures.py", "training/experiments/test_scaling.py",
     "training/experiments/test_sweep.py", "training/models/test_lstm.py", "training/parsing/test_parsing.py",
+    "library/test_modeling_vision.py", "training/parsing/test_parsing_task.py", "training/reporting/test_report.py",
+    "training/experiments/test_english_german_grammar.py",
     "training/test_demo.py", "training/test_evaluate_language_model.py", "training/test_evaluate_translation.py",
     "training/test_golden_losses.py", "training/test_train_classifier.py", "training/test_train_image_classifier.py",
     "training/test_train_language.py", "training/test_train_translation.py",
