@@ -1,8 +1,11 @@
 # Shapes: S source length, T target length, D model width, H heads, K d_k, U d_v.
 """Turn a trace into the numbers and texts of a page, within its size."""
 
+import json
 import math
 from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -31,12 +34,19 @@ TRAITS = (
 
 
 def contents(
-    found: Trace, model: nn.Module, tokenizer: Any, name: str, text: str, layers: list[int] | None = None
+    found: Trace,
+    model: nn.Module,
+    tokenizer: Any,
+    name: str,
+    text: str,
+    layers: list[int] | None = None,
+    run: dict[str, Any] | None = None,
 ) -> str:
     """Return the packed block of a page.
 
     Args:
         layers: layers to keep, counted from 1; None: all.
+        run: the curves of a training run, as `read_run` returns them.
 
     Raises:
         ExplainError: what was asked for does not fit a page, or there is no such layer.
@@ -57,6 +67,8 @@ def contents(
         "classes": found.classes,
         "masked": found.masked,
         "grid": found.grid,
+        "measured": measured(),
+        "run": run,
     }
     if found.pixels is not None:
         packer.add("pixels", (found.pixels * 255).round().cpu().numpy())
@@ -67,6 +79,12 @@ def contents(
     meta["words"] = _words(found, tokenizer) if tokenizer is not None else {}
     _add_vectors(packer, kept, meta)
     return packer.pack(meta)
+
+
+@cache
+def measured() -> dict[str, Any]:
+    """Return what the project measured of the Transformer beside LSTMs, with where each number comes from."""
+    return json.loads((files("vaswani_tx.explain") / "assets" / "measured.json").read_text("utf-8"))
 
 
 def _chosen(attention: list[Recorded], layers: list[int] | None) -> list[tuple[int, Recorded]]:
