@@ -114,6 +114,8 @@ def describe(model: Any, name: str) -> dict[str, Any]:
     """Return what a model is: its sizes, traits and the parameters of each part."""
     config = model.config
     sizes = {key: getattr(config, key) for key in SIZES if isinstance(getattr(config, key, None), int)}
+    if "d_model" not in sizes and isinstance(getattr(config, "hidden_size", None), int):
+        sizes["d_model"] = config.hidden_size  # what BERT and GPT-2 call it
     traits = {key: getattr(config, key) for key in TRAITS if getattr(config, key, None) is not None}
     return {
         "name": name,

@@ -10,7 +10,7 @@ const SUPERSCRIPTS = { "-": "\u207b", 0: "\u2070", 1: "\u00b9", 2: "\u00b2", 3: 
 export function shortNumber(value, digits = 4) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e7) {
+  if (size < 1e-4 || size >= 1e7) {
     const [mantissa, power] = value.toExponential(digits - 1).split("e");
     const raised = Array.from(String(Number(power)), (char) => SUPERSCRIPTS[char]).join("");
     const front = String(Number(mantissa)).replace("-", "\u2212");
@@ -80,13 +80,13 @@ export function curves(options) {
     const top = 14 + 18 * legend.rows;
     const xs = curveLimits(shown.map(([x]) => x), { ...options.x, from: options.x.from ?? (options.x.log ? undefined : Math.min(...shown.map(([x]) => x))), to: options.x.to ?? (options.x.log ? undefined : Math.max(...shown.map(([x]) => x))) });
     const ys = curveLimits(shown.map(([, y]) => y), options.y);
-    scales = { x: curveScale(options.x, ...xs, left, width - 12), y: curveScale(options.y, ...ys, height - bottom, top) };
+    scales = { x: curveScale(options.x, ...xs, left, width - 20), y: curveScale(options.y, ...ys, height - bottom, top) };
     stops = [...new Set(shown.map(([x]) => x))].sort((a, b) => a - b);
     const [ink, muted, grid] = [colour("--ink"), colour("--muted"), colour("--line")];
     svg.replaceChildren();
     for (const value of curveTicks(options.y, ...ys)) {
       const y = scales.y(value);
-      svg.append(s("line", { x1: left, x2: width - 12, y1: y, y2: y, stroke: grid, "stroke-width": 1 }),
+      svg.append(s("line", { x1: left, x2: width - 20, y1: y, y2: y, stroke: grid, "stroke-width": 1 }),
         s("text", { x: left - 6, y: y + 4, "text-anchor": "end", "font-size": 12, fill: muted }, shortNumber(value, 3)));
     }
     for (const value of curveTicks(options.x, ...xs)) {
