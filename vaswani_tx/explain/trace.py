@@ -231,7 +231,7 @@ def _forward(model: Any, inputs: dict[str, torch.Tensor], family: str) -> tuple[
 def _keep_positions(stacks: dict[str, Stack], side: str, scale: float):
     def hook(module, inputs, output):
         added = output[0] if output.dim() == 3 else output  # [B, L, D] or [L, D]
-        stacks[side] = Stack(inputs[0][0].float(), scale, added.float())
+        stacks[side] = Stack(inputs[0][0].detach().float(), scale, added.detach().float())
 
     return hook
 

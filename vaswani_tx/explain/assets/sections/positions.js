@@ -3,7 +3,7 @@
 import { SECTIONS } from "../sections.js";
 import { fixed, grouped, h, s } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
-import { colour, drawn, explainable, figure, slider, standalone } from "../diagram.js";
+import { buttons, colour, drawn, explainable, figure, slider, standalone } from "../diagram.js";
 import { heatmap, signedColour } from "../heatmap.js";
 import { curves, shortNumber } from "../curves.js";
 import { tableCanvas } from "./positions_canvas.js";
@@ -37,14 +37,18 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
   const width = isGrid ? full / 2 : full;
   const own = sideTables[longest];
   const used = isGrid ? Math.max(...page.meta.grid) + 1 : own.length;
-  const state = { length: 64, position: 3, offset: 5, ...stateOf("positions") };
+  const begin = { length: 64, position: 3, offset: 5, columns: "model" };
+  const state = { ...begin, ...stateOf("positions") };
   const normalise = () => {
     state.length = wholeNumber(state.length, 8, POSITIONS_LONGEST, 64);
     state.position = wholeNumber(state.position, 0, 255, 3);
     state.offset = wholeNumber(state.offset, 0, 255, 5);
+    if (!["model", "halves"].includes(state.columns)) state.columns = "model";
   };
   normalise();
-  const keep = () => setState("positions", { length: state.length, position: state.position, offset: state.offset });
+  const keep = () => setState("positions", Object.fromEntries(Object.entries(state).map(([key, value]) => [key, value === begin[key] ? null : value])));
+  // The dimension that a column shows: each in its place, or all sines before all cosines.
+  const dimension = (j) => (state.columns === "model" ? j : j < width / 2 ? 2 * j : 2 * (j - width / 2) + 1);
 
   root.append(
     h("p", {}, "Attention sees a set of tokens, not a row of them. So each position adds a vector of its own to the embedding (section 3.5): each pair of dimensions is a clock, the first fast, the last slow."),
@@ -54,9 +58,9 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
   );
 
   const table = tableCanvas({
-    value: (i, j) => (j % 2 ? Math.cos : Math.sin)(sinusoidAngle(i, j, width)), width, length: state.length, used, largest: 1,
+    value: (i, j) => (dimension(j) % 2 ? Math.cos : Math.sin)(sinusoidAngle(i, dimension(j), width)), width, length: state.length, used, largest: 1,
     label: "Sinusoids: a row for each position, a column for each dimension; arrow keys move over the numbers",
-    say: (i, j) => positionHint(i, j, width, isGrid ? null : own),
+    say: (i, j) => positionHint(i, dimension(j), width, isGrid ? null : own),
   });
   const dots = curves({
     lines: [], x: { label: "offset k" }, y: { label: "PE(p) \u00b7 PE(p + k)" }, label: "Dot product of two positions against their offset; arrow keys move over the offsets",
@@ -75,6 +79,11 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
     drawDots();
     keep();
   });
+  const columns = buttons("Order of the columns", [["model", "as the model has them"], ["halves", "sines, then cosines"]], state.columns, (value) => {
+    state.columns = value;
+    table.resize(state.length);
+    keep();
+  });
   const waves = curves({
     lines: [
       { name: "wavelength", points: Array.from({ length: width / 2 }, (_, pair) => [2 * pair, sinusoidWavelength(2 * pair, width)]) },
@@ -84,7 +93,7 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
     say: (dimension) => `dimensions ${dimension} (sine) and ${dimension + 1} (cosine)`,
   });
   root.append(
-    h("div", { class: "controls" }, lengthSlider),
+    h("div", { class: "controls" }, lengthSlider, columns),
     figure("positions-sinusoids", `PE, from \u22121 to 1. The bar at the left marks the ${used} positions of this pass. No table ends: the formula goes on beyond any length that was trained.`, table, table.picture),
     h("div", { class: "side-by-side" },
       figure("positions-wavelengths", `From 2\u03c0 to ${shortNumber(sinusoidWavelength(width - 1, width))} positions: a wave longer than the text tells where in it one is, a short one tells neighbours apart.`, waves, waves.picture),
@@ -92,8 +101,9 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
   );
   const turning = renderRotation(root, state, width, isGrid ? null : own, keep);
   onState("positions", (values) => {
-    Object.assign(state, values);
+    Object.assign(state, begin, values);
     normalise();
+    columns.set(state.columns);
     lengthSlider.set(state.length);
     table.resize(state.length);
     drawDots();

@@ -75,10 +75,10 @@ export function renderTrainingPair(root, page, state, keep) {
   });
   root.append(
     h("p", {}, "In training the decoder does not write. It reads the right ", what, ", shifted by one place, and at every place says what comes next; the mask hides what comes later, so all places are learned at once (sections 3.1 and 3.2.3)."),
-    h("p", { class: "note" }, isOwn && page.meta.family !== "decoder" ? "The labels here are the model's own translation, which it finds likely; give a target to see another one's loss." : isOwn ? "The later labels are the model's own continuation." : "The labels here are the given target."),
+    h("p", { class: "note" }, page.meta.family === "decoder" ? "The labels are the text itself: the prompt, then its continuation." : isOwn ? "The labels here are the model's own translation, which it finds likely; give a target to see another one's loss." : "The labels here are the given target."),
     h("div", { class: "controls" }, epsilonSlider), totals, target,
     figure("teacher-forcing", h("span", {}, "The triangle shows what each place may read. Dotted: each label is the next input. Bars: the loss of each token, ", h("span", { class: "key-p" }, "plain"), " and ", h("span", { class: "key-pk" }, "smoothed"), ". Choose a row for the guesses of the model."),
-      h("div", {}, drawing), () => standalone(drawing)),
+      h("div", { class: "training-scroll" }, drawing), () => standalone(drawing)),
     chosen,
     h("details", {}, h("summary", {}, "All numbers as a table"), h("div", { class: "scroll" }, h("table", { class: "training-table" },
       h("thead", {}, h("tr", {}, ["reads up to", "should say", "probability", "loss", "smoothed", "the model's first guess"].map((name, i) => h("th", { scope: "col", class: i > 1 && i < 5 ? "number" : null }, name)))), body))));

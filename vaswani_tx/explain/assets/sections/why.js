@@ -6,7 +6,7 @@ import { onState, setState, stateOf, wholeNumber } from "../state.js";
 import { choice, colour, drawn, figure, lessMotion, slider, standalone } from "../diagram.js";
 import { curves, shortNumber } from "../curves.js";
 
-const WHY_DRAWN = 40;
+const WHY_DRAWN = 24;
 const WHY_LINE = 24;
 const KERNEL = 3;
 
@@ -14,10 +14,10 @@ function renderWhy(root, page) {
   const item = page.meta.attention.find((entry) => entry.kind !== "cross");
   const tokens = page.meta[item.rows];
   const count = Math.min(tokens.length, WHY_DRAWN);
-  const begin = { step: 0, from: 1, to: count };
+  const begin = { step: Math.min(4, count), from: 1, to: count };
   const state = { ...begin, ...stateOf("why") };
   const normalise = () => {
-    state.step = wholeNumber(state.step, 0, count, 0);
+    state.step = wholeNumber(state.step, 0, count, begin.step);
     state.from = wholeNumber(state.from, 1, count - 1, 1);
     state.to = wholeNumber(state.to, state.from + 1, count, count);
   };
@@ -93,8 +93,8 @@ function renderWhy(root, page) {
     h("div", {}, h("h3", {}, "Recurrent network"), told.recurrent, figure("why-recurrent", "One memory goes down the text: each state waits for the one above.", h("div", {}, panels.recurrent), () => standalone(panels.recurrent))),
     h("div", {}, h("h3", {}, "Transformer"), told.attention, figure("why-attention", `All states at once: each looks at ${item.causal ? "all tokens before it" : "every token"} directly. The lines are this model's weights in layer ${item.layer}, mean of its heads.`, h("div", {}, panels.attention), () => standalone(panels.attention)))));
   root.append(
-    h("p", {}, "Before 2017, a network read a sentence as one reads aloud: word after word, each state made from the one before. A Transformer reads all words at once, and every word looks at every other directly. Step through this very sentence:"),
-    tokens.length > count ? h("p", { class: "note" }, `The first ${count} of ${tokens.length} tokens are drawn.`) : "",
+    h("p", {}, "Before 2017, a network read a sentence as one reads aloud: word after word, each state made from the one before. A Transformer reads all words at once, and every word looks at every other directly. Step through this very " + (page.meta.family === "image" ? "image, patch by patch:" : "sentence:")),
+    tokens.length > count ? h("p", { class: "note" }, `The first ${count} of ${tokens.length} ${page.meta.family === "image" ? "patches" : "tokens"} are drawn.`) : "",
     h("div", { class: "controls" }, h("div", { class: "buttons" }, button("start", "Start", () => still(0)), button("back", "Back", () => still(state.step - 1)), play, button("step", "Step", () => still(state.step + 1))), steps, from, to),
     stage, ...tableOne(tokens.length, page.meta.model.sizes.d_model));
   renderMeasured(root, page.meta.measured);
