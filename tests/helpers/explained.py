@@ -41,77 +41,52 @@ def make(kind):
     """Return a model of random weights, large enough that its attention is not flat."""
     torch.manual_seed(0)
     size = len(tokenizer())
-    ours = {"vocab_size": size, "d_model": 32, "d_ff": 64, "num_heads": 4}
-    ids = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1, "bos_token_id": 1}
-    foreign = {"vocab_size": size, "d_model": 32, **both(layers=2, attention_heads=4, ffn_dim=32), **ids}
-    makers = {
-        "vaswani": lambda: vaswani_tx.VaswaniForConditionalGeneration(
-            vaswani_tx.VaswaniConfig(**ours, encoder_layers=2, decoder_layers=2)
-        ),
-        "pre-norm": lambda: vaswani_tx.VaswaniForConditionalGeneration(
-            vaswani_tx.VaswaniConfig(
-                **ours,
-                encoder_layers=2,
-                decoder_layers=2,
-                norm_order="pre",
-                position_embedding="learned",
-                d_k=4,
-                d_v=12,
-            )
-        ),
-        "masked": lambda: vaswani_tx.VaswaniForMaskedLM(vaswani_tx.VaswaniEncoderConfig(**ours, num_hidden_layers=2)),
-        "classifier": lambda: vaswani_tx.VaswaniForSequenceClassification(
-            vaswani_tx.VaswaniEncoderConfig(**ours, num_hidden_layers=2, num_labels=3)
-        ),
-        "causal": lambda: vaswani_tx.VaswaniForCausalLM(vaswani_tx.VaswaniDecoderConfig(**ours, num_hidden_layers=2)),
-        "image": lambda: vaswani_tx.VaswaniForImageClassification(
-            vaswani_tx.VaswaniVisionConfig(
-                image_size=16, patch_size=4, d_model=32, d_ff=64, num_heads=4, num_hidden_layers=2, num_labels=3
-            )
-        ),
-        "marian": lambda: MarianMTModel(MarianConfig(**foreign, max_position_embeddings=128)),
-        "bart": lambda: BartForConditionalGeneration(BartConfig(**foreign, max_position_embeddings=128)),
-        "t5": lambda: T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=size,
-                d_model=32,
-                d_ff=32,
-                d_kv=8,
-                num_layers=2,
-                num_heads=4,
-                pad_token_id=0,
-                eos_token_id=2,
-                decoder_start_token_id=0,
-            )
-        ),
-        "gpt2": lambda: GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=size,
-                n_embd=32,
-                n_layer=2,
-                n_head=4,
-                n_positions=128,
-                bos_token_id=1,
-                eos_token_id=2,
-                pad_token_id=0,
-            )
-        ),
-        "bert": lambda: BertForMaskedLM(
-            BertConfig(
-                vocab_size=size,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                intermediate_size=32,
-                max_position_embeddings=128,
-            )
-        ),
-    }
-    model = makers[kind]()
+    ours = our_models(size)
+    model = ours[kind]() if kind in ours else other_models(size)[kind]()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(3 if kind in ("vaswani", "pre-norm", "masked", "causal", "classifier", "image") else 8)
+                parameter.mul_(3 if kind in ours else 8)
     if model.can_generate():
         model.generation_config.max_new_tokens = 12
     return model.eval()
+
+
+def our_models(size):
+    """Return what makes each of our families."""
+    sizes = {"vocab_size": size, "d_model": 32, "d_ff": 64, "num_heads": 4}
+    layers = {"encoder_layers": 2, "decoder_layers": 2}
+    pre_norm = {"norm_order": "pre", "position_embedding": "learned", "d_k": 4, "d_v": 12}
+    image = {"image_size": 16, "patch_size": 4, "d_model": 32, "d_ff": 64, "num_heads": 4, "num_hidden_layers": 2}
+    return {
+        "vaswani": lambda: vaswani_tx.VaswaniForConditionalGeneration(vaswani_tx.VaswaniConfig(**sizes, **layers)),
+        "pre-norm": lambda: vaswani_tx.VaswaniForConditionalGeneration(
+            vaswani_tx.VaswaniConfig(**sizes, **layers, **pre_norm)
+        ),
+        "masked": lambda: vaswani_tx.VaswaniForMaskedLM(vaswani_tx.VaswaniEncoderConfig(**sizes, num_hidden_layers=2)),
+        "classifier": lambda: vaswani_tx.VaswaniForSequenceClassification(
+            vaswani_tx.VaswaniEncoderConfig(**sizes, num_hidden_layers=2, num_labels=3)
+        ),
+        "causal": lambda: vaswani_tx.VaswaniForCausalLM(vaswani_tx.VaswaniDecoderConfig(**sizes, num_hidden_layers=2)),
+        "image": lambda: vaswani_tx.VaswaniForImageClassification(
+            vaswani_tx.VaswaniVisionConfig(**image, num_labels=3)
+        ),
+    }
+
+
+def other_models(size):
+    """Return what makes models of other architectures."""
+    ids = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1, "bos_token_id": 1}
+    stacks = {"vocab_size": size, "d_model": 32, **both(layers=2, attention_heads=4, ffn_dim=32), **ids}
+    t5 = {"d_model": 32, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4}
+    t5 |= {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    gpt2 |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    bert = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    return {
+        "marian": lambda: MarianMTModel(MarianConfig(**stacks, max_position_embeddings=128)),
+        "bart": lambda: BartForConditionalGeneration(BartConfig(**stacks, max_position_embeddings=128)),
+        "t5": lambda: T5ForConditionalGeneration(T5Config(vocab_size=size, **t5)),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=size, **gpt2)),
+        "bert": lambda: BertForMaskedLM(BertConfig(vocab_size=size, **bert, max_position_embeddings=128)),
+    }
