@@ -105,8 +105,8 @@ def _check_size(kept: list[tuple[int, Recorded]]) -> None:
         fitting = max(1, math.floor(layers * BUDGET / needed))
         raise ExplainError(
             f"The attention of {layers} layers over this text needs {needed / 1e6:.1f} MB, and a page should stay"
-            f" below {BUDGET / 1e6:.1f}: name the layers to keep, about {fitting} of them (--layers 1,{max(fitting, 2)}), or "
-            "give a shorter text."
+            f" below {BUDGET / 1e6:.1f}: name the layers to keep, about {fitting} (--layers 1,{max(fitting, 2)}),"
+            " or give a shorter text."
         )
 
 

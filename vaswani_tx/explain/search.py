@@ -34,7 +34,7 @@ class Decoding:
 
     settings: dict[str, Any]  # num_beams, length_penalty, rule
     steps: list[dict[str, Any]]
-    hypotheses: list[dict[str, Any]]  # best first: tokens, score as `generate` returns it (divided by the penalty)
+    hypotheses: list[dict[str, Any]]  # best first: tokens, score as `generate` returns it (after the length rule)
 
 
 def length_rule(config: GenerationConfig) -> tuple[str, float]:

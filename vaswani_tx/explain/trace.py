@@ -114,6 +114,8 @@ def trace(
         name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs
     }
     decoding = replay(model, generated, NEW_TOKENS if family == "decoder" else None)
+    for hypothesis in decoding.hypotheses:
+        hypothesis["text"] = tokenizer.decode(hypothesis["tokens"], skip_special_tokens=True)
     if family == "decoder":
         return _trace_decoder(model, tokenizer, inputs, source_ids, target, decoding, progress)
     if target is None:
