@@ -134,6 +134,10 @@ export function curves(options) {
     });
     return [h("div", {}, h("strong", {}, options.say(x))), ...rows, ...(options.note?.(x) ?? [])];
   };
+  const beside = () => {
+    const box = svg.getBoundingClientRect();
+    showHint(tell(), box.left + (scales.x(stops[cursor]) / width) * box.width, box.top + box.height / 2, beside);
+  };
   const leave = () => {
     cursor = null;
     hideHint();
@@ -154,8 +158,7 @@ export function curves(options) {
     event.preventDefault();
     cursor = Math.max(0, Math.min(stops.length - 1, (cursor ?? (jump > 0 ? -1 : stops.length)) + jump));
     draw();
-    const box = svg.getBoundingClientRect();
-    showHint(tell(), box.left + (scales.x(stops[cursor]) / width) * box.width, box.top + box.height / 2);
+    beside();
     live.textContent = tell().map((part) => part.textContent).join("; ");
   });
   drawn(draw);

@@ -49,12 +49,12 @@ export function tableCanvas(options) {
     rowAxis.replaceChildren(...tableTicks(length, "top"));
     columnAxis.replaceChildren(...tableTicks(width, "left"));
   };
-  const show = (i, j, x, y) => {
+  const show = (i, j, x, y, follow = null) => {
     at = { i, j };
     across.hidden = down.hidden = false;
     Object.assign(across.style, { top: (100 * (i + 0.5)) / options.length + "%", left: "0", width: "100%", height: "1px" });
     Object.assign(down.style, { left: (100 * (j + 0.5)) / options.width + "%", top: "0", width: "1px", height: "100%" });
-    showHint(options.say(i, j), x, y);
+    showHint(options.say(i, j), x, y, follow);
   };
   const leave = () => {
     at = null;
@@ -76,8 +76,11 @@ export function tableCanvas(options) {
     const from = at ?? { i: 0, j: 0 };
     const i = Math.max(0, Math.min(options.length - 1, from.i + (at ? step[0] : 0)));
     const j = Math.max(0, Math.min(options.width - 1, from.j + (at ? step[1] : 0)));
-    const box = canvas.getBoundingClientRect();
-    show(i, j, box.left + ((j + 0.5) * box.width) / options.width, box.top + ((i + 0.5) * box.height) / options.length);
+    const beside = () => {
+      const box = canvas.getBoundingClientRect();
+      show(i, j, box.left + ((j + 0.5) * box.width) / options.width, box.top + ((i + 0.5) * box.height) / options.length, beside);
+    };
+    beside();
     live.textContent = options.say(i, j).map((part) => part.textContent).join("; ");
   });
   frame.append(canvas, across, down);
