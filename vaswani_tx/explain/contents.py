@@ -12,7 +12,7 @@ from vaswani_tx.explain.errors import ExplainError
 from vaswani_tx.explain.packing import Packer
 from vaswani_tx.explain.recording import Recorded
 from vaswani_tx.explain.tokens import token_text
-from vaswani_tx.explain.trace import Trace, stage_rows
+from vaswani_tx.explain.trace import Prediction, Trace, stage_rows
 
 # Attention weights keep four digits, vectors three (see packing). Queries and keys keep four: the page computes scores
 # from them, and with three digits the second digit of a score would not be the model's.
@@ -26,8 +26,8 @@ SIZES = (
     "max_position_embeddings", "image_size", "patch_size", "num_channels",
 )  # fmt: skip
 TRAITS = (
-    "norm_order", "final_layer_norm", "position_embedding", "scale_embedding", "tie_word_embeddings", "activation_function",
-    "attention_bias", "lm_head_bias", "layer_norm_eps", "dropout",
+    "norm_order", "final_layer_norm", "position_embedding", "scale_embedding", "tie_word_embeddings",
+    "activation_function", "attention_bias", "lm_head_bias", "layer_norm_eps", "dropout",
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def contents(
     if found.pixels is not None:
         packer.add("pixels", (found.pixels * 255).round().cpu().numpy())
     if found.prediction is not None:
-        meta["prediction"] = _prediction(packer, found)
+        meta["prediction"] = _prediction(packer, found.prediction)
     if found.decoding is not None:
         meta["decoding"] = asdict(found.decoding)
     meta["words"] = _words(found, tokenizer) if tokenizer is not None else {}
@@ -87,13 +87,13 @@ def _check_size(kept: list[tuple[int, Recorded]]) -> None:
         layers = len({item.layer for _, item in kept})
         fitting = max(1, math.floor(layers * BUDGET / needed))
         raise ExplainError(
-            f"The attention of {layers} layers over this text needs {needed / 1e6:.1f} MB, and a page should stay below "
-            f"{BUDGET / 1e6:.1f}: name the layers to keep, about {fitting} of them (--layers 1,{max(fitting, 2)}), or give a "
-            "shorter text."
+            f"The attention of {layers} layers over this text needs {needed / 1e6:.1f} MB, and a page should stay"
+            f" below {BUDGET / 1e6:.1f}: name the layers to keep, about {fitting} (--layers 1,{max(fitting, 2)}),"
+            " or give a shorter text."
         )
 
 
-def describe(model: nn.Module, name: str) -> dict[str, Any]:
+def describe(model: Any, name: str) -> dict[str, Any]:
     """Return what a model is: its sizes, traits and the parameters of each part."""
     config = model.config
     sizes = {key: getattr(config, key) for key in SIZES if isinstance(getattr(config, key, None), int)}
@@ -199,8 +199,7 @@ def _stack(packer: Packer, side: str, stack: Any) -> dict[str, Any]:
     }
 
 
-def _prediction(packer: Packer, found: Trace) -> dict[str, Any]:
-    prediction = found.prediction
+def _prediction(packer: Packer, prediction: Prediction) -> dict[str, Any]:
     packer.add("topIds", prediction.top_ids.cpu().numpy())
     packer.add("topProbs", prediction.top_probs.cpu().numpy(), WEIGHT_DECIMALS)
     packer.add("labelLogProbs", prediction.label_log_probs.cpu().numpy(), WEIGHT_DECIMALS)

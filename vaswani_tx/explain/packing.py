@@ -40,9 +40,9 @@ class Packer:
                 "type; load it in float32, or check the checkpoint."
             )
         largest = float(np.abs(array).max(initial=0.0))
-        while decimals > 0 and largest * 10**decimals > 2**31 - 1:
+        while largest * 10.0**decimals > 2**31 - 1:
             decimals -= 1
-        whole = np.rint(array * 10**decimals)
+        whole = np.rint(array * 10.0**decimals)
         kind = next(kind for kind in TYPES if _fits(whole, kind))
         whole = whole.astype(kind)
         planes = whole.reshape(-1, 1).view(np.uint8).reshape(whole.size, whole.itemsize)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from transformers.masking_utils import eager_mask
 from vaswani_tx.explain.errors import ExplainError
 
 NAME = "vaswani_tx_explain"
-# What output projections are called: ours, BART and MarianMT, T5, GPT-2; BERT keeps it in a module beside the attention.
+# What output projections are called: ours, BART and MarianMT, T5, GPT-2; BERT has it in a module beside the attention.
 OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "o", "c_proj")
 CROSS_NAMES = ("cross", "encoder_attn", "EncDecAttention")
 
@@ -100,7 +101,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
-def recorded_attention(model: nn.Module) -> Iterator[list[_Call]]:
+def recorded_attention(model: Any) -> Iterator[list[_Call]]:
     """Let `model` compute its attention here, and collect the calls; its own implementation is restored at the end.
 
     Raises:
@@ -110,7 +111,7 @@ def recorded_attention(model: nn.Module) -> Iterator[list[_Call]]:
     if not model._can_set_attn_implementation():
         raise ExplainError(
             f"{type(model).__name__} has an attention of its own that cannot be read: a model whose attention goes "
-            "through transformers' AttentionInterface is needed (ours, MarianMT, BART, T5, GPT-2, BERT and most others)."
+            "through transformers' AttentionInterface is needed (ours, MarianMT, BART, T5, GPT-2, BERT and most)."
         )
     training = model.training
     recorder = _Recorder()
@@ -202,6 +203,48 @@ class Stage:
     after: float  # what the residual connection and the norm leave
 
 
+class _LayerWatch:
+    """Hooks on one of our layers: where its norm is decides where the residual stream can be read."""
+
+    def __init__(self, name: str, layer: Any, stages: list[Stage]):
+        self.layer, self.stages = layer, stages
+        self.stack = "decoder" if layer.self_attn.is_causal else "encoder"
+        self.index = int(name.rpartition(".")[2])
+        self.before: torch.Tensor | None = None
+        self.written: torch.Tensor | None = None
+        self.sublayer: str | None = None  # one whose result is not known yet
+
+    def attach(self, stack: ExitStack) -> None:
+        for sublayer in ("self_attn", "cross_attn", "feed_forward"):
+            if hasattr(self.layer, sublayer):
+                module, norm = getattr(self.layer, sublayer), getattr(self.layer, f"{sublayer}_residual").norm
+                stack.callback(module.register_forward_hook(partial(self._at_sublayer, sublayer)).remove)
+                stack.callback(norm.register_forward_hook(self._at_norm).remove)
+        stack.callback(self.layer.register_forward_hook(self._at_end).remove)
+
+    def _at_sublayer(self, sublayer: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.written = output[0] if isinstance(output, tuple) else output
+        self.sublayer = sublayer
+
+    def _at_norm(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if self.layer.pre_norm:  # x + Sublayer(LayerNorm(x)): the norm reads what the sub-layer before left
+            self._finish(inputs[0])
+            self.before = inputs[0]
+        elif self.written is not None:  # LayerNorm(x + Sublayer(x))
+            self.before = inputs[0] - self.written
+            self._finish(output)
+
+    def _at_end(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self._finish(output)
+
+    def _finish(self, after: torch.Tensor) -> None:
+        if self.sublayer is None or self.before is None or self.written is None:
+            return
+        norms = [float(tensor.detach()[0].float().norm(dim=-1).mean()) for tensor in (self.before, self.written, after)]
+        self.stages.append(Stage(self.stack, self.index, self.sublayer, list(self.written.shape[1:]), *norms))
+        self.sublayer = None
+
+
 @contextmanager
 def recorded_sublayers(model: nn.Module) -> Iterator[list[Stage]]:
     """Collect what each sub-layer of our own layers gets and writes; of another model, nothing."""
@@ -209,54 +252,5 @@ def recorded_sublayers(model: nn.Module) -> Iterator[list[Stage]]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if hasattr(module, "self_attn_residual") and hasattr(module, "feed_forward_residual"):
-                _watch_layer(stack, name, module, stages)
+                _LayerWatch(name, module, stages).attach(stack)
         yield stages
-
-
-def _watch_layer(stack: ExitStack, name: str, layer: nn.Module, stages: list[Stage]) -> None:
-    is_decoder = bool(getattr(layer.self_attn, "is_causal", False))
-    side, index = "decoder" if is_decoder else "encoder", int(name.rpartition(".")[2])
-    seen: dict[str, torch.Tensor] = {}
-
-    def mean_norm(tensor: torch.Tensor) -> float:
-        return float(tensor.detach()[0].float().norm(dim=-1).mean())
-
-    def at_norm(sublayer: str):
-        def hook(module, inputs, output):
-            if layer.pre_norm:
-                # The input of the norm is the residual stream: also what the sub-layer before left.
-                close(inputs[0])
-                seen["before"] = inputs[0]
-            else:
-                written = seen["written"]
-                stages.append(_stage(sublayer, inputs[0] - written, written, output))
-
-        return hook
-
-    def at_sublayer(sublayer: str):
-        def hook(module, inputs, output):
-            seen["written"] = output[0] if isinstance(output, tuple) else output
-            seen["sublayer"] = sublayer  # type: ignore[assignment]
-
-        return hook
-
-    def _stage(sublayer: str, before, written, after) -> Stage:
-        norms = (mean_norm(before), mean_norm(written), mean_norm(after))
-        return Stage(side, index, sublayer, list(written.shape[1:]), *norms)
-
-    def close(after: torch.Tensor) -> None:
-        if "sublayer" in seen:
-            stages.append(_stage(seen.pop("sublayer"), seen["before"], seen["written"], after))
-
-    def at_layer(module, inputs, output):
-        if layer.pre_norm:
-            close(output)
-        seen.clear()
-
-    for sublayer in ("self_attn", "cross_attn", "feed_forward"):
-        if hasattr(layer, sublayer):
-            handle = getattr(layer, sublayer).register_forward_hook(at_sublayer(sublayer))
-            stack.callback(handle.remove)
-            handle = getattr(layer, f"{sublayer}_residual").norm.register_forward_hook(at_norm(sublayer))
-            stack.callback(handle.remove)
-    stack.callback(layer.register_forward_hook(at_layer).remove)

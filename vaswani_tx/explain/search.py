@@ -34,7 +34,7 @@ class Decoding:
 
     settings: dict[str, Any]  # num_beams, length_penalty, rule
     steps: list[dict[str, Any]]
-    hypotheses: list[dict[str, Any]]  # best first: tokens, score as `generate` returns it (divided by the penalty)
+    hypotheses: list[dict[str, Any]]  # best first: tokens, score as `generate` returns it (after the length rule)
 
 
 def length_rule(config: GenerationConfig) -> tuple[str, float]:
@@ -112,7 +112,8 @@ def _steps(
     # Every beam starts with the same tokens: only the first counts at the first step, as in `generate`.
     running = {tuple(rows[0][0].tolist()): 0.0}
     for number, (step_rows, step_scores) in enumerate(zip(rows, log_probs, strict=False)):
-        beams, where = [], []
+        beams: list[dict[str, Any]] = []
+        where: list[int] = []
         for index, row in enumerate(step_rows.tolist()):
             key = tuple(row)
             if key in running and all(key != tuple(other["tokens"]) for other in beams):

@@ -66,7 +66,7 @@ def _bytes(piece: str) -> str:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return the byte that each character of a byte-level vocabulary means: printable ones themselves, others from U+0100."""
+    """Return the byte that each character of a byte-level vocabulary means; only printable bytes mean themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in printable}
     rest = [byte for byte in range(256) if byte not in set(printable)]

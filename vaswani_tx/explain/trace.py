@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from vaswani_tx.explain.errors import ExplainError
 from vaswani_tx.explain.recording import Recorded, Stage, attention_of, recorded_attention, recorded_sublayers
@@ -60,7 +59,7 @@ class Trace:
     grid: tuple[int, int] | None = None  # patches, rows and columns
 
 
-def family_of(model: nn.Module) -> str:
+def family_of(model: Any) -> str:
     """Return which of the four families a model belongs to."""
     if getattr(model, "main_input_name", "") == "pixel_values":
         return "image"
@@ -75,7 +74,7 @@ def check_length(length: int, where: str) -> None:
         raise ExplainError(f"The {where} has no tokens: give a sentence.")
     if length > MAX_TOKENS:
         raise ExplainError(
-            f"The {where} has {length:,} tokens, and a page holds {MAX_TOKENS:,} at most: give a sentence or a paragraph."
+            f"The {where} has {length:,} tokens, and a page holds {MAX_TOKENS:,} at most: give a sentence or paragraph."
         )
 
 
@@ -111,8 +110,12 @@ def trace(
     if family == "encoder":
         return _trace_encoder(model, tokenizer, inputs, source_ids, progress)
     progress("decoding")
-    generated = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    generated: dict[str, torch.Tensor] = {
+        name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs
+    }
     decoding = replay(model, generated, NEW_TOKENS if family == "decoder" else None)
+    for hypothesis in decoding.hypotheses:
+        hypothesis["text"] = tokenizer.decode(hypothesis["tokens"], skip_special_tokens=True)
     if family == "decoder":
         return _trace_decoder(model, tokenizer, inputs, source_ids, target, decoding, progress)
     if target is None:
@@ -146,7 +149,7 @@ def _trace_decoder(model, tokenizer, inputs, source_ids, target, decoding, progr
     found.source = []
     found.target = tokens_of(tokenizer, ids)
     found.decoding = decoding
-    found.prediction = _prediction(logits[:-1], ids[1:]) if len(ids) > 1 else None
+    found.prediction = _prediction(logits[:-1], ids[1:]) if logits is not None and len(ids) > 1 else None
     progress("words that each head raises")
     found.raised = _raised(model, found.attention)
     return found
@@ -233,7 +236,9 @@ def _keep_inputs(stacks: dict[str, Stack], side: str):
     return hook
 
 
-def _prediction(logits: torch.Tensor, labels: list[int]) -> Prediction:
+def _prediction(logits: torch.Tensor | None, labels: list[int]) -> Prediction | None:
+    if logits is None:
+        return None
     log_probs = logits.log_softmax(-1)
     best = log_probs.exp().topk(min(TOP_PREDICTIONS, logits.shape[-1]))
     rows = torch.arange(len(labels))
