@@ -37,14 +37,14 @@ function labelText(label) {
  * options: {rows, columns} counts; value(i, j); colours() returns value -> colour; cell size in pixels (cellHeight where a
  * cell is no square); rowLabels and columnLabels (tokens or strings) or null; say(i, j) gives the hint's text, sayRow(i)
  * and sayColumn(j) those of the labels; label for screen readers; onrow(i, j) when a cell, or onrow(i) when a row label,
- * is chosen, oncolumn(j) when a column label is.
+ * is chosen, oncolumn(j) when a column label is; cursor {i, j} where the keyboard stood in a heatmap that this one replaces.
  * The element has `update()`, which draws again, `picture()` for saving, `chooseRow(i)` and `chooseColumn(j)`.
  */
 export function heatmap(options) {
   const { rows, columns, cell = 18, cellHeight = cell, rowLabels = null, columnLabels = null } = options;
   const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": options.label, class: "cells", "data-key": options.label });
   const live = h("span", { class: "unseen", "aria-live": "polite" });
-  const cursor = { i: 0, j: 0, active: false };
+  const cursor = { i: 0, j: 0, ...options.cursor, active: Boolean(options.cursor) };
   const chosen = { row: null, column: null };
   const labels = { rows: [], columns: [] };
   let hovered = null;
