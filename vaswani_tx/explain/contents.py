@@ -76,7 +76,7 @@ def contents(
     if found.prediction is not None:
         meta["prediction"] = _prediction(packer, found.prediction)
     if found.decoding is not None:
-        meta["decoding"] = asdict(found.decoding)
+        meta["decoding"] = _rounded(asdict(found.decoding))
     meta["words"] = _words(found, tokenizer) if tokenizer is not None else {}
     _add_vectors(packer, kept, meta)
     return packer.pack(meta)
@@ -227,6 +227,15 @@ def _prediction(packer: Packer, prediction: Prediction) -> dict[str, Any]:
     return {"labels": prediction.labels}
 
 
+def _rounded(value: Any) -> Any:
+    """Return a value of JSON whose numbers have no more digits than a page shows."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, SCORE_DECIMALS) if isinstance(value, float) else value
+
+
 def _words(found: Trace, tokenizer: Any) -> dict[str, str]:
     """Return the text of every token that the page names by its id."""
     ids: set[int] = set()
@@ -239,4 +248,5 @@ def _words(found: Trace, tokenizer: Any) -> dict[str, str]:
             ids.update(candidate["token"] for candidate in step["candidates"])
             ids.update(number for beam in step["beams"] for number in beam["tokens"])
         ids.update(number for hypothesis in found.decoding.hypotheses for number in hypothesis["tokens"])
+        ids.update(found.decoding.settings["prompt"])
     return {str(number): token_text(tokenizer, int(number)) for number in sorted(ids)}
