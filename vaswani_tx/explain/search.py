@@ -26,11 +26,11 @@ FINISHED_METHOD, STOP_METHOD = "_update_finished_beams", "_beam_search_has_unfin
 class Decoding:
     """A finished search as the page plays it; every score is a natural logarithm.
 
-    A step holds `beams` (tokens, score, end_log_prob of ending now), `candidates` (parent, token, log_prob, score, ranked, fate, and the `beam` of
-    the next step that a kept one becomes), `finished` (the finished hypotheses after it, best first, as indices into
-    `ended`) and `dropped` (those that it pushed out). Fates: "kept"; "finished", which joins the finished hypotheses;
-    "worse", which has ended but scores below them all; "outside", which has ended but is not among the best k
-    candidates; "left".
+    A step holds `beams` (tokens, score, and end_log_prob, that of ending now), `candidates` (parent, token, log_prob,
+    score, ranked, fate, and the `beam` of the next step that a kept one becomes), `finished` (the finished hypotheses
+    after it, best first, as indices into `ended`) and `dropped` (those that it pushed out). Fates: "kept"; "finished",
+    which joins the finished hypotheses; "worse", which has ended but scores below them all; "outside", which has ended
+    but is not among the best k candidates; "left".
     """
 
     settings: dict[str, Any]
@@ -202,8 +202,12 @@ def _add_end(state, beams, scores: torch.Tensor, ends: set[int]) -> None:
     numbers = {tuple(row): number for row, number in zip(reversed(rows), reversed(parents), strict=True)}
     for place, beam in enumerate(beams):
         row = scores[numbers.get(tuple(beam["tokens"]), place)]
-        log_prob = float(row[sorted(ends)].float().logsumexp(-1)) if ends else float("-inf")
-        beam["end_log_prob"] = log_prob if log_prob > NOTHING else None
+        beam["end_log_prob"] = _end_log_prob(row, ends)
+
+
+def _end_log_prob(log_probs: torch.Tensor, ends: set[int]) -> float | None:
+    total = float(log_probs[sorted(ends)].float().logsumexp(-1)) if ends else float("-inf")
+    return total if total > NOTHING else None
 
 
 def _finished(state, prompt: int) -> list[tuple[tuple[int, ...], float]]:
@@ -257,8 +261,8 @@ def _greedy(output: Any, prompt: int, ends: set[int]) -> Decoding:
     end = "eos" if tokens[-1] in ends else "length"
     ended = [{"tokens": tokens, "log_prob": total, "score": total, "end": end, "step": len(steps) - 1}]
     settings = {
-        "num_beams": 1, "rule": "none", "exponent": 0.0, "prompt": row[:prompt], "stop": "end" if end == "eos" else "length",
-        "early_stopping": False, "limit": None, "last": [],
+        "num_beams": 1, "rule": "none", "exponent": 0.0, "prompt": row[:prompt],
+        "stop": "end" if end == "eos" else "length", "early_stopping": False, "limit": None, "last": [],
     }  # fmt: skip
     return Decoding(settings, steps, ended, [dict(ended[0])])
 
