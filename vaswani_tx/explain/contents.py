@@ -62,6 +62,7 @@ def contents(
         "source": [asdict(token) for token in found.source],
         "target": [asdict(token) for token in found.target],
         "layers": layers,
+        "depth": {item.kind: item.layer + 1 for item in found.attention},
         "attention": [_attention(packer, number, item, found) for number, item in kept],
         "stages": stage_rows(found),
         "stacks": {side: _stack(packer, side, stack) for side, stack in found.stacks.items()},
@@ -146,10 +147,12 @@ def _part(name: str) -> str:
     kinds = (
         ("cross_attn", ("cross_attn", "encoder_attn", "EncDecAttention", "crossattention")),
         ("norm", ("norm", "LayerNorm", "layer_norm", "ln_1", "ln_2", "ln_f", "layernorm", "layernorm_embedding")),
+        ("positions", ("positions", "embed_positions", "position_embeddings", "wpe", "relative_attention_bias")),
         ("self_attn", ("self_attn", "SelfAttention", "attention", "attn")),
         ("feed_forward", ("feed_forward", "fc1", "fc2", "mlp", "DenseReluDense", "intermediate")),
-        ("positions", ("positions", "embed_positions", "position_embeddings", "wpe")),
-        ("embeddings", ("shared", "embed_tokens", "word_embeddings", "wte", "embeddings", "patch_embedding")),
+        ("embeddings", ("shared", "embed_tokens", "word_embeddings", "wte", "embeddings", "embedding")),
+        ("output", ("lm_head", "cls", "classifier", "classification_head", "score", "qa_outputs", "pooler")),
+        ("feed_forward", ("output",)),  # BERT's second linear map
     )
     for kind, names in kinds:
         if any(word.endswith(names) if kind == "norm" else word in names for word in path):
