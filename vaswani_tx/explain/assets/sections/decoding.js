@@ -1,9 +1,9 @@
 // Section 6b: the search that `generate` made for this text, played step by step.
 
 import { SECTIONS } from "../sections.js";
-import { fixed, h, tokenElement, word } from "../core.js";
+import { fixed, h, word } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
-import { figure, lessMotion, refill, slider, standalone } from "../diagram.js";
+import { figure, lessMotion, refill, slider } from "../diagram.js";
 import { decodingFormula, decodingRule, decodingTokens } from "./decoding_parts.js";
 import { decodingBeams, decodingCandidates, decodingFinished, decodingLosses, decodingStop } from "./decoding_tables.js";
 import { decodingTree } from "./decoding_tree.js";
@@ -51,7 +51,7 @@ function decodingIntroduction(page, decoding) {
   const { num_beams: beams, limit } = decoding.settings;
   const stopping = { true: "as soon as that many hypotheses are finished", false: "as soon as no running beam is expected to beat them", never: "only when no running beam can beat them" };
   if (beams === 1) {
-    return h("p", {}, "This model decodes greedily: at each step it takes the most probable token. Log P, the sum of the logarithms of the probabilities, is shown; nothing is ranked, as there is one hypothesis.");
+    return h("p", {}, `This model decodes greedily: at each step it takes the most probable token, until the end token comes${limit ? ` or ${limit} tokens are written` : ""}. Log P, the sum of the logarithms of the probabilities, is shown; nothing is ranked, as there is one hypothesis.`);
   }
   return h("div", {},
     h("p", {}, `Beam search (section 6.1) keeps the ${beams} best unfinished texts, extends each by every word of the vocabulary, and keeps the ${beams} best again. A text that ends with the end token leaves the beam and joins the finished hypotheses.`),
@@ -76,7 +76,7 @@ function renderDecoding(root, page) {
     refill(places.now,
       h("h3", {}, `Step ${state.step}: ${decoding.settings.num_beams === 1 ? "the text so far" : step.beams.length === 1 ? "one beam" : `${step.beams.length} beams`}`),
       decodingBeams(page, decoding, step),
-      h("h3", {}, "Their best continuations"),
+      h("h3", {}, decoding.settings.num_beams === 1 ? "The most probable tokens" : "Their best continuations"),
       decodingCandidates(page, decoding, step, state.candidate, (number) => change({ candidate: number })),
       decodingFormula(page, decoding, step, candidate),
       decodingLosses(page, decoding, state.step - 1),
@@ -92,6 +92,9 @@ function renderDecoding(root, page) {
   };
   const controls = decodingControls(count, wholeNumber(state.step, 1, count, 1), (step) => change({ step: Math.max(1, Math.min(count, step)), candidate: 1 }));
   root.append(decodingIntroduction(page, decoding));
+  if (page.meta.family === "decoder") {
+    root.append(h("p", {}, "It continues the prompt: ", decodingTokens(page, decoding.settings.prompt)));
+  }
   const panel = h("div", {
     class: "decoding-panel", role: "group", "aria-label": "The search, step by step; left and right arrow keys change the step, space plays",
     onkeydown: (event) => {
@@ -106,7 +109,7 @@ function renderDecoding(root, page) {
   figure("beam-search", decoding.settings.num_beams === 1
     ? "The tokens that were taken. Point at a token for its numbers; choose one to go to its step."
     : "Columns are steps; rows are the places of the beam, best above. Lines lead from a text to its continuations; below, the texts that ended. Bold: the text that won. Choose a token to go to its step.",
-  tree.element, () => standalone(tree.drawing)), places.now, places.end);
+  tree.element, tree.picture), places.now, places.end);
   root.append(panel);
   if (lessMotion()) panel.classList.add("still");
   show();

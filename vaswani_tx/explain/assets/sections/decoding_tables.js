@@ -24,12 +24,13 @@ export function decodingBeams(page, decoding, step) {
 /** The best continuations of all beams; a chosen one shows its formula. */
 export function decodingCandidates(page, decoding, step, chosen, onchoose) {
   const isRanked = decoding.settings.rule !== "none";
-  const heads = [["", true], ["beam", true], ["next token"], ["log p", true], ["log P", true], ...(isRanked ? [["length", true], ["divisor", true], ["score", true]] : []), ["what became of it"]];
+  const isGreedy = decoding.settings.num_beams === 1;
+  const heads = [["", true], ...(isGreedy ? [] : [["beam", true]]), ["next token"], ["log p", true], ["log P", true], ...(isRanked ? [["length", true], ["divisor", true], ["score", true]] : []), ["what became of it"]];
   return decodingTable("decoding-candidates", heads, step.candidates.map((candidate, i) => {
     const length = decodingLength(step.beams[candidate.parent]);
     return h("tr", { class: `fate-${candidate.fate}${i + 1 === chosen ? " chosen" : ""}`, "data-candidate": i + 1, onclick: () => onchoose(i + 1) },
       h("td", { class: "number" }, h("button", { type: "button", "data-key": `candidate ${i + 1}`, "aria-pressed": String(i + 1 === chosen), "aria-label": `Show the formula of candidate ${i + 1}` }, String(i + 1))),
-      h("td", { class: "number" }, String(candidate.parent + 1)), h("td", {}, tokenElement(word(page, candidate.token))),
+      isGreedy ? null : h("td", { class: "number" }, String(candidate.parent + 1)), h("td", {}, tokenElement(word(page, candidate.token))),
       decodingNumber(candidate.log_prob), decodingNumber(candidate.score),
       isRanked ? [h("td", { class: "number" }, String(length)), decodingNumber(decodingDivisor(decoding.settings, length)), decodingNumber(candidate.ranked)] : null,
       h("td", { class: "decoding-fate" }, decodingFate(decoding, candidate)));
@@ -70,7 +71,8 @@ function decodingRanking(page, decoding, indices, number) {
 /** The finished hypotheses after a step, best first. */
 export function decodingFinished(page, decoding, number) {
   const { finished } = decoding.steps[number];
-  if (number === decoding.steps.length - 1) return null; // the final ranking follows
+  // Greedy decoding has one; after the last step the final ranking follows.
+  if (decoding.settings.num_beams === 1 || number === decoding.steps.length - 1) return null;
   return h("div", {}, h("h3", {}, "Finished hypotheses"),
     finished.length ? decodingRanking(page, decoding, finished, number) : h("p", { class: "note" }, "None yet: no end token was among the best continuations."));
 }

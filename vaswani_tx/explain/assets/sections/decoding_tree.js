@@ -1,7 +1,7 @@
 // The drawing of the search: a column a step, a row a place of the beam, the texts that ended below.
 
 import { clip, fixed, h, s, tokenText, word } from "../core.js";
-import { explainable, lessMotion } from "../diagram.js";
+import { explainable, lessMotion, standalone } from "../diagram.js";
 import { decodingFate } from "./decoding_parts.js";
 
 const TREE = { column: 92, row: 34, box: 74, height: 24, left: 8, top: 26 };
@@ -44,7 +44,7 @@ function decodingHint(page, decoding, node) {
     h("div", {}, decodingFate(decoding, candidate))].filter(Boolean);
 }
 
-/** The drawing: {element, drawing, show(step)}; `go(step)` is called when a token is chosen. */
+/** The drawing: {element, show(step), picture()}; `go(step)` is called when a token is chosen. */
 export function decodingTree(page, decoding, go) {
   const nodes = decodingNodes(decoding);
   const won = decodingWinner(decoding, nodes);
@@ -63,7 +63,7 @@ export function decodingTree(page, decoding, go) {
       "aria-label": `Step ${node.step + 1}: ${text}`, tabindex: won.has(node) ? 0 : -1, onclick: () => go(node.step + 1),
       onkeydown: (event) => event.key === "Enter" && go(node.step + 1) },
     s("rect", { x: x(node), y: y(node) - TREE.height / 2, width: TREE.box, height: TREE.height, rx: 5 }),
-    s("text", { x: x(node) + TREE.box / 2, y: y(node) + 4, "text-anchor": "middle", "font-size": 12, direction: "auto" }, text));
+    s("text", { x: x(node) + TREE.box / 2, y: y(node) + 4, "text-anchor": "middle", "font-size": 12 }, text));
     explainable(element, () => decodingHint(page, decoding, node));
     return { node, element };
   });
@@ -75,5 +75,15 @@ export function decodingTree(page, decoding, go) {
     const wanted = TREE.left + (step - 0.5) * TREE.column - element.clientWidth / 2;
     element.scrollTo({ left: Math.max(0, wanted), behavior: lessMotion() ? "auto" : "smooth" });
   };
-  return { element, drawing, show };
+  // The saved picture has all steps, also those that the page has not come to.
+  const picture = () => {
+    const later = [...drawing.querySelectorAll(".later")];
+    drawing.classList.add("still");
+    later.forEach((part) => part.classList.remove("later"));
+    const copy = standalone(drawing);
+    later.forEach((part) => part.classList.add("later"));
+    drawing.classList.remove("still");
+    return copy;
+  };
+  return { element, show, picture };
 }
