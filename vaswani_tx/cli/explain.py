@@ -46,7 +46,10 @@ def run(options: argparse.Namespace) -> None:
             written = _figure(options, model, words, given, output, progress)
         else:
             name = options.name or options.model
-            made = page(model, words, given, options.target, name=name, layers=options.layers, progress=progress)
+            made = page(
+                model, words, given, options.target,
+                name=name, layers=options.layers, run=options.run, progress=progress,
+            )  # fmt: skip
             written = made.html.encode("utf-8")
     except ExplainError as error:
         raise CliError(_one_line(error)) from None
