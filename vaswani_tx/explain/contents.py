@@ -17,8 +17,9 @@ from vaswani_tx.explain.recording import Recorded
 from vaswani_tx.explain.tokens import token_text
 from vaswani_tx.explain.trace import Prediction, Trace, stage_rows
 
-# Attention weights keep four digits, queries, keys and values three (see packing).
-WEIGHT_DECIMALS, VECTOR_DECIMALS = 4, 3
+# Attention weights keep four digits, vectors three (see packing). Queries and keys keep four: the page computes scores
+# from them, and with three digits the second digit of a score would not be the model's.
+WEIGHT_DECIMALS, VECTOR_DECIMALS, SCORE_DECIMALS = 4, 3, 4
 # Bytes of the packed block: the page may have 3 MB, of which style and scripts take about 0.2.
 BUDGET = 2_700_000
 # Measured on trained and on random models: bytes of base64 that one number takes after compression.
@@ -180,7 +181,10 @@ def _attention(packer: Packer, number: int, item: Recorded, found: Trace) -> dic
 
 
 def _add_vectors(packer: Packer, kept: list[tuple[int, Recorded]], meta: dict[str, Any]) -> None:
-    """Add queries, keys and values of as many layers as fit: the first and last of each kind first, then from below."""
+    """Add queries, keys and values of as many layers as fit, then what goes in and comes out of the attention.
+
+    The first and last layer of each kind come first, then from below.
+    """
     left = BUDGET - sum(item.weights.numel() for _, item in kept) * BYTES_A_WEIGHT
     left -= sum(2 * math.prod(entry["shape"]) for entry in packer.entries if not entry["name"].startswith("weights"))
     last = {item.kind: item.layer for _, item in kept}
@@ -196,8 +200,15 @@ def _add_vectors(packer: Packer, kept: list[tuple[int, Recorded]], meta: dict[st
             continue
         left -= needed
         for name, tensor in tensors.items():
-            packer.add(f"{name}{number}", tensor.cpu().numpy(), VECTOR_DECIMALS)
+            decimals = VECTOR_DECIMALS if name == "value" else SCORE_DECIMALS
+            packer.add(f"{name}{number}", tensor.cpu().numpy(), decimals)
         meta["attention"][index]["vectors"] = True
+    for number, item in (kept[index] for index in order):
+        for name, tensor in (("output", item.output), ("input", item.input)):
+            needed = 0 if tensor is None else tensor.numel() * BYTES_A_VECTOR_ENTRY
+            if tensor is not None and needed <= left:
+                left -= needed
+                packer.add(f"{name}{number}", tensor.cpu().numpy(), VECTOR_DECIMALS)
 
 
 def _stack(packer: Packer, side: str, stack: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ exactly what any model of the library (MarianMT, BART, T5, GPT-2, BERT, ...) att
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,8 @@ class Recorded:
     outputs: torch.Tensor  # [H, T, U], weights times values
     written: torch.Tensor | None  # [H, T, D], outputs through the head's part of W_O; None where W_O is not found
     score_bias: bool  # whether something else than Q K^T enters the scores, such as T5's relative positions
+    input: torch.Tensor | None  # [T, D], what the queries are made from; None where the module does not show it
+    output: torch.Tensor | None  # [T, D], what the heads write together, with the bias of W_O; None as `written`
 
 
 @dataclass
@@ -50,7 +52,18 @@ class _Call:
     fields: dict[str, Any]
 
 
-_calls: ContextVar[list[_Call] | None] = ContextVar("calls", default=None)
+@dataclass
+class _Recorder:
+    calls: list[_Call] = field(default_factory=list)
+    inputs: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
+
+    def keep_input(self, module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
+        hidden = arguments[0] if arguments else keywords.get("hidden_states")
+        if isinstance(hidden, torch.Tensor):
+            self.inputs[module] = hidden[0].detach().float()
+
+
+_recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
 
 
 def _record_attention(
@@ -73,12 +86,13 @@ def _record_attention(
             masked, scores = mask < torch.finfo(mask.dtype).min / 2, scores + mask
     weights = nn.functional.softmax(scores, dim=-1).to(query.dtype)
     outputs = torch.matmul(weights, value)  # [B, H, T, U]
-    calls = _calls.get()
-    if calls is not None:
+    recorder = _recorder.get()
+    if recorder is not None:
         fields = {"query": query, "key": key, "value": value, "weights": weights, "outputs": outputs}
         fields = {name: tensor[0].detach().float() for name, tensor in fields.items()}
         fields["masked"] = None if masked is None else masked[0, 0].expand(scores.shape[-2:])
-        calls.append(_Call(module, {**fields, "scaling": float(scaling), "score_bias": position_bias is not None}))
+        fields |= {"scaling": float(scaling), "score_bias": position_bias is not None}
+        recorder.calls.append(_Call(module, {**fields, "input": recorder.inputs.get(module)}))
     return outputs.transpose(1, 2).contiguous(), weights
 
 
@@ -100,14 +114,21 @@ def recorded_attention(model: Any) -> Iterator[list[_Call]]:
             "through transformers' AttentionInterface is needed (ours, MarianMT, BART, T5, GPT-2, BERT and most)."
         )
     training = model.training
-    calls: list[_Call] = []
-    token = _calls.set(calls)
+    recorder = _Recorder()
+    token = _recorder.set(recorder)
+    hooks = [
+        module.register_forward_pre_hook(recorder.keep_input, with_kwargs=True)
+        for module in model.modules()
+        if hasattr(module, "q_proj")
+    ]
     try:
         model.eval()
         model.set_attn_implementation(NAME)
-        yield calls
+        yield recorder.calls
     finally:
-        _calls.reset(token)
+        for hook in hooks:
+            hook.remove()
+        _recorder.reset(token)
         model.set_attn_implementation(before)
         model.train(training)
 
@@ -126,7 +147,10 @@ def attention_of(model: nn.Module, calls: list[_Call]) -> list[Recorded]:
         counts[kind] = layer + 1
         projection = _output_projection(call.module, parents.get(name.rpartition(".")[0]))
         written = None if projection is None else _written(call.fields["outputs"], projection)
-        found.append(Recorded(name=name, kind=kind, layer=layer, written=written, **call.fields))
+        output = None if written is None else written.sum(0)
+        if output is not None and isinstance(bias := getattr(projection, "bias", None), torch.Tensor):
+            output = output + bias.detach().float()
+        found.append(Recorded(name=name, kind=kind, layer=layer, written=written, output=output, **call.fields))
     return found
 
 

@@ -57,7 +57,7 @@ export function explainable(element, content) {
 export function choice(label, options, value, onchange) {
   const select = h(
     "select",
-    { onchange: () => onchange(select.value) },
+    { onchange: () => onchange(select.value), "data-key": label },
     options.map(([key, text]) => h("option", { value: key }, text)),
   );
   select.value = String(value);
@@ -68,7 +68,7 @@ export function choice(label, options, value, onchange) {
 export function slider(label, { min, max, step = 1, value, show = String }, oninput) {
   const output = h("output", {}, show(value));
   const input = h("input", {
-    type: "range", min, max, step, value,
+    type: "range", min, max, step, value, "data-key": label,
     oninput: () => {
       output.textContent = show(Number(input.value));
       oninput(Number(input.value));
@@ -91,7 +91,7 @@ export function buttons(label, options, value, onchange) {
   for (const [key, text] of options) {
     group.append(
       h("button", {
-        type: "button", "data-value": key,
+        type: "button", "data-value": key, "data-key": `${label}=${key}`,
         onclick: () => {
           set(key);
           onchange(key);
@@ -108,10 +108,24 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/** Call `draw` now and after every change of the theme. */
-export function drawn(draw) {
-  addEventListener("themechange", draw);
+const drawings = new Set();
+addEventListener("themechange", () => drawings.forEach((drawing) => drawing.draw()));
+
+/** Call `draw` now and after every change of the theme; with `element`, until that has left the page. */
+export function drawn(draw, element = null) {
+  for (const drawing of drawings) {
+    if (drawing.element?.isConnected) drawing.shown = true;
+    else if (drawing.shown) drawings.delete(drawing);
+  }
+  drawings.add({ draw, element, shown: false });
   draw();
+}
+
+/** Replace the children of `parent`; the focus goes to the new element with the `data-key` of the one that had it. */
+export function refill(parent, ...children) {
+  const key = parent.contains(document.activeElement) ? document.activeElement.closest("[data-key]")?.dataset.key : null;
+  parent.replaceChildren(...children.flat(Infinity).filter(Boolean));
+  if (key) parent.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
 }
 
 /** Whether the reader asked for less motion. */

@@ -27,42 +27,53 @@ export function signedColour(largest) {
   return (value) => (value < 0 ? mix(zero, negative, -value / largest) : mix(zero, positive, value / largest));
 }
 
+function labelText(label) {
+  return typeof label === "string" ? label : tokenText(label);
+}
+
 /**
  * A heatmap of rows by columns.
  *
- * options: {rows, columns} counts; value(i, j); colours() returns value -> colour; cell size in pixels; rowLabels and
- * columnLabels (tokens) or null; say(i, j) gives the hint's text; label for screen readers; onrow(i) when a row is chosen.
- * The element has `update()`, which draws again, `picture()` for saving and `chooseRow(i)`.
+ * options: {rows, columns} counts; value(i, j); colours() returns value -> colour; cell size in pixels (cellHeight where a
+ * cell is no square); rowLabels and columnLabels (tokens or strings) or null; say(i, j) gives the hint's text, sayRow(i)
+ * and sayColumn(j) those of the labels; label for screen readers; onrow(i, j) when a cell, or onrow(i) when a row label,
+ * is chosen, oncolumn(j) when a column label is; cursor {i, j} where the keyboard stood in a heatmap that this one replaces.
+ * The element has `update()`, which draws again, `picture()` for saving, `chooseRow(i)` and `chooseColumn(j)`.
  */
 export function heatmap(options) {
-  const { rows, columns, cell = 18, rowLabels = null, columnLabels = null } = options;
-  const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": options.label, class: "cells" });
+  const { rows, columns, cell = 18, cellHeight = cell, rowLabels = null, columnLabels = null } = options;
+  const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": options.label, class: "cells", "data-key": options.label });
   const live = h("span", { class: "unseen", "aria-live": "polite" });
-  const cursor = { i: 0, j: 0, active: false };
-  let chosen = null;
+  const cursor = { i: 0, j: 0, ...options.cursor, active: Boolean(options.cursor) };
+  const chosen = { row: null, column: null };
+  const labels = { rows: [], columns: [] };
   let hovered = null;
 
   const draw = () => {
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.round(columns * cell * ratio);
-    canvas.height = Math.round(rows * cell * ratio);
+    canvas.height = Math.round(rows * cellHeight * ratio);
     canvas.style.width = columns * cell + "px";
-    canvas.style.height = rows * cell + "px";
+    canvas.style.height = rows * cellHeight + "px";
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     const colours = options.colours();
     const gap = cell >= 10 ? 1 : 0;
+    const gapBelow = cellHeight >= 10 ? 1 : 0;
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
         context.fillStyle = options.masked?.(i, j) ? colour("--masked") : colours(options.value(i, j));
-        context.fillRect(j * cell, i * cell, cell - gap, cell - gap);
+        context.fillRect(j * cell, i * cellHeight, cell - gap, cellHeight - gapBelow);
       }
     }
     context.strokeStyle = colour("--accent");
     context.lineWidth = 2;
-    if (chosen !== null) context.strokeRect(1, chosen * cell, columns * cell - 2, cell - gap);
+    if (chosen.row !== null) context.strokeRect(1, chosen.row * cellHeight, columns * cell - 2, cellHeight - gapBelow);
+    if (chosen.column !== null) context.strokeRect(chosen.column * cell, 1, cell - gap, rows * cellHeight - 2);
     const at = hovered ?? (cursor.active ? cursor : null);
-    if (at) context.strokeRect(at.j * cell, at.i * cell, cell - gap, cell - gap);
+    if (at) context.strokeRect(at.j * cell, at.i * cellHeight, cell - gap, cellHeight - gapBelow);
+    labels.rows.forEach((label, i) => label.classList.toggle("at", i === at?.i || i === chosen.row));
+    labels.columns.forEach((label, j) => label.classList.toggle("at", j === at?.j || j === chosen.column));
   };
 
   const place = (event) => {
@@ -92,10 +103,15 @@ export function heatmap(options) {
   });
   canvas.addEventListener("click", (event) => {
     const at = place(event);
-    if (at) options.onrow?.(at.i, at.j);
+    if (!at) return;
+    options.onrow?.(at.i, at.j);
+    tell(at.i, at.j, event.clientX, event.clientY); // a tap moves no pointer
   });
   canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const step = {
+      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -columns], End: [0, columns],
+      PageUp: [-rows, 0], PageDown: [rows, 0],
+    }[event.key];
     if (event.key === "Enter" && cursor.active) options.onrow?.(cursor.i, cursor.j);
     if (!step) return;
     event.preventDefault();
@@ -105,7 +121,7 @@ export function heatmap(options) {
     draw();
     const beside = () => {
       const box = canvas.getBoundingClientRect();
-      tell(cursor.i, cursor.j, box.left + (cursor.j + 0.5) * cell, box.top + (cursor.i + 0.5) * cell, beside);
+      tell(cursor.i, cursor.j, box.left + (cursor.j + 0.5) * cell, box.top + (cursor.i + 0.5) * cellHeight, beside);
     };
     beside();
     const said = options.say(cursor.i, cursor.j);
@@ -117,33 +133,45 @@ export function heatmap(options) {
     draw();
   });
 
+  const sayAt = (label, content) => {
+    const box = label.getBoundingClientRect();
+    if (content) showHint(content, box.right - 8, box.top);
+  };
+  const fontSize = (size) => Math.min(12.8, size * 0.95) + "px";
   const element = h("div", { class: "heatmap" });
   if (columnLabels) {
-    element.append(
-      h("div", { class: "column-labels", "aria-hidden": "true", css: { marginInlineStart: rowLabels ? "var(--label-width)" : "0" } },
-        columnLabels.map((token) => h("span", { css: { width: cell + "px" } }, h("bdi", { title: tokenText(token) }, clip(tokenText(token), 12))))),
-    );
+    labels.columns = columnLabels.map((token, j) =>
+      h("span", {
+        css: { width: cell + "px", fontSize: fontSize(cell) }, "data-column": j, onclick: () => options.oncolumn?.(j),
+        onpointerenter: (event) => options.sayColumn && sayAt(event.currentTarget, options.sayColumn(j)), onpointerleave: hideHint,
+      }, h("bdi", {}, clip(labelText(token), 12))));
+    element.append(h("div", { class: "column-labels", "aria-hidden": "true", css: { marginInlineStart: rowLabels ? "var(--label-width)" : "0" } }, labels.columns));
   }
   const body = h("div", { class: "heatmap-body" });
   if (rowLabels) {
-    body.append(
-      h("div", { class: "row-labels" },
-        rowLabels.map((token, i) =>
-          h("button", {
-            type: "button", css: { height: cell + "px" }, title: tokenText(token), "data-row": i,
-            onclick: () => options.onrow?.(i), onpointerenter: () => options.onrowhover?.(i), onfocus: () => options.onrowhover?.(i),
-            onpointerleave: () => options.onrowhover?.(null), onblur: () => options.onrowhover?.(null),
-          }, h("bdi", {}, clip(tokenText(token), 14))))),
-    );
+    const enter = (i) => (event) => {
+      options.onrowhover?.(i);
+      if (options.sayRow) sayAt(event.currentTarget, options.sayRow(i));
+    };
+    const leave = () => {
+      options.onrowhover?.(null);
+      hideHint();
+    };
+    labels.rows = rowLabels.map((token, i) =>
+      h(options.onrow || options.sayRow ? "button" : "span", {
+        type: "button", css: { height: cellHeight + "px", fontSize: fontSize(cellHeight) }, "data-row": i, "data-key": `${options.label} row ${i}`,
+        onclick: () => options.onrow?.(i), onpointerenter: enter(i), onfocus: enter(i), onpointerleave: leave, onblur: leave,
+      }, h("bdi", {}, clip(labelText(token), 14))));
+    body.append(h("div", { class: "row-labels" }, labels.rows));
   }
   body.append(canvas, live);
   element.append(body);
-  drawn(draw);
+  drawn(draw, element);
 
   const picture = () => {
     const left = rowLabels ? 110 : 0;
     const top = columnLabels ? 90 : 0;
-    const [width, height] = [left + columns * cell + 8, top + rows * cell + 8];
+    const [width, height] = [left + columns * cell + 8, top + rows * cellHeight + 8];
     const drawing = s("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${height}`, width, height,
       "font-family": "sans-serif", "font-size": 12 });
     drawing.append(s("rect", { width, height, fill: colour("--paper") }));
@@ -151,20 +179,24 @@ export function heatmap(options) {
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
         const fillColour = options.masked?.(i, j) ? colour("--masked") : colours(options.value(i, j));
-        drawing.append(s("rect", { x: left + j * cell, y: top + i * cell, width: cell - 1, height: cell - 1, fill: fillColour }));
+        drawing.append(s("rect", { x: left + j * cell, y: top + i * cellHeight, width: cell >= 10 ? cell - 1 : cell, height: cellHeight - 1, fill: fillColour }));
       }
     }
     rowLabels?.forEach((token, i) =>
-      drawing.append(s("text", { x: left - 6, y: top + (i + 0.7) * cell, "text-anchor": "end", fill: colour("--ink") }, clip(tokenText(token), 14))));
+      drawing.append(s("text", { x: left - 6, y: top + (i + 0.7) * cellHeight, "text-anchor": "end", fill: colour("--ink") }, clip(labelText(token), 14))));
     columnLabels?.forEach((token, j) =>
-      drawing.append(s("text", { transform: `translate(${left + (j + 0.65) * cell} ${top - 6}) rotate(-60)`, fill: colour("--ink") }, clip(tokenText(token), 12))));
+      drawing.append(s("text", { transform: `translate(${left + (j + 0.65) * cell} ${top - 6}) rotate(-60)`, fill: colour("--ink") }, clip(labelText(token), 12))));
     return drawing;
   };
   const chooseRow = (i) => {
-    chosen = i;
+    chosen.row = i;
     draw();
   };
-  return Object.assign(element, { update: draw, picture, chooseRow, canvas });
+  const chooseColumn = (j) => {
+    chosen.column = j;
+    draw();
+  };
+  return Object.assign(element, { update: draw, picture, chooseRow, chooseColumn, canvas });
 }
 
 /** The hint of an attention weight: who looks at whom, and how much. */

@@ -1,189 +1,171 @@
-// Section 3: who looks at whom. One head large, all heads of its layer small, lines between two columns, and habits.
+// Section 3: who looks at whom. One head large, as a matrix or as lines; its layer and all layers small; habits to sort.
 
 import { SECTIONS } from "../sections.js";
-import { clip, fixed, h, s, tokenElement, tokenText } from "../core.js";
+import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
-import { buttons, choice, colour, drawn, explainable, figure, standalone } from "../diagram.js";
+import { buttons, choice, drawn, explainable, figure, refill } from "../diagram.js";
 import { heatmap, weightColour, weightHint } from "../heatmap.js";
+import { habits } from "./attention_habits.js";
+import { attentionLines } from "./attention_lines.js";
+import { allLayers, habitTable, oneLayer } from "./attention_overview.js";
 
-const KINDS = { encoder: "encoder self-attention", decoder: "decoder self-attention", cross: "cross-attention" };
+export const KINDS = { encoder: "encoder self-attention", decoder: "decoder self-attention", cross: "cross-attention" };
+// Beyond this many tokens cells are too small for labels: the hint names the tokens.
+const MOST_ATTENTION_LABELS = 100;
 
-/** Numbers that describe a head: entropy in bits, mean distance, and shares of its attention. */
-export function habits(weights, head, isSelf, isCausal) {
-  const [, rows, columns] = weights.shape;
-  const sums = { entropy: 0, distance: 0, previous: 0, next: 0, first: 0, last: 0, self: 0 };
-  for (let i = 0; i < rows; i++) {
-    const row = weights.row(head, i);
-    for (let j = 0; j < columns; j++) {
-      if (row[j] > 0) sums.entropy -= row[j] * Math.log2(row[j]);
-      sums.distance += row[j] * Math.abs(i - j);
-    }
-    sums.previous += i > 0 ? row[i - 1] ?? 0 : 0;
-    sums.self += row[i] ?? 0;
-    sums.next += i + 1 < columns ? row[i + 1] : 0;
-    sums.first += row[0];
-    sums.last += row[columns - 1];
-  }
-  const means = Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / rows]));
-  const named = [
-    ["looks at the first token", means.first],
-    ...(isCausal ? [] : [["looks at the end", means.last]]),
-    ...(isSelf ? [["looks at the previous token", means.previous], ["looks at itself", means.self]] : []),
-    ...(isSelf && !isCausal ? [["looks at the next token", means.next]] : []),
-  ].sort((a, b) => b[1] - a[1]);
-  const habit = named.length && named[0][1] > 0.5 ? named[0][0] : means.entropy > 0.85 * Math.log2(columns) && !isCausal ? "spreads over everything" : "";
-  return { ...means, habit };
+/** The tokens of a side, "source" or "target". */
+export function tokensOf(page, side) {
+  return page.meta[side];
 }
 
-function tokensOf(page, side) {
-  return page.meta[side];
+/** The kinds of attention that `items` hold, in the order of the story. */
+export function kindsOf(items) {
+  return Object.keys(KINDS).filter((kind) => items.some((item) => item.kind === kind));
+}
+
+/** The entry of this kind and layer; where the address names none, the last layer of the kind. */
+export function chosenAttention(items, state, fallback) {
+  if (!items.some((item) => item.kind === state.kind)) state.kind = fallback;
+  const layers = items.filter((item) => item.kind === state.kind).map((item) => item.layer);
+  state.layer = layers.includes(Number(state.layer)) ? Number(state.layer) : layers[layers.length - 1];
+  const item = items.find((entry) => entry.kind === state.kind && entry.layer === state.layer);
+  state.head = wholeNumber(state.head, 1, item.heads, 1);
+  return { item, layers };
+}
+
+/** The selects of a layer and a head. */
+export function placeControls(item, layers, state, change) {
+  return [
+    choice("Layer", layers.map((layer) => [layer, `layer ${layer}`]), state.layer, (layer) => change({ layer: Number(layer) })),
+    choice("Head", Array.from({ length: item.heads }, (_, i) => [i + 1, `head ${i + 1}`]), state.head, (head) => change({ head: Number(head) })),
+  ];
 }
 
 function renderAttention(root, page) {
   const all = page.meta.attention;
-  const kinds = Object.keys(KINDS).filter((kind) => all.some((item) => item.kind === kind));
+  const kinds = kindsOf(all);
   const start = kinds.includes("cross") ? "cross" : kinds[0];
-  const state = { kind: start, layer: null, head: 1, row: null, view: "matrix", ...stateOf("attention") };
+  const defaults = { row: null, column: null, view: "matrix", heads: "one", from: null };
+  const state = { kind: start, layer: null, head: 1, sort: "layer", ...defaults, ...stateOf("attention") };
   root.append(
-    h("p", {}, "Each row is a token that looks; each column is a token it looks at. A row sums to 1. Choose a row to see what that token attends to (section 3.2)."),
+    h("p", {}, "Each row is a token that looks; each column is a token it looks at. A row sums to 1. Choose a row to read what that token attends to, or a cell to ask which head makes that link (section 3.2)."),
   );
-  const controls = h("div", { class: "controls" });
-  const place = h("div", {});
-  root.append(controls, place);
+  const [controls, place, reading, small, overview, table] = Array.from({ length: 6 }, () => h("div", {}));
+  controls.className = "controls";
+  root.append(controls, place, reading, small, overview, table);
 
   const normalise = () => {
-    if (!kinds.includes(state.kind)) state.kind = start;
-    const layers = all.filter((item) => item.kind === state.kind).map((item) => item.layer);
-    state.layer = layers.includes(Number(state.layer)) ? Number(state.layer) : layers[layers.length - 1];
-    const item = all.find((entry) => entry.kind === state.kind && entry.layer === state.layer);
-    state.head = wholeNumber(state.head, 1, item.heads, 1);
-    const rows = tokensOf(page, item.rows).length;
+    const found = chosenAttention(all, state, start);
+    const [rows, columns] = [found.item.rows, found.item.columns].map((side) => tokensOf(page, side).length);
     state.row = state.row === null ? null : wholeNumber(state.row, 1, rows, null);
+    state.column = state.row === null || state.column === null ? null : wholeNumber(state.column, 1, columns, null);
     if (!["matrix", "lines"].includes(state.view)) state.view = "matrix";
-    return { item, layers };
+    return found;
   };
-  const change = (values) => {
+  const change = (values, above = false) => {
     Object.assign(state, values);
     show();
-    const { kind, layer, head, row, view } = state;
-    setState("attention", { kind, layer, head, row, view: view === "matrix" ? null : view });
+    const { kind, layer, head, row, column, view, heads, from } = state;
+    const ofLines = view === "lines" ? { view, heads: heads === "all" ? heads : null, from } : {};
+    setState("attention", { kind, layer, head, row, column, ...ofLines });
+    if (above) place.scrollIntoView({ block: "nearest" });
   };
-
   const show = () => {
     const { item, layers } = normalise();
     const weights = page.array(item.weights);
-    controls.replaceChildren(
-      buttons("Which attention", kinds.map((kind) => [kind, KINDS[kind]]), state.kind, (kind) => change({ kind, row: null })),
-      choice("Layer", layers.map((layer) => [layer, `layer ${layer}`]), state.layer, (layer) => change({ layer: Number(layer) })),
-      choice("Head", Array.from({ length: item.heads }, (_, i) => [i + 1, `head ${i + 1}`]), state.head, (head) => change({ head: Number(head) })),
+    const items = all.filter((entry) => entry.kind === item.kind);
+    refill(controls,
+      buttons("Which attention", kinds.map((kind) => [kind, KINDS[kind]]), state.kind, (kind) => change({ kind, row: null, column: null })),
+      placeControls(item, layers, state, change),
       buttons("View", [["matrix", "matrix"], ["lines", "lines"]], state.view, (view) => change({ view })),
     );
-    place.replaceChildren(
-      state.view === "lines" ? lines(page, item, weights, state, change) : matrix(page, item, weights, state, change),
-      reading(page, item, weights, state),
-      small(page, item, weights, state, change),
-    );
+    const cursor = place.contains(document.activeElement);
+    refill(place, state.view === "lines" ? attentionLines(page, item, weights, state, change) : attentionMatrix(page, item, weights, state, change, place.clientWidth, cursor));
+    refill(reading, attentionReading(page, item, weights, state, change));
+    refill(small, oneLayer(item, weights, state, change));
+    refill(overview, items.length > 1 ? allLayers(page, items, state, change) : null);
+    refill(table, habitTable(page, items, state, change));
   };
   show();
   onState("attention", (values) => {
-    Object.assign(state, { row: null, view: "matrix" }, values);
+    Object.assign(state, defaults, values);
     show();
   });
 }
 
-function matrix(page, item, weights, state, change) {
+function attentionCell(rows, columns, available) {
+  if (Math.max(rows, columns) > MOST_ATTENTION_LABELS) return Math.max(4, Math.floor(available / columns));
+  return Math.max(12, Math.min(28, Math.floor(available / columns)));
+}
+
+/** Where the keyboard's cursor was in a matrix that is drawn again. */
+const attentionCursor = { i: 0, j: 0 };
+
+function attentionMatrix(page, item, weights, state, change, width, hadFocus) {
   const [rows, columns] = [tokensOf(page, item.rows), tokensOf(page, item.columns)];
   const head = state.head - 1;
   const isMasked = (i, j) => item.causal && j > i;
+  const labelled = Math.max(rows.length, columns.length) <= MOST_ATTENTION_LABELS;
+  const choose = (i, j = null) => {
+    const [row, column] = [i + 1, j === null ? null : j + 1];
+    Object.assign(attentionCursor, { i, j: j ?? 0 });
+    change(state.row === row && state.column === column ? { row: null, column: null } : { row, column });
+  };
+  const labels = parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--label-width")) * 16;
   const map = heatmap({
-    rows: rows.length, columns: columns.length, cell: rows.length > 40 ? 12 : 20, rowLabels: rows, columnLabels: columns,
-    value: (i, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked,
-    label: `Attention weights of ${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}; arrow keys move over the cells`,
+    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - labels - 40),
+    rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
+    value: (i, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked, cursor: hadFocus ? attentionCursor : null,
+    label: `Attention weights of ${KINDS[item.kind]}; arrow keys move over the cells, Enter chooses one`,
     say: (i, j) => weightHint(rows[i], columns[j], weights.at(head, i, j), isMasked(i, j)),
-    onrow: (i) => change({ row: state.row === i + 1 ? null : i + 1 }),
+    sayRow: (i) => strongestHint([tokenText(rows[i]), " looks at"], columns, weights.row(head, i)),
+    sayColumn: (j) => strongestHint([tokenText(columns[j]), " is looked at by"], rows, rows.map((_, i) => weights.at(head, i, j))),
+    onrow: choose,
   });
   if (state.row !== null) map.chooseRow(state.row - 1);
+  if (state.column !== null) map.chooseColumn(state.column - 1);
   return figure(`${item.kind}-attention-layer${item.layer}-head${state.head}`,
-    `${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}. ${item.causal ? "Grey: later positions, masked." : ""}`, map, map.picture);
+    `${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}. ${item.causal ? "Grey: later positions, masked. " : ""}Darker is more, by the square root of the weight, so that small weights can be seen.`, map, map.picture);
 }
 
-/** Two columns of tokens with a line for each weight that can be seen. */
-function lines(page, item, weights, state, change) {
-  const [rows, columns] = [tokensOf(page, item.rows), tokensOf(page, item.columns)];
-  const head = state.head - 1;
-  const [step, width, edge] = [22, 420, 130];
-  const height = Math.max(rows.length, columns.length) * step + 10;
-  const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "lines", role: "group", width, height,
-    "aria-label": "Lines between the tokens that look, left, and the tokens they look at, right" });
-  const draw = () => {
-    drawing.replaceChildren();
-    const y = (i) => (i + 0.5) * step + 5;
-    rows.forEach((_, i) => columns.forEach((_, j) => {
-      const weight = weights.at(head, i, j);
-      if (weight < 0.01 || (state.row !== null && state.row !== i + 1)) return;
-      drawing.append(s("line", { x1: edge, x2: width - edge, y1: y(i), y2: y(j), stroke: colour("--second"), "stroke-width": 1 + 3 * weight, opacity: Math.max(0.06, weight) }));
+/** The strongest few of a row or a column, for a hint. */
+export function strongestHint(title, tokens, values) {
+  const order = values.map((value, j) => [value, j]).sort((a, b) => b[0] - a[0]).slice(0, 4);
+  return [
+    h("div", {}, title),
+    ...order.map(([value, j]) => h("div", {}, h("span", { class: "number" }, fixed(value, 4)), " ", h("strong", {}, h("bdi", {}, tokenText(tokens[j]))))),
+  ];
+}
+
+/** A sentence whose tokens are coloured by their weight. */
+export function weightedSentence(from, tokens, row, onchoose = null) {
+  const sentence = h("span", { class: "weighted-sentence" });
+  drawn(() => {
+    const colours = weightColour();
+    sentence.replaceChildren(...tokens.map((token, j) => {
+      const element = tokenElement(token, { class: row[j] > 0.3 ? "weighted strong" : "weighted", css: { backgroundColor: colours(row[j]) }, onclick: onchoose && (() => onchoose(j)) });
+      return explainable(element, () => weightHint(from, token, row[j], false));
     }));
-    rows.forEach((token, i) => {
-      const label = s("text", { x: edge - 6, y: y(i) + 4, "text-anchor": "end", "font-size": 13, class: state.row === i + 1 ? "chosen" : "", tabindex: 0, role: "button",
-        onclick: () => change({ row: state.row === i + 1 ? null : i + 1 }),
-        onkeydown: (event) => event.key === "Enter" && change({ row: state.row === i + 1 ? null : i + 1 }) }, clip(tokenText(token), 15));
-      explainable(label, () => strongest(columns, weights.row(head, i)));
-      drawing.append(label);
-    });
-    columns.forEach((token, j) => drawing.append(s("text", { x: width - edge + 6, y: y(j) + 4, "font-size": 13 }, clip(tokenText(token), 15))));
-  };
-  drawn(draw);
-  return figure(`${item.kind}-lines-layer${item.layer}-head${state.head}`, "Left: the token that looks. Right: what it looks at. Choose a token on the left to see its lines alone.",
-    h("div", {}, drawing), () => standalone(drawing));
+  }, sentence);
+  return sentence;
 }
 
-function strongest(columns, row) {
-  const order = row.map((weight, j) => [weight, j]).sort((a, b) => b[0] - a[0]).slice(0, 4);
-  return order.map(([weight, j]) => h("div", {}, h("span", { class: "number" }, fixed(weight, 4)), " ", h("strong", {}, tokenText(columns[j]))));
-}
-
-/** The chosen row as a sentence whose tokens are coloured by their weight. */
-function reading(page, item, weights, state) {
+/** What the chosen row looks at, and the numbers that describe the head. */
+function attentionReading(page, item, weights, state, change) {
   const [rows, columns] = [tokensOf(page, item.rows), tokensOf(page, item.columns)];
-  const found = habits(weights, state.head - 1, item.kind !== "cross", item.causal);
+  const found = habits(weights, state.head - 1, item);
   const facts = h("p", { class: "note habits" },
-    `Entropy ${fixed(found.entropy)} bits of at most ${fixed(Math.log2(columns.length))}`,
+    `Entropy ${fixed(found.entropy)} bits of at most ${fixed(found.most)}`,
     item.kind === "cross" ? "" : `; mean distance ${fixed(found.distance, 1)} tokens`, found.habit ? `; this head ${found.habit}.` : ".");
-  if (state.row === null) return facts;
-  const row = weights.row(state.head - 1, state.row - 1);
-  const sentence = h("p", { class: "reading" });
-  const draw = () => {
-    sentence.replaceChildren(tokenElement(rows[state.row - 1], { class: "chosen" }), " looks at: ",
-      ...columns.map((token, j) => {
-        const element = tokenElement(token, { class: "weighted", css: { backgroundColor: weightColour()(row[j]) } });
-        if (row[j] > 0.3) element.classList.add("strong");
-        return explainable(element, () => weightHint(rows[state.row - 1], token, row[j], false));
-      }));
-  };
-  drawn(draw);
-  return h("div", {}, sentence, facts);
-}
-
-/** All heads of the layer, small; and every layer's heads as a table of habits. */
-function small(page, item, weights, state, change) {
-  const [, rows, columns] = weights.shape;
-  const cell = Math.max(1, Math.min(8, Math.floor(110 / Math.max(rows, columns))));
-  const grid = h("div", { class: "multiples", role: "group", "aria-label": `All heads of layer ${item.layer}` });
-  for (let head = 0; head < item.heads; head++) {
-    const found = habits(weights, head, item.kind !== "cross", item.causal);
-    const canvas = h("canvas", { width: columns * cell, height: rows * cell, "aria-hidden": "true" });
-    drawn(() => {
-      const context = canvas.getContext("2d");
-      const colours = weightColour();
-      for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) {
-        context.fillStyle = colours(weights.at(head, i, j));
-        context.fillRect(j * cell, i * cell, cell, cell);
-      }
-    });
-    grid.append(h("button", { type: "button", class: "multiple", "aria-pressed": String(head + 1 === state.head), onclick: () => change({ head: head + 1 }) },
-      canvas, h("span", {}, `head ${head + 1}`), h("span", { class: "note" }, `${fixed(found.entropy, 1)} bits`), found.habit ? h("span", { class: "habit" }, found.habit) : null));
-  }
-  return h("div", {}, h("h3", {}, `All heads of layer ${item.layer}`), grid);
+  if (state.row === null) return [facts];
+  const [i, head] = [state.row - 1, state.head - 1];
+  const pair = state.column === null ? null
+    : h("p", { class: "note pair" }, tokenElement(rows[i]), " \u2192 ", tokenElement(columns[state.column - 1]), ` has weight ${fixed(weights.at(head, i, state.column - 1), 4)} here. The table below compares all heads at this cell.`);
+  return [
+    h("p", { class: "reading" }, tokenElement(rows[i], { class: "chosen" }), " looks at: ",
+      weightedSentence(rows[i], columns, weights.row(head, i), (j) => change({ column: j + 1 }))),
+    pair, facts,
+  ];
 }
 
 SECTIONS.push({ id: "attention", title: "Attention matrices", applies: (page) => page.meta.attention.length > 0, render: renderAttention });
