@@ -95,6 +95,8 @@ def test_hovered_number_is_the_models(written_pages, open_page):
         assert number(added) == pytest.approx(float(table[row, column]), abs=0.501e-3)
     page.tab.locator("#positions").get_by_role("button", name="sines, then cosines").click()
     assert f"position 3, dimension {2 * 4 + 1}" in value_under(page, 3, width // 2 + 4, 64, width)
+    ticks = page.tab.locator("#positions .column-axis span").all_inner_texts()
+    assert ticks[:4] == ["0", "8", "16", "24"] and ticks[4:] == ["1", "9", "17", "25"]
     assert "columns=halves" in page.tab.evaluate("location.hash")
 
 

@@ -60,7 +60,7 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
   const table = tableCanvas({
     value: (i, j) => (dimension(j) % 2 ? Math.cos : Math.sin)(sinusoidAngle(i, dimension(j), width)), width, length: state.length, used, largest: 1,
     label: "Sinusoids: a row for each position, a column for each dimension; arrow keys move over the numbers",
-    say: (i, j) => positionHint(i, dimension(j), width, isGrid ? null : own),
+    say: (i, j) => positionHint(i, dimension(j), width, isGrid ? null : own), columnName: dimension,
   });
   const dots = curves({
     lines: [], x: { label: "offset k" }, y: { label: "PE(p) \u00b7 PE(p + k)" }, label: "Dot product of two positions against their offset; arrow keys move over the offsets",
@@ -79,7 +79,7 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
     drawDots();
     keep();
   });
-  const columns = buttons("Order of the columns", [["model", "as the model has them"], ["halves", "sines, then cosines"]], state.columns, (value) => {
+  const columns = buttons("Order of the columns", [["model", "columns interleaved, as in the model"], ["halves", "sines, then cosines"]], state.columns, (value) => {
     state.columns = value;
     table.resize(state.length);
     keep();
