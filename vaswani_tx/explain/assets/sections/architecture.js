@@ -49,7 +49,7 @@ function architectureSizes(page) {
 
 /** The parts of one stack: {embed, positions, layer: [[sublayer, text]...], count}. */
 function architectureStack(page, side, prefix) {
-  const { family, depth, model } = page.meta;
+  const { attention, family, depth, model } = page.meta;
   const sizes = architectureSizes(page);
   const isDecoder = side === "decoder";
   const part = (name) => [`${prefix}${name}`.trim(), ...(prefix ? [] : [`encoder ${name}`])];
@@ -60,15 +60,16 @@ function architectureStack(page, side, prefix) {
   };
   const head = sizes.num_heads ? `${sizes.num_heads} heads` : "several heads";
   const selfKind = isDecoder ? "decoder" : "encoder";
-  const sublayers = [{ id: `${side}-self`, label: isDecoder ? "Masked self-attention" : "Self-attention", to: [`attention/kind=${selfKind}`, `blocks/${side}=1`],
-    say: hint(isDecoder ? "Masked self-attention (section 3.2)" : "Self-attention (section 3.2)", [`${head}; ${isDecoder ? "each token looks at itself and the tokens before it." : family === "image" ? "each patch looks at all patches." : "each token looks at all tokens."}`], part("self_attn")) }];
+  const [positionName, positionText] = architecturePositions(page);
+  const isRelative = attention.some((item) => item.scoreBias); // positions are then no part of what goes in
+  const sublayers = [{ id: `${side}-self`, label: `${isDecoder ? "Masked self-attention" : "Self-attention"}${isRelative ? " + distance" : ""}`, to: [`attention/kind=${selfKind}`, `blocks/${side}=1`],
+    say: hint(isDecoder ? "Masked self-attention (section 3.2)" : "Self-attention (section 3.2)", [`${head}; ${isDecoder ? "each token looks at itself and the tokens before it." : family === "image" ? "each patch looks at all patches." : "each token looks at all tokens."}`, ...(isRelative ? [positionText] : [])], isRelative ? [...part("self_attn"), ...part("positions")] : part("self_attn")) }];
   if (depth.cross && isDecoder) {
     sublayers.push({ id: "cross", label: "Attention to the encoder", cross: true, to: ["attention/kind=cross", "blocks"],
       say: hint("Attention to the encoder (section 3.2.3)", [`${head}; queries from the decoder, keys and values from the encoder\u2019s last layer.`], part("cross_attn")) });
   }
   sublayers.push({ id: `${side}-feed-forward`, label: "Feed-forward network", to: [`blocks/${side}=1`, "blocks", "heads"],
     say: hint("Feed-forward network (section 3.3)", [`The same for each position by itself${sizes.d_ff ? `: ${sizes.d_model} \u2192 ${sizes.d_ff} \u2192 ${sizes.d_model}` : ""}.`], part("feed_forward")) });
-  const [positionName, positionText] = architecturePositions(page);
   const scale = page.meta.stacks[side]?.scale;
   const scaled = scale && scale !== 1 ? ` \u00d7 ${fixed(scale, 2)}` : "";
   const isImage = family === "image";
@@ -76,9 +77,9 @@ function architectureStack(page, side, prefix) {
   return {
     side, count: depth[selfKind] ?? 0, sublayers,
     input: isImage ? "Patches of the image" : family === "encoder-decoder" ? (isDecoder ? "Target, shifted right" : "Source") : "Text",
-    embed: { id: `${side}-embedding`, label: isImage ? "Linear map, class token" : `Embedding${scaled}`, to: ["steps", "family", "attention"],
+    embed: { id: `${side}-embedding`, label: isImage ? "Linear map, class token" : `Embedding${scaled}`, to: isImage ? ["family"] : ["steps", "positions", "attention"],
       say: hint(isImage ? "Patches as vectors" : "Embedding (section 3.4)", [isImage ? "Each patch of pixels becomes one vector by a linear map; a learned class token stands in front." : `Each token becomes a row of a matrix of ${grouped(model.sizes.vocab_size ?? 0)} rows${scaled ? `, times \u221ad_model = ${fixed(scale, 2)}` : ""}.${shared}`], ["embeddings", `${prefix}embeddings`]) },
-    positions: { id: `${side}-positions`, label: positionName, to: ["positions", "steps"], say: hint(positionName, [positionText], part("positions")) },
+    positions: isRelative ? null : { id: `${side}-positions`, label: positionName, to: ["positions", "steps"], say: hint(positionName, [positionText], part("positions")) },
     norm: { id: `${side}-norm`, label: "Add & norm", to: [`blocks/${side}=1`, "blocks", "heads"],
       say: hint("Residual connection and layer normalisation (section 3.1)", [architectureOrder(page) === "pre" ? "Pre-norm: x + Sublayer(LayerNorm(x)). The paper normalises after the sum." : "Post-norm, as in the paper: LayerNorm(x + Sublayer(x))."], part("norm")) },
     hint,

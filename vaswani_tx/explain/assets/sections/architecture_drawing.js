@@ -23,7 +23,7 @@ function planText(x, y, text, size, className, anchor = "middle") {
 
 /** The rows of one column from below: what is drawn and how tall it is. */
 function planRows(stack, { order, finalNorm, output }, isLast) {
-  const rows = [{ text: stack.input }, { part: stack.embed }, { part: stack.positions, kind: "positions" }, { open: true }];
+  const rows = [{ text: stack.input }, { part: stack.embed }, ...(stack.positions ? [{ part: stack.positions, kind: "positions" }] : []), { open: true }];
   for (const sublayer of stack.sublayers) {
     const norm = { ...stack.norm, label: order === "pre" ? "Norm" : "Add & norm" };
     if (order === "pre") rows.push({ part: norm, kind: "norm" });
@@ -84,19 +84,20 @@ export function architectureDrawing(stacks, options) {
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "architecture-drawing", role: "group", "aria-label": "The whole model, from its input below to its output above", xmlns: "http://www.w3.org/2000/svg" });
   const at = (i) => PLAN.edge + i * (PLAN.column + PLAN.between);
   const found = stacks.map((stack, i) => planColumn(drawing, stack, columns[i], at(i), height - 4, options.go));
-  if (stacks.length === 2 && found[1].cross !== null) drawing.append(planCrossing(at(0), at(1), found, options));
+  if (stacks.length === 2 && found[1].cross !== null) drawing.append(planCrossing(at(0), at(1), found, options.go));
   return drawing;
 }
 
 /** The arrow that carries the encoder's keys and values to the decoder. */
-function planCrossing(left, right, [encoder, decoder]) {
+function planCrossing(left, right, [encoder, decoder], go) {
   const [from, middle] = [left + PLAN.column / 2, left + PLAN.column + PLAN.between / 2];
-  const upper = encoder.top - 18;
+  const upper = Math.min(encoder.top, encoder.last) - 18;
   const path = s("polyline", { class: "architecture-memory-line", fill: "none", "stroke-width": 2,
     points: `${from},${encoder.last} ${from},${upper} ${middle},${upper} ${middle},${decoder.cross} ${right - 6},${decoder.cross}` });
   const tip = s("polygon", { class: "architecture-memory-tip", points: `${right},${decoder.cross} ${right - 8},${decoder.cross - 5} ${right - 8},${decoder.cross + 5}` });
   const labels = ["K and V", "of the encoder\u2019s", "last layer"].map((text, i) => planText(middle - 8, upper + 20 + 15 * i, text, 12, "architecture-memory", "end"));
-  const group = s("g", { class: "architecture-crossing", role: "img", "aria-label": "Keys and values of the encoder go to the decoder", "data-part": "memory" }, path, tip, labels);
+  const group = s("g", { class: "architecture-crossing", role: "link", "aria-label": "Keys and values of the encoder go to the decoder", "data-part": "memory",
+    onclick: () => go(["attention/kind=cross"]), onkeydown: (event) => event.key === "Enter" && go(["attention/kind=cross"]) }, path, tip, labels);
   return explainable(group, () => [h("strong", {}, "K and V of the encoder"),
     h("div", {}, "What the encoder\u2019s last layer leaves goes to every layer of the decoder; each makes its own keys and values of it (section 3.2.3). Queries come from the decoder.")]);
 }

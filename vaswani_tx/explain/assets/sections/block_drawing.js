@@ -3,7 +3,7 @@
 import { fixed, s } from "../core.js";
 import { explainable } from "../diagram.js";
 
-const BLOCK = { width: 440, left: 96, right: 300, box: 38, small: 28, gap: 20 };
+const BLOCK = { width: 396, left: 52, right: 248, box: 38, small: 28, gap: 20 };
 
 function blockBox(part, y) {
   const height = part.kind === "sublayer" ? BLOCK.box : BLOCK.small;
@@ -23,7 +23,7 @@ function blockTip(x, y, angle) {
 }
 
 function blockSide(y, text) {
-  return s("text", { x: BLOCK.right + 12, y: y + 4, "font-size": 12, class: "block-length" }, text);
+  return s("text", { x: BLOCK.right + 12, y: y + 4, "font-size": 13, class: "block-length" }, text);
 }
 
 /** Draw groups of parts, each group one sub-layer with its residual connection, read from below. */
@@ -41,7 +41,7 @@ export function blockDrawing(groups, label) {
   for (const group of groups) {
     const branch = y - BLOCK.gap / 2; // where the residual connection leaves the stream
     drawing.append(blockSide(branch, `|x| ${fixed(group[0].stage.before)}`));
-    y = branch - 0;
+    y = branch;
     drawing.append(s("line", { x1: middle, y1: branch + BLOCK.gap / 2, x2: middle, y2: branch, class: "block-line", "stroke-width": 1.5 }));
     for (const part of group) {
       const height = heightOf(part) - BLOCK.gap;
@@ -49,15 +49,15 @@ export function blockDrawing(groups, label) {
       const top = y - height;
       if (part.kind === "add") {
         const across = top + height / 2;
-        drawing.append(s("polyline", { points: `${middle},${branch} 40,${branch} 40,${across} ${BLOCK.left - 6},${across}`, class: "block-residual", fill: "none", "stroke-width": 1.5 }),
+        drawing.append(s("polyline", { points: `${middle},${branch} 16,${branch} 16,${across} ${BLOCK.left - 6},${across}`, class: "block-residual", fill: "none", "stroke-width": 1.5 }),
           s("g", { class: "block-arrow residual" }, blockTip(BLOCK.left, across, 0)));
         drawing.append(blockSide(across, `|result| ${fixed(part.stage.after)}`));
       }
       if (part.kind === "sublayer") drawing.append(blockSide(top - BLOCK.gap / 2, `|Sublayer(x)| ${fixed(part.stage.written)}`));
       if (part.cross) {
-        drawing.append(blockArrow(BLOCK.right + 58, top + height / 2, BLOCK.right, top + height / 2),
-          s("text", { x: BLOCK.right + 64, y: top + height / 2 - 3, "font-size": 12, class: "block-memory" }, "K, V of the"),
-          s("text", { x: BLOCK.right + 64, y: top + height / 2 + 12, "font-size": 12, class: "block-memory" }, "encoder"));
+        drawing.append(blockArrow(BLOCK.right + 48, top + height / 2, BLOCK.right, top + height / 2),
+          s("text", { x: BLOCK.right + 54, y: top + height / 2 - 3, "font-size": 12, class: "block-memory" }, "K, V of the"),
+          s("text", { x: BLOCK.right + 54, y: top + height / 2 + 12, "font-size": 12, class: "block-memory" }, "encoder"));
       }
       drawing.append(blockBox(part, top));
       y = top;

@@ -166,7 +166,7 @@ function blocksMask(root, page, layers) {
 
 function renderBlocks(root, page) {
   const layers = page.meta.stages.length ? blocksLayers(root, page) : null;
-  if (!layers) root.append(h("p", { class: "note" }, `The sub-layers of ${page.meta.model.class} are not drawn: their order is known for vaswani models only. The masks and the decoding below are this model\u2019s.`));
+  if (!layers) root.append(h("p", { class: "note" }, `The sub-layers of ${page.meta.model.class} are not drawn: what each of them adds is recorded for vaswani models only.`));
   const mask = blocksMask(root, page, layers);
   onState("blocks", (values) => {
     if (layers) {
@@ -177,7 +177,4 @@ function renderBlocks(root, page) {
   });
 }
 
-SECTIONS.push({
-  id: "blocks", title: "Encoder and decoder block",
-  applies: (page) => page.meta.stages.length > 0 || page.meta.attention.some((item) => item.kind === "decoder"), render: renderBlocks,
-});
+SECTIONS.push({ id: "blocks", title: "Encoder and decoder block", applies: () => true, render: renderBlocks });
