@@ -62,7 +62,7 @@ function architectureStack(page, side, prefix) {
   const selfKind = isDecoder ? "decoder" : "encoder";
   const [positionName, positionText] = architecturePositions(page);
   const isRelative = attention.some((item) => item.scoreBias); // positions are then no part of what goes in
-  const sublayers = [{ id: `${side}-self`, label: `${isDecoder ? "Masked self-attention" : "Self-attention"}${isRelative ? " + distance" : ""}`, to: [`attention/kind=${selfKind}`, `blocks/${side}=1`],
+  const sublayers = [{ id: `${side}-self`, label: `${isDecoder ? (isRelative ? "Masked attention" : "Masked self-attention") : "Self-attention"}${isRelative ? " + distance" : ""}`, to: [`attention/kind=${selfKind}`, `blocks/${side}=1`],
     say: hint(isDecoder ? "Masked self-attention (section 3.2)" : "Self-attention (section 3.2)", [`${head}; ${isDecoder ? "each token looks at itself and the tokens before it." : family === "image" ? "each patch looks at all patches." : "each token looks at all tokens."}`, ...(isRelative ? [positionText] : [])], isRelative ? [...part("self_attn"), ...part("positions")] : part("self_attn")) }];
   if (depth.cross && isDecoder) {
     sublayers.push({ id: "cross", label: "Attention to the encoder", cross: true, to: ["attention/kind=cross", "blocks"],
