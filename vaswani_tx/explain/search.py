@@ -95,7 +95,7 @@ def _end_tokens(config: Any) -> set[int]:
 
 @contextmanager
 def _watched(model: Any) -> Iterator[_Watch]:
-    """Write down what the beam search of `model` is told and decides; the model itself stays as it is."""
+    """Write down what the beam search of `model` is told and decides; the model itself does not change."""
     watch = _Watch()
     update, unfinished = getattr(model, FINISHED_METHOD), getattr(model, STOP_METHOD)
 
@@ -165,7 +165,7 @@ def _beams(watch: _Watch, scores: Any, ends: set[int]) -> Decoding:
     return Decoding(settings, steps, ended, hypotheses)
 
 
-def _candidates(state, beams, rule) -> list[dict[str, Any]]:
+def _candidates(state, beams, rule: tuple[str, float]) -> list[dict[str, Any]]:
     """Return the continuations that `generate` considered at this step, best first."""
     prompt, length = state["decoder_prompt_len"], state["cur_len"] + 1 - state["decoder_prompt_len"]
     rows = state["topk_running_sequences"][0, :, prompt : prompt + length].tolist()
@@ -239,7 +239,9 @@ def _without(item: dict[str, Any], *names: str) -> dict[str, Any]:
 def _greedy(output: Any, prompt: int, ends: set[int]) -> Decoding:
     """Return greedy decoding as a search with one beam, ranked by log P itself."""
     row = output.sequences[0].tolist()
-    tokens, total, steps = [], 0.0, []
+    tokens: list[int] = []
+    steps: list[dict[str, Any]] = []
+    total = 0.0
     for number, (scores, chosen) in enumerate(zip(output.scores, row[prompt:], strict=True)):
         log_probs = scores[0].float().log_softmax(-1)
         is_last = number + 1 == len(output.scores)

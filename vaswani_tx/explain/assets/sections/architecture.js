@@ -125,6 +125,7 @@ function renderArchitecture(root, page) {
   root.append(...[
     h("p", {}, "The model as a whole, read from below (figure 1 of the paper, in our own drawing). Point at a part for what it does and how many of the parameters it holds; choose it to read its section."),
     order === null ? h("p", { class: "note" }, `Where ${model.class} puts its norms is not recorded, so they are left out of the drawing.`) : null,
+    stacks.length === 2 ? h("p", { class: "note architecture-wide" }, "The decoder is to the right: scroll the drawing sideways.") : null,
     figure("architecture", `${model.class}: ${stacks.map((stack) => `${stack.count} ${stack.side} layers`).join(", ")}${order ? `, ${order}-norm` : ""}.`, h("div", {}, drawing), () => standalone(drawing)),
     architectureTable(page),
   ].filter(Boolean));

@@ -81,7 +81,7 @@ export function architectureDrawing(stacks, options) {
   const heights = columns.map((rows) => rows.reduce((sum, row) => sum + planHeight(row), 0));
   const height = Math.max(...heights) + 20;
   const width = 2 * PLAN.edge + stacks.length * PLAN.column + (stacks.length - 1) * PLAN.between;
-  const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "architecture-drawing", role: "group", "aria-label": "The whole model, from its input below to its output above", xmlns: "http://www.w3.org/2000/svg" });
+  const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: `architecture-drawing${stacks.length === 2 ? " two" : ""}`, role: "group", "aria-label": "The whole model, from its input below to its output above", xmlns: "http://www.w3.org/2000/svg" });
   const at = (i) => PLAN.edge + i * (PLAN.column + PLAN.between);
   const found = stacks.map((stack, i) => planColumn(drawing, stack, columns[i], at(i), height - 4, options.go));
   if (stacks.length === 2 && found[1].cross !== null) drawing.append(planCrossing(at(0), at(1), found, options.go));
