@@ -93,7 +93,8 @@ function renderAttention(root, page) {
   });
 }
 
-function attentionCell(rows, columns, available) {
+/** The size of a cell that lets a matrix fit into a width, large enough to be pointed at. */
+export function attentionCell(rows, columns, available) {
   if (Math.max(rows, columns) > MOST_ATTENTION_LABELS) return Math.max(4, Math.floor(available / columns));
   return Math.max(12, Math.min(28, Math.floor(available / columns)));
 }
