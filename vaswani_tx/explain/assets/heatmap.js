@@ -18,13 +18,15 @@ export function mix(low, high, share) {
 /** Colours of weights between 0 and 1: darker (or, on dark paper, brighter) is more. Square roots make small weights visible. */
 export function weightColour() {
   const [low, high] = [colour("--heat-low"), colour("--heat-high")];
-  return (value) => mix(low, high, Math.sqrt(value));
+  const steps = Array.from({ length: 256 }, (_, step) => mix(low, high, step / 255));
+  return (value) => steps[Math.round(255 * Math.sqrt(Math.max(0, Math.min(1, value))))];
 }
 
 /** Colours of numbers of both signs, `largest` at the ends. */
 export function signedColour(largest) {
   const [negative, zero, positive] = [colour("--heat-negative"), colour("--heat-zero"), colour("--heat-positive")];
-  return (value) => (value < 0 ? mix(zero, negative, -value / largest) : mix(zero, positive, value / largest));
+  const steps = Array.from({ length: 511 }, (_, step) => mix(zero, step < 255 ? negative : positive, Math.abs(step - 255) / 255));
+  return (value) => steps[255 + Math.round(255 * Math.max(-1, Math.min(1, value / largest)))];
 }
 
 function labelText(label) {
@@ -57,12 +59,12 @@ export function heatmap(options) {
     canvas.style.height = rows * cellHeight + "px";
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    const colours = options.colours();
+    const [colours, masked] = [options.colours(), colour("--masked")];
     const gap = cell >= 10 ? 1 : 0;
     const gapBelow = cellHeight >= 10 ? 1 : 0;
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
-        context.fillStyle = options.masked?.(i, j) ? colour("--masked") : colours(options.value(i, j));
+        context.fillStyle = options.masked?.(i, j) ? masked : colours(options.value(i, j));
         context.fillRect(j * cell, i * cellHeight, cell - gap, cellHeight - gapBelow);
       }
     }
@@ -172,10 +174,10 @@ export function heatmap(options) {
     const drawing = s("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${height}`, width, height,
       "font-family": "sans-serif", "font-size": 12 });
     drawing.append(s("rect", { width, height, fill: colour("--paper") }));
-    const colours = options.colours();
+    const [colours, masked] = [options.colours(), colour("--masked")];
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
-        const fillColour = options.masked?.(i, j) ? colour("--masked") : colours(options.value(i, j));
+        const fillColour = options.masked?.(i, j) ? masked : colours(options.value(i, j));
         drawing.append(s("rect", { x: left + j * cell, y: top + i * cellHeight, width: cell >= 10 ? cell - 1 : cell, height: cellHeight - 1, fill: fillColour }));
       }
     }

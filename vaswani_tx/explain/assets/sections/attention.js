@@ -52,6 +52,7 @@ function renderAttention(root, page) {
   );
   const [controls, place, reading, small, overview, table] = Array.from({ length: 6 }, () => h("div", {}));
   controls.className = "controls";
+  const shown = { item: null };
   root.append(controls, place, reading, small, overview, table);
 
   const normalise = () => {
@@ -82,8 +83,11 @@ function renderAttention(root, page) {
     const cursor = place.contains(document.activeElement);
     refill(place, state.view === "lines" ? attentionLines(page, item, weights, state, change) : attentionMatrix(page, item, weights, state, change, place.clientWidth, cursor));
     refill(reading, attentionReading(page, item, weights, state, change));
-    refill(small, oneLayer(item, weights, state, change));
-    refill(overview, items.length > 1 ? allLayers(page, items, state, change) : null);
+    if (shown.item === item) small.firstChild.update();
+    else refill(small, oneLayer(item, weights, state, change));
+    if (shown.item?.kind === item.kind) overview.firstChild?.update();
+    else refill(overview, items.length > 1 ? allLayers(page, items, state, change) : null);
+    shown.item = item;
     refill(table, habitTable(page, items, state, change));
   };
   show();
@@ -114,7 +118,7 @@ function attentionMatrix(page, item, weights, state, change, width, hadFocus) {
   };
   const labels = parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--label-width")) * 16;
   const map = heatmap({
-    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - labels - 40),
+    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - labels - 70),
     rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
     value: (i, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked, cursor: hadFocus ? attentionCursor : null,
     label: `Attention weights of ${KINDS[item.kind]}; arrow keys move over the cells, Enter chooses one`,

@@ -21,6 +21,7 @@ export function attentionLines(page, item, weights, state, change) {
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "lines", role: "group", width, height,
     "aria-label": "Lines between the tokens that look, left, and the tokens they look at, right" });
   const bundle = s("g", {});
+  const none = h("p", { class: "note", role: "status" });
   const y = (i) => (i + 0.5) * step + 5;
   const drawLines = () => {
     const only = at ?? (state.row === null ? null : { side: "rows", index: state.row - 1 });
@@ -36,6 +37,7 @@ export function attentionLines(page, item, weights, state, change) {
         }
       }
     }
+    none.textContent = bundle.childNodes.length ? "" : `No weight reaches ${fixed(from)}: move the slider to the left.`;
   };
   const label = (token, index, side) => {
     const isRow = side === "rows";
@@ -71,7 +73,7 @@ export function attentionLines(page, item, weights, state, change) {
   const name = shown.length > 1 ? "all-heads" : `head${state.head}`;
   return h("div", {}, controls, key, figure(`${item.kind}-lines-layer${item.layer}-${name}`,
     "Left: the token that looks. Right: what it looks at. Point at a token on either side to see its lines only; choose one on the left to keep them.",
-    h("div", {}, drawing), () => standalone(drawing)));
+    h("div", {}, drawing, none), () => standalone(drawing)));
 }
 
 function attentionLinesFrom(value, columns) {

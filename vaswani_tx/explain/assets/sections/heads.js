@@ -50,7 +50,7 @@ function sideBySideHeads({ page, item, state, rows, columns, i, change, width })
   const isMasked = (_, j) => item.causal && j > i;
   const labelled = columns.length <= 100;
   const map = heatmap({
-    rows: item.heads, columns: columns.length, cell: attentionCell(item.heads, columns.length, width - 130), cellHeight: 22, rowLabels: Array.from({ length: item.heads }, (_, head) => `head ${head + 1}`), columnLabels: labelled ? columns : null,
+    rows: item.heads, columns: columns.length, cell: attentionCell(item.heads, columns.length, width - 170), cellHeight: 22, rowLabels: Array.from({ length: item.heads }, (_, head) => `head ${head + 1}`), columnLabels: labelled ? columns : null,
     value: (head, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked, label: "What each head looks at for this token; arrow keys move over the cells, Enter chooses a head",
     say: (head, j) => [h("div", {}, `head ${head + 1}`), ...weightHint(rows[i], columns[j], weights.at(head, i, j), isMasked(head, j))],
     sayRow: (head) => strongestHint(`head ${head + 1} looks at`, columns, weights.row(head, i)),
@@ -117,15 +117,15 @@ function raisedNote({ page, item, i }) {
 }
 
 /** The shares as one bar. */
-function shareBar({ item, rows, i, state, change }, lengths, shares) {
-  const [width, height] = [720, 46];
+function shareBar({ item, rows, i, state, change, width: free }, lengths, shares) {
+  const [width, height] = [Math.min(720, free), 46];
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "heads-bar", role: "group", "aria-label": "Share of each head in what is written" });
   drawn(() => {
     let x = 0;
     drawing.replaceChildren(...shares.map((share, head) => {
       const part = s("g", { role: "button", tabindex: 0, "data-key": `share ${head}`, "aria-label": `head ${head + 1}: ${fixed(100 * share, 0)}%`, onclick: () => change({ head: head + 1 }), onkeydown: (event) => event.key === "Enter" && change({ head: head + 1 }) },
         s("rect", { x, y: 4, width: Math.max(0, share * width - 1), height: 24, fill: headColour(head, item.heads), opacity: head + 1 === state.head ? 1 : 0.65 }),
-        share > 0.04 ? s("text", { x: x + 4, y: 42, "font-size": 12 }, share > 0.09 ? `head ${head + 1}` : `${head + 1}`) : "");
+        share * width > 14 ? s("text", { x: x + 4, y: 42, "font-size": 12 }, share * width > 52 ? `head ${head + 1}` : `${head + 1}`) : "");
       x += share * width;
       return explainable(part, () => `head ${head + 1} writes a vector of length ${fixed(lengths[head], 2)}, ${fixed(100 * share, 1)}% of the sum of lengths`);
     }));
@@ -140,7 +140,7 @@ function writtenMaps({ page, item, items, state, rows, i, change, width }) {
   const most = largestOf(Array.from(written.data)) * written.unit;
   const names = Array.from({ length: item.heads }, (_, head) => `head ${head + 1}`);
   const tokens = heatmap({
-    rows: item.heads, columns: rows.length, cell: attentionCell(item.heads, rows.length, width - 130), cellHeight: 22, rowLabels: names, columnLabels: labelled ? rows : null,
+    rows: item.heads, columns: rows.length, cell: attentionCell(item.heads, rows.length, width - 170), cellHeight: 22, rowLabels: names, columnLabels: labelled ? rows : null,
     value: (head, t) => (written.at(head, t) / most) ** 2, colours: weightColour, label: "Length of what each head writes for each token; arrow keys move over the cells, Enter chooses one",
     say: (head, t) => [h("div", {}, `head ${head + 1}, `, h("strong", {}, h("bdi", {}, tokenText(rows[t])))), h("div", { class: "number" }, `length ${fixed(written.at(head, t), 3)}`)],
     onrow: (head, t) => change({ head: head + 1, ...(t === undefined ? {} : { token: t + 1 }) }),

@@ -31,6 +31,11 @@ export function dotOf(a, b) {
   return a.reduce((sum, value, d) => sum + value * b[d], 0);
 }
 
+/** A number inside a formula: a negative one in brackets. */
+export function bracketed(value, digits) {
+  return value < 0 ? `(${fixed(value, digits)})` : fixed(value, digits);
+}
+
 /** A row of formula text. */
 export function stepFormula(...parts) {
   return h("p", { class: "steps-formula" }, parts);
@@ -163,7 +168,7 @@ function embeddingStep({ page, item, state, rows, i, change, width }) {
   const say = (line, k) => [
     h("div", {}, `dimension ${k + 1}, ${labels[line]}`),
     h("div", { class: "number" }, line === 0 ? fixed(embedding[k], decimals) : line === 1 ? `${fixed(embedding[k], decimals)} \u00d7 ${scale} = ${fixed(lines[1][k], digits)}`
-      : line === 2 ? fixed(position[k], 3) : `${fixed(lines[1][k], digits)} + ${fixed(position[k], 3)} = ${fixed(sum[k], digits)}`),
+      : line === 2 ? fixed(position[k], 3) : `${fixed(lines[1][k], digits)} + ${bracketed(position[k], 3)} = ${fixed(sum[k], digits)}`),
   ];
   const map = vectorStrip({ width, rows: 4, columns: embedding.length, rowLabels: labels, value: (line, k) => lines[line][k], colours: () => signedColour(most),
     label: "Embedding, scaled embedding, position and their sum; arrow keys move over the dimensions", say, onrow: (_, k) => k !== undefined && change({ dim: k + 1 }) });
@@ -173,7 +178,7 @@ function embeddingStep({ page, item, state, rows, i, change, width }) {
     heading("The model looks up the row of its embedding matrix for ", tokenElement(rows[i]), `: ${embedding.length} learned numbers. They are multiplied by `,
       stack.scale === 1 ? "1 (this model does not scale them)" : `\u221ad_model = ${scale} (section 3.4)`, `, and the ${learned ? "learned vector" : "sinusoids"} of position ${i} ${learned ? "is" : "are"} added (section 3.5). Without that sum, attention would not know the order of the words.`),
     figure(`${side}-vector-of-token${i + 1}`, `The embedding is drawn larger, so that its numbers (at most ${fixed(small, 3)}) can be seen. Choose a dimension to write it out.`, map, map.picture),
-    stepFormula(`dimension ${d + 1}: `, h("span", { class: "number" }, `${fixed(embedding[d], decimals)} \u00d7 ${scale} + ${fixed(position[d], 3)} = ${fixed(sum[d], digits)}`)));
+    stepFormula(`dimension ${d + 1}: `, h("span", { class: "number" }, `${fixed(embedding[d], decimals)} \u00d7 ${scale} + ${bracketed(position[d], 3)} = ${fixed(sum[d], digits)}`)));
 }
 
 function vectorsStep(context) {
@@ -201,7 +206,7 @@ function vectorsStep(context) {
   return h("div", { class: "step" },
     stepHeading(2, "Query, key and value", `Head ${context.state.head} multiplies its vectors by three learned matrices (section 3.2.2). The query says what a token looks for, the key what it can be found by, the value what it hands over: ${dk}, ${dk} and ${dv} numbers a token. ${from}`),
     entering && (item.layer > 1 || item.kind === "cross") ? enteringStrip(context, entering) : null,
-    figure(`${item.kind}-queries-keys-values-layer${item.layer}-head${context.state.head}`, `Lengths: query of ${tokenText(rows[i])} ${fixed(lengthOf(queries[i]))}, key of ${tokenText(columns[j])} ${fixed(lengthOf(keys[j]))}, its value ${fixed(lengthOf(values[j]))}. A row of Q chooses the token to follow.`,
+    figure(`${item.kind}-queries-keys-values-layer${item.layer}-head${context.state.head}`, ["Lengths: query of ", tokenElement(rows[i]), ` ${fixed(lengthOf(queries[i]))}, key of `, tokenElement(columns[j]), ` ${fixed(lengthOf(keys[j]))}, its value ${fixed(lengthOf(values[j]))}. A row of Q chooses the token to follow.`],
       h("div", { class: "steps-three" }, maps), () => sidePictures(maps.map((map) => map.picture()))));
 }
 
@@ -210,8 +215,8 @@ function enteringStrip({ item, rows, i, width, page }, vector) {
   const digits = page.array(`input${item.id}`).decimals;
   const map = vectorStrip({ width, rows: 1, columns: vector.length, rowLabels: [tokenText(rows[i])], value: (_, d) => vector[d], colours: () => signedColour(most),
     label: `What enters layer ${item.layer} for this token; arrow keys move over the dimensions`, say: (_, d) => [h("div", {}, `dimension ${d + 1}`), h("div", { class: "number" }, fixed(vector[d], digits))] });
-  const before = item.kind === "cross" ? "the masked self-attention of its layer and all layers below" : item.layer === 2 ? "layer 1" : `layers 1 to ${item.layer - 1}`;
-  return h("div", {}, h("p", { class: "note" }, `By now ${before} have worked on the sum of step 1. This is what they made of it:`), figure(`${item.kind}-input-layer${item.layer}-token${i + 1}`, "The vector that the query is made from.", map, map.picture));
+  const before = item.kind === "cross" ? "the masked self-attention of its layer and all layers below have" : item.layer === 2 ? "layer 1 has" : `layers 1 to ${item.layer - 1} have`;
+  return h("div", {}, h("p", { class: "note" }, `By now ${before} worked on the sum of step 1. This is what they made of it:`), figure(`${item.kind}-input-layer${item.layer}-token${i + 1}`, "The vector that the query is made from.", map, map.picture));
 }
 
 SECTIONS.push({ id: "steps", title: "Attention step by step", applies: (page) => page.meta.attention.some((item) => item.vectors), render: renderSteps });

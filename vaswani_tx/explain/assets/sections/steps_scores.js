@@ -4,7 +4,7 @@ import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { explainable, figure } from "../diagram.js";
 import { heatmap, signedColour, weightColour } from "../heatmap.js";
 import { attentionCell } from "./attention.js";
-import { largestOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
+import { bracketed, largestOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
 
 const LOWEST = "\u2212\u221e";
 
@@ -25,7 +25,7 @@ function softmaxOf(scores) {
 function stepsMatrix(context, options) {
   const { rows, columns, i, j, change, width } = context;
   const labelled = Math.max(rows.length, columns.length) <= 100;
-  const map = heatmap({ rows: rows.length, columns: columns.length, cell: Math.min(22, attentionCell(rows.length, columns.length, width - 140)), rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
+  const map = heatmap({ rows: rows.length, columns: columns.length, cell: Math.min(22, attentionCell(rows.length, columns.length, width - 170)), rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
     onrow: (t, u) => change(u === undefined ? { token: t + 1 } : { token: t + 1, key: u + 1 }), ...options });
   map.chooseRow(i);
   map.chooseColumn(j);
@@ -40,12 +40,13 @@ export function scoresStep(context) {
     say: (t, u) => [h("div", {}, h("strong", {}, tokenText(rows[t])), " \u2192 ", h("strong", {}, tokenText(columns[u]))), h("div", { class: "number" }, `score ${fixed(scores[t][u], scoreDigits)}`)] });
   const scaled = softmaxOf(scores[i].filter((_, u) => !context.isMasked(i, u)));
   const plain = softmaxOf(products.filter((_, u) => !context.isMasked(i, u)));
+  const [sharp, soft] = [plain, scaled].map(({ weights }) => Math.max(...weights));
   return h("div", { class: "step" },
     stepHeading(3, "Scores", "The query of ", tokenElement(rows[i]), " meets the key of every token: they are multiplied number by number and summed up. A large score means that the token has what is looked for. The sum of many products grows with their number, so it is divided by \u221ad", h("sub", {}, "k"), " (section 3.2.1)."),
     figure(`${item.kind}-scores-layer${item.layer}-head${state.head}`, "Scores before the mask. Blue: positive; red: negative. Choose a cell to follow that pair.", map, map.picture),
     stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[j]), ": ", h("span", { class: "number" }, `q \u00b7 k = ${fixed(products[j], productDigits)};  `, fixed(products[j], productDigits), " ", context.scaleText, ` = ${fixed(scores[i][j], scoreDigits)}`)),
     dotProduct(context),
-    item.scaling !== 1 && scaled.weights.length > 1 ? h("p", { class: "note" }, `Without the scale the strongest weight of this row would be ${fixed(Math.max(...plain.weights), 3)} instead of ${fixed(Math.max(...scaled.weights), 3)}: nearly all or nothing, where the softmax hardly passes a gradient on.`.replace(": nearly all or nothing, where the softmax hardly passes a gradient on", Math.max(...plain.weights) > 0.95 && Math.max(...scaled.weights) < 0.95 ? ": nearly all or nothing, where the softmax hardly passes a gradient on" : "")) : null,
+    item.scaling === 1 || scaled.weights.length < 2 || item.scoreBias ? null : h("p", { class: "note" }, `Without the scale the strongest weight of this row would be ${fixed(sharp, 3)} instead of ${fixed(soft, 3)}${sharp > 0.95 && soft < 0.95 ? ": nearly all or nothing, where the softmax hardly passes a gradient on" : ""}.`),
     h("p", { class: "note" }, `Scores are computed here from the queries and keys of this page, which have ${context.vectorDigits} digits: at most ${(productError * item.scaling).toPrecision(1)} from the model\u2019s own, so ${scoreDigits} digits are shown.`));
 }
 
@@ -59,10 +60,10 @@ function dotProduct(context) {
     const lines = [q, k, parts];
     const names = ["q", "k", "q \u00d7 k"];
     const map = vectorStrip({ width, rows: 3, columns: q.length, rowLabels: names, value: (line, d) => lines[line][d] / scale[line], colours: () => signedColour(1), label: "The query, the key and their products; arrow keys move over the numbers",
-      say: (line, d) => [h("div", {}, `${names[line]}, number ${d + 1}`), h("div", { class: "number" }, line < 2 ? fixed(lines[line][d], vectorDigits) : `${fixed(q[d], vectorDigits)} \u00d7 ${fixed(k[d], vectorDigits)} = ${fixed(parts[d], vectorDigits)}`)] });
+      say: (line, d) => [h("div", {}, `${names[line]}, number ${d + 1}`), h("div", { class: "number" }, line < 2 ? fixed(lines[line][d], vectorDigits) : `${fixed(q[d], vectorDigits)} \u00d7 ${bracketed(k[d], vectorDigits)} = ${fixed(parts[d], vectorDigits)}`)] });
     body.replaceChildren(
-      figure(`dot-product-token${i + 1}-token${j + 1}`, `q of ${tokenText(rows[i])}, k of ${tokenText(columns[j])}; each row has its own scale of colours.`, map, map.picture),
-      h("p", { class: "steps-terms number" }, q.map((value, d) => [d ? " + " : "", h("span", {}, `${fixed(value, vectorDigits)} \u00d7 ${fixed(k[d], vectorDigits)}`)]), ` = ${fixed(products[j], vectorDigits)}`),
+      figure(`dot-product-token${i + 1}-token${j + 1}`, ["q of ", tokenElement(rows[i]), ", k of ", tokenElement(columns[j]), "; each row has its own scale of colours."], map, map.picture),
+      h("p", { class: "steps-terms number" }, q.map((value, d) => [d ? " + " : "", h("span", {}, `${bracketed(value, vectorDigits)} \u00d7 ${bracketed(k[d], vectorDigits)}`)]), ` = ${fixed(products[j], vectorDigits)}`),
       stepFormula(h("span", { class: "number" }, `${fixed(products[j], vectorDigits)} `, context.scaleText.map((part) => part.cloneNode?.(true) ?? part), ` = ${fixed(scores[i][j], scoreDigits)}`)));
   };
   if (state.dot) write();
@@ -122,6 +123,6 @@ export function softmaxStep(context) {
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key of"), h("th", { scope: "col", class: "number" }, "q \u00b7 k"), h("th", { scope: "col", class: "number" }, item.causal ? "score, mask" : "score"), item.scoreBias ? null : h("th", { scope: "col", class: "number" }, "e", h("sup", {}, "score \u2212 max")), h("th", { scope: "col", class: "number" }, "weight"))),
         h("tbody", {}, columns.map(line)),
         h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "sum"), h("td", {}), h("td", {}), item.scoreBias ? null : h("td", { class: "number" }, fixed(seen.sum, 3)), h("td", { class: "number steps-total" }, fixed(total, 3)))))),
-    item.scoreBias || isMasked(i, j) ? null : stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[j]), ": ", h("span", { class: "number" }, `e^(${fixed(scores[i][j], scoreDigits)} \u2212 ${fixed(seen.highest, scoreDigits)}) / ${fixed(seen.sum, 3)} = ${threeDigits(seen.powers[j])} / ${fixed(seen.sum, 3)} = ${fixed(seen.weights[j], 3)}; the model\u2019s weight is ${fixed(weights[j], 4)}`)),
+    item.scoreBias || isMasked(i, j) ? null : stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[j]), ": ", h("span", { class: "number" }, `e^(${fixed(scores[i][j], scoreDigits)} \u2212 ${bracketed(seen.highest, scoreDigits)}) / ${fixed(seen.sum, 3)} = ${threeDigits(seen.powers[j])} / ${fixed(seen.sum, 3)} = ${fixed(seen.weights[j], 3)}; the model\u2019s weight is ${fixed(weights[j], 4)}`)),
     figure(`${item.kind}-weights-layer${item.layer}-head${state.head}`, item.causal ? "Weights after the softmax. Grey: masked, exactly 0." : "Weights after the softmax; every row sums to 1.", map, map.picture));
 }

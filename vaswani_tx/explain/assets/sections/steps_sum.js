@@ -4,7 +4,7 @@ import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { figure } from "../diagram.js";
 import { wholeNumber } from "../state.js";
 import { heatmap, signedColour } from "../heatmap.js";
-import { honestDigits, largestOf, lengthOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
+import { bracketed, honestDigits, largestOf, lengthOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
 
 const TERMS = 4;
 
@@ -24,16 +24,16 @@ export function sumStep(context) {
   const output = weightedSum(weights, values);
   const digits = sumDigits(values, page.array(item.weights).unit, 10 ** -valueDigits);
   const parts = values.map((value, u) => value.map((one) => one * weights[u]));
-  const most = largestOf(parts.flat().concat(output));
+  const [most, mostOfSum] = [largestOf(parts.flat()), largestOf(output)];
   const count = output.length;
   const long = columns.length > 40;
   const d = wholeNumber(state.part, 1, count, 1) - 1;
   const lines = [...parts, output];
   const labels = [...columns, "sum"];
   const map = heatmap({ rows: lines.length, columns: count, cell: Math.max(4, Math.min(16, Math.floor((context.width - 140) / count))), cellHeight: long ? 8 : 16, rowLabels: long ? null : labels,
-    value: (u, k) => lines[u][k], colours: () => signedColour(most), label: "Values times weights and their sum; arrow keys move over the numbers, Enter writes one out",
+    value: (u, k) => lines[u][k] / (u < columns.length ? most : mostOfSum), colours: () => signedColour(1), masked: (u) => u < columns.length && context.isMasked(i, u), label: "Values times weights and their sum; arrow keys move over the numbers, Enter writes one out",
     say: (u, k) => u === columns.length ? [h("div", {}, `sum, number ${k + 1}`), h("div", { class: "number" }, fixed(output[k], digits))]
-      : [h("div", {}, "weight \u00d7 value of ", h("strong", {}, h("bdi", {}, tokenText(columns[u]))), `, number ${k + 1}`), h("div", { class: "number" }, `${fixed(weights[u], 4)} \u00d7 ${fixed(values[u][k], valueDigits)} = ${fixed(parts[u][k], valueDigits)}`)],
+      : [h("div", {}, "weight \u00d7 value of ", h("strong", {}, h("bdi", {}, tokenText(columns[u]))), `, number ${k + 1}`), h("div", { class: "number" }, `${fixed(weights[u], 4)} \u00d7 ${bracketed(values[u][k], valueDigits)} = ${fixed(parts[u][k], valueDigits)}`)],
     onrow: (u, k) => change({ ...(u < columns.length ? { key: u + 1 } : {}), ...(k === undefined ? {} : { part: k + 1 }) }) });
   map.chooseRow(j);
   map.chooseColumn(d);
@@ -41,8 +41,8 @@ export function sumStep(context) {
   const [shown, rest] = [order.slice(0, TERMS), order.slice(TERMS)];
   return h("div", { class: "step" },
     stepHeading(6, "Weighted sum", "Now the values count: each is multiplied by its weight, and all are added. ", tokenElement(rows[i]), ` takes in one vector of ${count} numbers, mostly from the tokens with large weights.`),
-    figure(`${item.kind}-weighted-sum-layer${item.layer}-head${state.head}-token${i + 1}`, "One row a token: weight times value. Last row: their sum, the output of this head. Choose a number to write it out.", map, map.picture),
-    stepFormula(`number ${d + 1}: `, h("span", { class: "number" }, shown.map((u, at) => [at ? " + " : "", h("span", {}, `${fixed(weights[u], 4)} \u00d7 ${fixed(values[u][d], valueDigits)}`)]),
+    figure(`${item.kind}-weighted-sum-layer${item.layer}-head${state.head}-token${i + 1}`, "One row a token: weight times value. Last row: their sum, the output of this head, with its own scale of colours. Choose a number to write it out.", map, map.picture),
+    stepFormula(`number ${d + 1}: `, h("span", { class: "number" }, shown.map((u, at) => [at ? " + " : "", h("span", {}, `${fixed(weights[u], 4)} \u00d7 ${bracketed(values[u][d], valueDigits)}`)]),
       rest.length ? ` + ${rest.length} smaller ${rest.length === 1 ? "term" : "terms"} (${fixed(rest.reduce((sum, u) => sum + parts[u][d], 0), digits)})` : "", ` = ${fixed(output[d], digits)}`)));
 }
 
@@ -64,7 +64,7 @@ export function concatenationStep(context) {
   const link = h("a", { href: `#heads/kind=${item.kind}&layer=${item.layer}&token=${i + 1}` }, "What each head writes");
   return h("div", { class: "step" },
     stepHeading(7, "All heads together", `The other heads did the same with matrices of their own. Their outputs are laid end to end, ${item.heads} \u00d7 ${count} = ${item.heads * count} numbers, and the learned matrix W`, h("sup", {}, "O"), " mixes them into the vector that attention hands on (section 3.2.2). ", item.written ? [link, " is a section of its own."] : ""),
-    figure(`${item.kind}-concatenation-layer${item.layer}-token${i + 1}`, `One row a head, for ${tokenText(rows[i])}. Choose a row to follow that head.`, map, map.picture),
+    figure(`${item.kind}-concatenation-layer${item.layer}-token${i + 1}`, ["One row a head, for ", tokenElement(rows[i]), ". Choose a row to follow that head."], map, map.picture),
     writtenStrip(context));
 }
 
