@@ -81,7 +81,7 @@ function renderAttention(root, page) {
       buttons("View", [["matrix", "matrix"], ["lines", "lines"]], state.view, (view) => change({ view })),
     );
     const cursor = place.contains(document.activeElement);
-    refill(place, state.view === "lines" ? attentionLines(page, item, weights, state, change) : attentionMatrix(page, item, weights, state, change, place.clientWidth, cursor));
+    refill(place, state.view === "lines" ? attentionLines(page, item, weights, state, change, place.clientWidth) : attentionMatrix(page, item, weights, state, change, place.clientWidth, cursor));
     refill(reading, attentionReading(page, item, weights, state, change));
     if (shown.item === item) small.firstChild.update();
     else refill(small, oneLayer(item, weights, state, change));

@@ -10,10 +10,11 @@ export function headColour(head, heads) {
 }
 
 /** Two columns of tokens with a line for each weight from a limit on; hovering a token leaves its lines alone. */
-export function attentionLines(page, item, weights, state, change) {
+export function attentionLines(page, item, weights, state, change, available) {
   const [rows, columns] = [tokensOf(page, item.rows), tokensOf(page, item.columns)];
   const count = Math.max(rows.length, columns.length);
-  const [step, width, edge] = [count > 30 ? 18 : 24, 560, 150];
+  const width = Math.max(300, Math.min(640, (available || 640) - 30));
+  const [step, edge, most] = [count > 30 ? 18 : 24, width < 480 ? 105 : 150, width < 480 ? 11 : 16];
   const height = count * step + 10;
   const shown = state.heads === "all" ? Array.from({ length: item.heads }, (_, head) => head) : [state.head - 1];
   let from = attentionLinesFrom(state.from, columns.length);
@@ -51,7 +52,7 @@ export function attentionLines(page, item, weights, state, change) {
       class: isRow && state.row === index + 1 ? "chosen" : "", tabindex: 0, role: isRow ? "button" : "img", "data-key": `${side} ${index}`, [isRow ? "data-row" : "data-column"]: index,
       onpointerenter: () => point({ side, index }), onpointerleave: () => point(null), onfocus: () => point({ side, index }), onblur: () => point(null),
       onclick: isRow && choose, onkeydown: isRow && ((event) => event.key === "Enter" && choose()),
-    }, clip(tokenText(token), 16));
+    }, clip(tokenText(token), most));
     return explainable(text, () => shown.flatMap((head) => {
       const title = shown.length > 1 ? [h("span", { css: { color: headColour(head, item.heads) } }, "\u25a0 "), `head ${head + 1}`]
         : [tokenText(token), isRow ? " looks at" : " is looked at by"];

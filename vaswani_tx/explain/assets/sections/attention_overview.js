@@ -101,8 +101,8 @@ export function habitTable(page, items, state, change) {
   const rows = items.flatMap((item) => Array.from({ length: item.heads }, (_, head) => ({ layer: item.layer, head: head + 1, ...habits(page.array(item.weights), head, item) })));
   if (state.row !== null && state.column !== null) {
     const [i, j] = [state.row - 1, state.column - 1];
-    const name = `${tokenText(tokensOf(page, items[0].rows)[i])} \u2192 ${tokenText(tokensOf(page, items[0].columns)[j])}`;
-    columns.unshift(["pair", name, 4, "The weight of the chosen cell in each head"]);
+    const [from, to] = [tokensOf(page, items[0].rows)[i], tokensOf(page, items[0].columns)[j]];
+    columns.unshift(["pair", [h("bdi", {}, tokenText(from)), " \u2192 ", h("bdi", {}, tokenText(to))], 4, "The weight of the chosen cell in each head"]);
     for (const row of rows) row.pair = page.array(items.find((item) => item.layer === row.layer).weights).at(row.head - 1, i, j);
   }
   const largest = Object.fromEntries(columns.map(([name]) => [name, Math.max(...rows.map((row) => row[name]), 1e-9)]));
@@ -118,7 +118,7 @@ export function habitTable(page, items, state, change) {
     const compare = (a, b) => (name === "habit" ? (b.habit !== "") - (a.habit !== "") || a.habit.localeCompare(b.habit) : a[name] - b[name]);
     const ordered = [...rows].sort((a, b) => sign * first * compare(a, b) || a.layer - b.layer || a.head - b.head);
     const heading = ([key, text, , what]) => {
-      const button = h("button", { type: "button", class: "sort", "data-key": `sort ${key}`, onclick: () => sortBy(key) }, h("bdi", {}, text), h("span", { "aria-hidden": "true" }, name !== key ? "" : sign * first < 0 ? " \u2193" : " \u2191"));
+      const button = h("button", { type: "button", class: "sort", "data-key": `sort ${key}`, onclick: () => sortBy(key) }, text, h("span", { "aria-hidden": "true" }, name !== key ? "" : sign * first < 0 ? " \u2193" : " \u2191"));
       return h("th", { scope: "col", "aria-sort": name !== key ? "none" : sign * first < 0 ? "descending" : "ascending" }, what ? explainable(button, () => what) : button);
     };
     refill(head, heading(["layer", "head"]), columns.map(heading), heading(["habit", "habit"]));
