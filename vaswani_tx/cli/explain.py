@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
             written = _figure(options, model, words, given, output, progress)
         else:
             name = options.name or options.model
-            made = page(model, words, given, options.target, name=name, layers=options.layers, progress=progress)
+            chosen = {"layers": options.layers, "run": options.run}
+            made = page(model, words, given, options.target, name=name, progress=progress, **chosen)
             written = made.html.encode("utf-8")
     except ExplainError as error:
         raise CliError(_one_line(error)) from None

@@ -1,8 +1,11 @@
 # Shapes: S source length, T target length, D model width, H heads, K d_k, U d_v.
 """Turn a trace into the numbers and texts of a page, within its size."""
 
+import json
 import math
 from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -32,12 +35,19 @@ TRAITS = (
 
 
 def contents(
-    found: Trace, model: nn.Module, tokenizer: Any, name: str, text: str, layers: list[int] | None = None
+    found: Trace,
+    model: nn.Module,
+    tokenizer: Any,
+    name: str,
+    text: str,
+    layers: list[int] | None = None,
+    run: dict[str, Any] | None = None,
 ) -> str:
     """Return the packed block of a page.
 
     Args:
         layers: layers to keep, counted from 1; None: all.
+        run: the curves of a training run, as `read_run` returns them.
 
     Raises:
         ExplainError: what was asked for does not fit a page, or there is no such layer.
@@ -58,6 +68,8 @@ def contents(
         "classes": found.classes,
         "masked": found.masked,
         "grid": found.grid,
+        "measured": measured(),
+        "run": run,
     }
     if found.pixels is not None:
         packer.add("pixels", (found.pixels * 255).round().cpu().numpy())
@@ -68,6 +80,12 @@ def contents(
     meta["words"] = _words(found, tokenizer) if tokenizer is not None else {}
     _add_vectors(packer, kept, meta)
     return packer.pack(meta)
+
+
+@cache
+def measured() -> dict[str, Any]:
+    """Return what the project measured of the Transformer beside LSTMs, with where each number comes from."""
+    return json.loads((files("vaswani_tx.explain") / "assets" / "measured.json").read_text("utf-8"))
 
 
 def _chosen(attention: list[Recorded], layers: list[int] | None) -> list[tuple[int, Recorded]]:
@@ -97,6 +115,8 @@ def describe(model: Any, name: str) -> dict[str, Any]:
     """Return what a model is: its sizes, traits and the parameters of each part."""
     config = model.config
     sizes = {key: getattr(config, key) for key in SIZES if isinstance(getattr(config, key, None), int)}
+    if "d_model" not in sizes and isinstance(getattr(config, "hidden_size", None), int):
+        sizes["d_model"] = config.hidden_size  # what BERT and GPT-2 call it
     traits = {key: getattr(config, key) for key in TRAITS if getattr(config, key, None) is not None}
     return {
         "name": name,

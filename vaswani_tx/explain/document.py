@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 
 # In the order in which they are put together: every file uses only names of the files before it.
-SCRIPTS = ("core.js", "state.js", "diagram.js", "heatmap.js", "sections.js")
+SCRIPTS = ("core.js", "state.js", "diagram.js", "heatmap.js", "curves.js", "sections.js")
 IMPORT = re.compile(r"^import\s[^;]*?;\n", re.MULTILINE)
 EXPORT = re.compile(r"^export\s+", re.MULTILINE)
 TEMPLATE = """\

@@ -9,6 +9,7 @@ from typing import Any
 
 from vaswani_tx.explain.contents import contents
 from vaswani_tx.explain.document import build
+from vaswani_tx.explain.runs import read_run
 from vaswani_tx.explain.trace import Progress, family_of, trace, trace_image
 
 
@@ -45,6 +46,7 @@ def page(
     *,
     name: str | None = None,
     layers: Sequence[int] | None = None,
+    run: str | os.PathLike | None = None,
     progress: Progress = lambda line: None,
 ) -> Page:
     """Return the page of `model` on `text`.
@@ -56,18 +58,21 @@ def page(
         target: the translation to follow; None: the one that the model finds.
         name: what the page calls the model; None: the folder or repository that it came from.
         layers: layers to keep, counted from 1; None: all, as far as they fit.
+        run: the run folder of the model's training, whose curves are shown; None: none are.
         progress: told what is being done, a few words at a time.
 
     Raises:
-        ExplainError: an empty or too long text, a model whose attention cannot be read, or no such layer.
+        ExplainError: an empty or too long text, a model whose attention cannot be read, no such layer, or a damaged
+            run folder.
     """
     name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     kept = None if layers is None else sorted(set(layers))
+    curves = None if run is None else read_run(run)
     if family_of(model) == "image":
         found = trace_image(model, tokenizer, text, progress)
-        packed = contents(found, model, None, name, "", kept)
+        packed = contents(found, model, None, name, "", kept, curves)
     else:
         found = trace(model, tokenizer, text, target, progress)
-        packed = contents(found, model, tokenizer, name, text, kept)
+        packed = contents(found, model, tokenizer, name, text, kept, curves)
     title = f"{name}: the Transformer, explained"
     return Page(build(title, packed), title)

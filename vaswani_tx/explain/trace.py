@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Stack:
-    """What enters one stack: the rows of the embedding matrix and what the positions add."""
+    """What enters one stack: the rows of the embedding matrix (or the projected patches) and what the positions add."""
 
     embeddings: torch.Tensor  # [L, D], before the scale
     scale: float
@@ -216,9 +216,11 @@ def _forward(model: Any, inputs: dict[str, torch.Tensor], family: str) -> tuple[
         calls = stack.enter_context(recorded_attention(model))
         stages = stack.enter_context(recorded_sublayers(model))
         for name, module in model.named_modules():
-            if hasattr(module, "positions") and hasattr(module, "scale"):
+            # Our embeddings of tokens and of patches, also as a copy of the Hub's; only those of tokens are scaled.
+            if type(module).__name__.startswith("Vaswani") and hasattr(module, "positions"):
                 side = "decoder" if "decoder" in name.split(".") or family == "decoder" else "encoder"
-                stack.callback(module.register_forward_hook(_keep_inputs(stacks, side)).remove)
+                hook = _keep_positions(stacks, side, float(getattr(module, "scale", 1.0)))
+                stack.callback(module.positions.register_forward_hook(hook).remove)
         output = model(**inputs, **({} if family in ("image", "encoder") else {"use_cache": False}))
     attention = attention_of(model, calls)
     if not attention:
@@ -228,10 +230,10 @@ def _forward(model: Any, inputs: dict[str, torch.Tensor], family: str) -> tuple[
     return found, None if logits is None else logits[0].float()
 
 
-def _keep_inputs(stacks: dict[str, Stack], side: str):
+def _keep_positions(stacks: dict[str, Stack], side: str, scale: float):
     def hook(module, inputs, output):
-        embeddings = inputs[0][0].float()
-        stacks[side] = Stack(embeddings, float(module.scale), output[0].float() - embeddings * module.scale)
+        added = output[0] if output.dim() == 3 else output  # [B, L, D] or [L, D]
+        stacks[side] = Stack(inputs[0][0].detach().float(), scale, added.detach().float())
 
     return hook
 

@@ -3,20 +3,23 @@
 import { h, s } from "./core.js";
 
 let hint;
+// Shows the hint again at the place of the focused element, while the page scrolls; null where the pointer called it.
+let followed = null;
 
 function hintBox() {
   if (!hint) {
     hint = h("div", { class: "hint", role: "tooltip", id: "hint", hidden: true });
     document.body.append(hint);
     addEventListener("keydown", (event) => event.key === "Escape" && hideHint());
-    addEventListener("scroll", hideHint, { passive: true });
+    addEventListener("scroll", () => (followed ? followed() : hideHint()), { passive: true });
   }
   return hint;
 }
 
-/** Show `content` (a string or nodes) beside a point of the window. */
-export function showHint(content, x, y) {
+/** Show `content` (a string or nodes) beside a point of the window; `follow` shows it again after a scroll. */
+export function showHint(content, x, y, follow = null) {
   const box = hintBox();
+  followed = follow;
   box.replaceChildren(...[content].flat());
   box.hidden = false;
   const { width, height } = box.getBoundingClientRect();
@@ -28,6 +31,7 @@ export function showHint(content, x, y) {
 
 /** Take the hint away. */
 export function hideHint() {
+  followed = null;
   if (hint) hint.hidden = true;
 }
 
@@ -35,7 +39,7 @@ export function hideHint() {
 export function explainable(element, content) {
   const beside = () => {
     const box = element.getBoundingClientRect();
-    showHint(content(), box.left + box.width / 2, box.top + box.height / 2);
+    showHint(content(), box.left + box.width / 2, box.top + box.height / 2, beside);
   };
   if (!element.hasAttribute("tabindex") && !/^(button|a|input|select)$/i.test(element.tagName)) {
     element.setAttribute("tabindex", "0");
