@@ -25,7 +25,7 @@ function attentionThumbnail(weights, head, size) {
   return canvas;
 }
 
-function press(buttons, isPressed) {
+function pressHeads(buttons, isPressed) {
   buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(isPressed(i))));
 }
 
@@ -37,7 +37,7 @@ export function oneLayer(item, weights, state, change) {
     grid.append(h("button", { type: "button", class: "multiple", "data-key": `multiple ${head}`, onclick: () => change({ head: head + 1 }) },
       attentionThumbnail(weights, head, 112), h("span", {}, `head ${head + 1}`), h("span", { class: "note" }, `${fixed(found.entropy, 1)} bits`), found.habit ? h("span", { class: "habit" }, found.habit) : null));
   }
-  const update = () => press([...grid.children], (head) => head + 1 === state.head);
+  const update = () => pressHeads([...grid.children], (head) => head + 1 === state.head);
   update();
   return Object.assign(h("div", {}, h("h3", {}, `All heads of layer ${item.layer}`), grid), { update });
 }
@@ -64,7 +64,7 @@ export function allLayers(page, items, state, change) {
   grid.append(h("span", {}), ...Array.from({ length: heads }, (_, head) => h("span", { class: "note" }, `${head + 1}`)));
   cells.forEach((row, i) => grid.append(h("span", { class: "note" }, `layer ${items[i].layer}`), ...row, ...Array.from({ length: heads - row.length }, () => h("span", {}))));
   const update = () => cells.forEach((row, i) => {
-    press(row, (head) => items[i].layer === state.layer && head + 1 === state.head);
+    pressHeads(row, (head) => items[i].layer === state.layer && head + 1 === state.head);
     for (const button of row) button.tabIndex = button.getAttribute("aria-pressed") === "true" ? 0 : -1;
   });
   update();

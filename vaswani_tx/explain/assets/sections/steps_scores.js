@@ -6,7 +6,7 @@ import { heatmap, signedColour, weightColour } from "../heatmap.js";
 import { attentionCell } from "./attention.js";
 import { bracketed, largestOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
 
-const LOWEST = "\u2212\u221e";
+const MASKED_SCORE = "\u2212\u221e";
 
 /** A number with three digits that count, however small it is. */
 function threeDigits(value) {
@@ -15,7 +15,7 @@ function threeDigits(value) {
   return `${digits}\u00b710${[...power.replace("-", "")].reduce((text, char) => text + "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[Number(char)], "\u207b")}`;
 }
 
-function softmaxOf(scores) {
+function softmaxOfScores(scores) {
   const highest = Math.max(...scores);
   const powers = scores.map((score) => Math.exp(score - highest));
   const sum = powers.reduce((total, power) => total + power, 0);
@@ -38,19 +38,19 @@ export function scoresStep(context) {
   const most = largestOf(scores.flat());
   const map = stepsMatrix(context, { value: (t, u) => scores[t][u], colours: () => signedColour(most), label: "Scores of all pairs of tokens; arrow keys move over the cells, Enter follows one",
     say: (t, u) => [h("div", {}, h("strong", {}, tokenText(rows[t])), " \u2192 ", h("strong", {}, tokenText(columns[u]))), h("div", { class: "number" }, `score ${fixed(scores[t][u], scoreDigits)}`)] });
-  const scaled = softmaxOf(scores[i].filter((_, u) => !context.isMasked(i, u)));
-  const plain = softmaxOf(products.filter((_, u) => !context.isMasked(i, u)));
+  const scaled = softmaxOfScores(scores[i].filter((_, u) => !context.isMasked(i, u)));
+  const plain = softmaxOfScores(products.filter((_, u) => !context.isMasked(i, u)));
   const [sharp, soft] = [plain, scaled].map(({ weights }) => Math.max(...weights));
   return h("div", { class: "step" },
     stepHeading(3, "Scores", "The query of ", tokenElement(rows[i]), " meets the key of every token: they are multiplied number by number and summed up. A large score means that the token has what is looked for. The sum of many products grows with their number, so it is divided by \u221ad", h("sub", {}, "k"), " (section 3.2.1)."),
     figure(`${item.kind}-scores-layer${item.layer}-head${state.head}`, "Scores before the mask. Blue: positive; red: negative. Choose a cell to follow that pair.", map, map.picture),
     stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[j]), ": ", h("span", { class: "number" }, `q \u00b7 k = ${fixed(products[j], productDigits)};  `, fixed(products[j], productDigits), " ", context.scaleText, ` = ${fixed(scores[i][j], scoreDigits)}`)),
-    dotProduct(context),
+    stepsDotProduct(context),
     item.scaling === 1 || scaled.weights.length < 2 || item.scoreBias ? null : h("p", { class: "note" }, `Without the scale the strongest weight of this row would be ${fixed(sharp, 3)} instead of ${fixed(soft, 3)}${sharp > 0.95 && soft < 0.95 ? ": nearly all or nothing, where the softmax hardly passes a gradient on" : ""}.`),
     h("p", { class: "note" }, `Scores are computed here from the queries and keys of this page, which have ${context.vectorDigits} digits: at most ${(productError * item.scaling).toPrecision(1)} from the model\u2019s own, so ${scoreDigits} digits are shown.`));
 }
 
-function dotProduct(context) {
+function stepsDotProduct(context) {
   const { state, queries, keys, i, j, rows, columns, width, vectorDigits, products, change, scoreDigits, scores } = context;
   const [q, k] = [queries[i], keys[j]];
   const body = h("div", {});
@@ -83,14 +83,14 @@ export function maskStep(context) {
     return h("div", { class: "step" }, stepHeading(4, "Mask", `Nothing is masked here: ${why}. Only padding would be, and this text has none.`));
   }
   const later = columns.map((_, u) => u).filter((u) => isMasked(i, u));
-  const free = softmaxOf(scores[i]);
+  const free = softmaxOfScores(scores[i]);
   const share = later.reduce((sum, u) => sum + free.weights[u], 0);
   const example = later.includes(context.j) ? context.j : later[0];
   return h("div", { class: "step" },
-    stepHeading(4, "Mask", "The decoder writes one word after the other, so a token must not see later ones (section 3.2.3). Their scores are replaced by ", LOWEST, " before the softmax (in the computer, by the lowest number of the type), and e", h("sup", {}, LOWEST), " = 0: after it they have weight 0, and the others share the whole."),
+    stepHeading(4, "Mask", "The decoder writes one word after the other, so a token must not see later ones (section 3.2.3). Their scores are replaced by ", MASKED_SCORE, " before the softmax (in the computer, by the lowest number of the type), and e", h("sup", {}, MASKED_SCORE), " = 0: after it they have weight 0, and the others share the whole."),
     later.length === 0 ? stepFormula("No token comes after ", tokenElement(rows[i]), ": nothing is masked in its row.")
       : [
-          stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[example]), ": ", h("span", { class: "number steps-masked" }, `${fixed(scores[i][example], scoreDigits)} \u2192 ${LOWEST} \u2192 weight ${fixed(context.weights[example], 4)}`)),
+          stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[example]), ": ", h("span", { class: "number steps-masked" }, `${fixed(scores[i][example], scoreDigits)} \u2192 ${MASKED_SCORE} \u2192 weight ${fixed(context.weights[example], 4)}`)),
           item.scoreBias ? null : h("p", { class: "note" }, `${later.length === 1 ? "One later token is" : `${later.length} later tokens are`} hidden from it. Without the mask they would get ${fixed(100 * share, 0)}% of its attention.`),
         ]);
 }
@@ -98,18 +98,18 @@ export function maskStep(context) {
 /** Scores become weights that sum to 1. */
 export function softmaxStep(context) {
   const { item, state, rows, columns, i, j, scores, products, weights, allWeights, scoreDigits, productDigits, isMasked, change } = context;
-  const seen = softmaxOf(scores[i].map((score, u) => (isMasked(i, u) ? -Infinity : score)));
+  const seen = softmaxOfScores(scores[i].map((score, u) => (isMasked(i, u) ? -Infinity : score)));
   const map = stepsMatrix(context, { value: (t, u) => allWeights[t][u], colours: weightColour, masked: isMasked, label: "Weights of all pairs of tokens; arrow keys move over the cells, Enter follows one",
-    say: (t, u) => [h("div", {}, h("strong", {}, tokenText(rows[t])), " \u2192 ", h("strong", {}, tokenText(columns[u]))), h("div", { class: "number" }, isMasked(t, u) ? `masked: ${LOWEST} before, 0 after` : `${item.scoreBias ? "" : `score ${fixed(scores[t][u], scoreDigits)}, `}weight ${fixed(allWeights[t][u], 4)}`)],
+    say: (t, u) => [h("div", {}, h("strong", {}, tokenText(rows[t])), " \u2192 ", h("strong", {}, tokenText(columns[u]))), h("div", { class: "number" }, isMasked(t, u) ? `masked: ${MASKED_SCORE} before, 0 after` : `${item.scoreBias ? "" : `score ${fixed(scores[t][u], scoreDigits)}, `}weight ${fixed(allWeights[t][u], 4)}`)],
     sayRow: (t) => `The weights of this row sum to ${fixed(allWeights[t].reduce((sum, weight) => sum + weight, 0), 3)}` });
   const line = (token, u) => {
     const hidden = isMasked(i, u);
-    const told = () => hidden ? `Masked: the score ${fixed(scores[i][u], scoreDigits)} is replaced by ${LOWEST}; weight 0`
+    const told = () => hidden ? `Masked: the score ${fixed(scores[i][u], scoreDigits)} is replaced by ${MASKED_SCORE}; weight 0`
       : `${fixed(products[u], productDigits)} scaled is ${fixed(scores[i][u], scoreDigits)}; minus the largest, ${fixed(seen.highest, scoreDigits)}, and as a power of e: ${threeDigits(seen.powers[u])}; divided by the sum ${fixed(seen.sum, 3)}: ${fixed(weights[u], 4)}`;
     return h("tr", { class: [u === j ? "here" : "", hidden ? "masked" : ""].join(" ") },
       h("th", { scope: "row" }, explainable(h("button", { type: "button", class: "steps-key", "aria-pressed": String(u === j), "data-key": `softmax ${u}`, onclick: () => change({ key: u + 1 }) }, tokenElement(token)), told)),
       h("td", { class: "number" }, fixed(products[u], productDigits)),
-      h("td", { class: "number" }, hidden ? [h("s", {}, fixed(scores[i][u], scoreDigits)), ` ${LOWEST}`] : fixed(scores[i][u], scoreDigits)),
+      h("td", { class: "number" }, hidden ? [h("s", {}, fixed(scores[i][u], scoreDigits)), ` ${MASKED_SCORE}`] : fixed(scores[i][u], scoreDigits)),
       item.scoreBias ? null : h("td", { class: "number" }, hidden ? "0" : threeDigits(seen.powers[u])),
       h("td", { class: "number bar", css: { backgroundSize: `${100 * weights[u]}% 100%` } }, fixed(weights[u], 4)));
   };

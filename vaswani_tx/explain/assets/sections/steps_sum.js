@@ -6,14 +6,14 @@ import { wholeNumber } from "../state.js";
 import { heatmap, signedColour } from "../heatmap.js";
 import { bracketed, honestDigits, largestOf, lengthOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
 
-const TERMS = 4;
+const SUM_TERMS = 4;
 
-function weightedSum(weights, values) {
+function weightedSumOf(weights, values) {
   return values[0].map((_, d) => weights.reduce((sum, weight, u) => sum + weight * values[u][d], 0));
 }
 
 /** As many digits of the weighted sum as are right with rounded weights and values. */
-function sumDigits(values, weightUnit, valueUnit) {
+function weightedSumDigits(values, weightUnit, valueUnit) {
   const sizes = values[0].map((_, d) => values.reduce((sum, value) => sum + Math.abs(value[d]), 0));
   return honestDigits(0.5 * (valueUnit + weightUnit * Math.max(...sizes)));
 }
@@ -21,8 +21,8 @@ function sumDigits(values, weightUnit, valueUnit) {
 /** The values, each times its weight, and their sum. */
 export function sumStep(context) {
   const { page, item, state, rows, columns, i, j, weights, values, valueDigits, change } = context;
-  const output = weightedSum(weights, values);
-  const digits = sumDigits(values, page.array(item.weights).unit, 10 ** -valueDigits);
+  const output = weightedSumOf(weights, values);
+  const digits = weightedSumDigits(values, page.array(item.weights).unit, 10 ** -valueDigits);
   const parts = values.map((value, u) => value.map((one) => one * weights[u]));
   const [most, mostOfSum] = [largestOf(parts.flat()), largestOf(output)];
   const count = output.length;
@@ -38,7 +38,7 @@ export function sumStep(context) {
   map.chooseRow(j);
   map.chooseColumn(d);
   const order = columns.map((_, u) => u).sort((a, b) => Math.abs(parts[b][d]) - Math.abs(parts[a][d]));
-  const [shown, rest] = [order.slice(0, TERMS), order.slice(TERMS)];
+  const [shown, rest] = [order.slice(0, SUM_TERMS), order.slice(SUM_TERMS)];
   return h("div", { class: "step" },
     stepHeading(6, "Weighted sum", "Now the values count: each is multiplied by its weight, and all are added. ", tokenElement(rows[i]), ` takes in one vector of ${count} numbers, mostly from the tokens with large weights.`),
     figure(`${item.kind}-weighted-sum-layer${item.layer}-head${state.head}-token${i + 1}`, "One row a token: weight times value. Last row: their sum, the output of this head, with its own scale of colours. Choose a number to write it out.", map, map.picture),
@@ -52,7 +52,7 @@ export function concatenationStep(context) {
   const [weights, value] = [page.array(item.weights), page.array(`value${item.id}`)];
   const outputs = Array.from({ length: item.heads }, (_, head) => {
     const values = context.columns.map((_, u) => value.row(head, u));
-    return { vector: weightedSum(weights.row(head, i), values), digits: sumDigits(values, weights.unit, value.unit) };
+    return { vector: weightedSumOf(weights.row(head, i), values), digits: weightedSumDigits(values, weights.unit, value.unit) };
   });
   const most = largestOf(outputs.flatMap((output) => output.vector));
   const count = outputs[0].vector.length;
