@@ -72,9 +72,8 @@ def test_scores_and_weights_are_the_models(written_pages, open_page, model_kind,
         hidden = item.masked is not None and bool(item.masked[token, column])
         assert ("\u2212\u221e" in score) == hidden
     assert page.tab.locator("#steps .steps-total").inner_text() == "1.000"
-    terms = re.findall(
-        r"\(?(\u2212?[\d.]+)\)? \u00d7 \(?(\u2212?[\d.]+)\)?", page.tab.locator(".steps-terms").inner_text()
-    )
+    written_out = page.tab.locator("#steps .steps-terms").inner_text()
+    terms = re.findall(r"\(?(\u2212?[\d.]+)\)? \u00d7 \(?(\u2212?[\d.]+)\)?", written_out)
     assert len(terms) == query.numel()
     total = sum(number(left) * number(right) for left, right in terms)
     assert numbers(written_out)[-1] == pytest.approx(total, abs=0.6e-4)
