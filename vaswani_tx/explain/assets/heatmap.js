@@ -29,6 +29,11 @@ export function signedColour(largest) {
   return (value) => steps[255 + Math.round(255 * Math.max(-1, Math.min(1, value / largest)))];
 }
 
+/** What the labels of rows and the slant of the last column label take of a heatmap's width, in pixels. */
+export function besideCells() {
+  return parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--label-width")) * 16 + 40;
+}
+
 function labelText(label) {
   return typeof label === "string" ? label : tokenText(label);
 }

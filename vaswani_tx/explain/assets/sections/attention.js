@@ -4,7 +4,7 @@ import { SECTIONS } from "../sections.js";
 import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
 import { buttons, choice, drawn, explainable, figure, refill } from "../diagram.js";
-import { heatmap, weightColour, weightHint } from "../heatmap.js";
+import { besideCells, heatmap, weightColour, weightHint } from "../heatmap.js";
 import { habits } from "./attention_habits.js";
 import { attentionLines } from "./attention_lines.js";
 import { allLayers, habitTable, oneLayer } from "./attention_overview.js";
@@ -116,9 +116,8 @@ function attentionMatrix(page, item, weights, state, change, width, hadFocus) {
     Object.assign(attentionCursor, { i, j: j ?? 0 });
     change(state.row === row && state.column === column ? { row: null, column: null } : { row, column });
   };
-  const labels = parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--label-width")) * 16;
   const map = heatmap({
-    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - labels - 70),
+    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - besideCells() - 30),
     rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
     value: (i, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked, cursor: hadFocus ? attentionCursor : null,
     label: `Attention weights of ${KINDS[item.kind]}; arrow keys move over the cells, Enter chooses one`,

@@ -34,7 +34,7 @@ export function attentionLines(page, item, weights, state, change, available) {
         const row = weights.row(head, i);
         for (let j = 0; j < columns.length; j++) {
           if (row[j] < from || (only?.side === "columns" && only.index !== j)) continue;
-          bundle.append(s("line", { x1: edge, x2: width - edge, y1: y(i), y2: y(j), stroke, "stroke-width": 1 + 3 * row[j], opacity: Math.max(0.1, row[j]) }));
+          bundle.append(s("line", { x1: edge, x2: width - edge, y1: y(i), y2: y(j), stroke, "stroke-width": 1 + 3 * row[j], opacity: Math.sqrt(row[j]) }));
         }
       }
     }
@@ -73,7 +73,7 @@ export function attentionLines(page, item, weights, state, change, available) {
     h("span", {}, h("span", { css: { color: headColour(head, item.heads) }, "aria-hidden": "true" }, "\u25a0"), ` head ${head + 1} `))) : null;
   const name = shown.length > 1 ? "all-heads" : `head${state.head}`;
   return h("div", {}, controls, key, figure(`${item.kind}-lines-layer${item.layer}-${name}`,
-    "Left: the token that looks. Right: what it looks at. Point at a token on either side to see its lines only; choose one on the left to keep them.",
+    "Left: the token that looks. Right: what it looks at. Fainter is less. Point at a token on either side to see its lines only; choose one on the left to keep them.",
     h("div", {}, drawing, none), () => standalone(drawing)));
 }
 

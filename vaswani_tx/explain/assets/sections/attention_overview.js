@@ -10,7 +10,7 @@ function attentionThumbnail(weights, head, size) {
   const [, rows, columns] = weights.shape;
   const canvas = h("canvas", { width: columns, height: rows, "aria-hidden": "true", class: "thumbnail" });
   const scale = size / Math.max(rows, columns);
-  Object.assign(canvas.style, { width: columns * scale + "px", height: rows * scale + "px" });
+  Object.assign(canvas.style, { width: columns * scale + "px", height: rows * scale + "px", imageRendering: scale < 1 ? "auto" : "pixelated" });
   drawn(() => {
     const context = canvas.getContext("2d");
     const colours = weightColour();

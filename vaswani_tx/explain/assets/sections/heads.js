@@ -4,7 +4,7 @@ import { SECTIONS } from "../sections.js";
 import { fixed, h, s, tokenElement, tokenText, word } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
 import { buttons, choice, drawn, explainable, figure, refill, standalone } from "../diagram.js";
-import { heatmap, weightColour, weightHint } from "../heatmap.js";
+import { besideCells, heatmap, weightColour, weightHint } from "../heatmap.js";
 import { KINDS, attentionCell, chosenAttention, kindsOf, strongestHint, tokensOf } from "./attention.js";
 import { headColour } from "./attention_lines.js";
 import { largestOf, lengthOf, tokenPicker } from "./steps.js";
@@ -50,7 +50,7 @@ function sideBySideHeads({ page, item, state, rows, columns, i, change, width })
   const isMasked = (_, j) => item.causal && j > i;
   const labelled = columns.length <= 100;
   const map = heatmap({
-    rows: item.heads, columns: columns.length, cell: attentionCell(item.heads, columns.length, width - 170), cellHeight: 22, rowLabels: Array.from({ length: item.heads }, (_, head) => `head ${head + 1}`), columnLabels: labelled ? columns : null,
+    rows: item.heads, columns: columns.length, cell: attentionCell(item.heads, columns.length, width - besideCells()), cellHeight: 22, rowLabels: Array.from({ length: item.heads }, (_, head) => `head ${head + 1}`), columnLabels: labelled ? columns : null,
     value: (head, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked, label: "What each head looks at for this token; arrow keys move over the cells, Enter chooses a head",
     say: (head, j) => [h("div", {}, `head ${head + 1}`), ...weightHint(rows[i], columns[j], weights.at(head, i, j), isMasked(head, j))],
     sayRow: (head) => strongestHint(`head ${head + 1} looks at`, columns, weights.row(head, i)),
@@ -140,7 +140,7 @@ function writtenMaps({ page, item, items, state, rows, i, change, width }) {
   const most = largestOf(Array.from(written.data)) * written.unit;
   const names = Array.from({ length: item.heads }, (_, head) => `head ${head + 1}`);
   const tokens = heatmap({
-    rows: item.heads, columns: rows.length, cell: attentionCell(item.heads, rows.length, width - 170), cellHeight: 22, rowLabels: names, columnLabels: labelled ? rows : null,
+    rows: item.heads, columns: rows.length, cell: attentionCell(item.heads, rows.length, width - besideCells()), cellHeight: 22, rowLabels: names, columnLabels: labelled ? rows : null,
     value: (head, t) => (written.at(head, t) / most) ** 2, colours: weightColour, label: "Length of what each head writes for each token; arrow keys move over the cells, Enter chooses one",
     say: (head, t) => [h("div", {}, `head ${head + 1}, `, h("strong", {}, h("bdi", {}, tokenText(rows[t])))), h("div", { class: "number" }, `length ${fixed(written.at(head, t), 3)}`)],
     onrow: (head, t) => change({ head: head + 1, ...(t === undefined ? {} : { token: t + 1 }) }),

@@ -4,7 +4,7 @@ import { SECTIONS } from "../sections.js";
 import { clip, fixed, h, s, tokenElement, tokenText } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
 import { buttons, choice, colour, figure, refill } from "../diagram.js";
-import { heatmap, signedColour } from "../heatmap.js";
+import { besideCells, heatmap, signedColour } from "../heatmap.js";
 import { KINDS, chosenAttention, kindsOf, placeControls, tokensOf } from "./attention.js";
 import { maskStep, scoresStep, softmaxStep } from "./steps_scores.js";
 import { concatenationStep, sumStep } from "./steps_sum.js";
@@ -145,7 +145,7 @@ export function stepHeading(number, title, ...text) {
 
 /** A strip: rows of numbers, one cell a dimension. */
 export function vectorStrip(options) {
-  const cell = Math.max(2, Math.min(20, Math.floor((options.width - 130) / options.columns)));
+  const cell = Math.max(2, Math.min(20, Math.floor((options.width - besideCells()) / options.columns)));
   return heatmap({ cellHeight: 22, cell, ...options });
 }
 

@@ -2,7 +2,7 @@
 
 import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { explainable, figure } from "../diagram.js";
-import { heatmap, signedColour, weightColour } from "../heatmap.js";
+import { besideCells, heatmap, signedColour, weightColour } from "../heatmap.js";
 import { attentionCell } from "./attention.js";
 import { bracketed, largestOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
 
@@ -25,7 +25,7 @@ function softmaxOfScores(scores) {
 function stepsMatrix(context, options) {
   const { rows, columns, i, j, change, width } = context;
   const labelled = Math.max(rows.length, columns.length) <= 100;
-  const map = heatmap({ rows: rows.length, columns: columns.length, cell: Math.min(22, attentionCell(rows.length, columns.length, width - 170)), rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
+  const map = heatmap({ rows: rows.length, columns: columns.length, cell: Math.min(22, attentionCell(rows.length, columns.length, width - besideCells())), rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
     onrow: (t, u) => change(u === undefined ? { token: t + 1 } : { token: t + 1, key: u + 1 }), ...options });
   map.chooseRow(i);
   map.chooseColumn(j);
@@ -43,7 +43,7 @@ export function scoresStep(context) {
   const [sharp, soft] = [plain, scaled].map(({ weights }) => Math.max(...weights));
   return h("div", { class: "step" },
     stepHeading(3, "Scores", "The query of ", tokenElement(rows[i]), " meets the key of every token: they are multiplied number by number and summed up. A large score means that the token has what is looked for. The sum of many products grows with their number, so it is divided by \u221ad", h("sub", {}, "k"), " (section 3.2.1)."),
-    figure(`${item.kind}-scores-layer${item.layer}-head${state.head}`, "Scores before the mask. Blue: positive; red: negative. Choose a cell to follow that pair.", map, map.picture),
+    figure(`${item.kind}-scores-layer${item.layer}-head${state.head}`, "Scores before the mask. Blue: positive; orange: negative. Choose a cell to follow that pair.", map, map.picture),
     stepFormula(tokenElement(rows[i]), " \u2192 ", tokenElement(columns[j]), ": ", h("span", { class: "number" }, `q \u00b7 k = ${fixed(products[j], productDigits)};  `, fixed(products[j], productDigits), " ", context.scaleText, ` = ${fixed(scores[i][j], scoreDigits)}`)),
     stepsDotProduct(context),
     item.scaling === 1 || scaled.weights.length < 2 || item.scoreBias ? null : h("p", { class: "note" }, `Without the scale the strongest weight of this row would be ${fixed(sharp, 3)} instead of ${fixed(soft, 3)}${sharp > 0.95 && soft < 0.95 ? ": nearly all or nothing, where the softmax hardly passes a gradient on" : ""}.`),

@@ -3,7 +3,7 @@
 import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { figure } from "../diagram.js";
 import { wholeNumber } from "../state.js";
-import { heatmap, signedColour } from "../heatmap.js";
+import { besideCells, heatmap, signedColour } from "../heatmap.js";
 import { bracketed, honestDigits, largestOf, lengthOf, stepFormula, stepHeading, vectorStrip } from "./steps.js";
 
 const SUM_TERMS = 4;
@@ -30,7 +30,7 @@ export function sumStep(context) {
   const d = wholeNumber(state.part, 1, count, 1) - 1;
   const lines = [...parts, output];
   const labels = [...columns, "sum"];
-  const map = heatmap({ rows: lines.length, columns: count, cell: Math.max(4, Math.min(16, Math.floor((context.width - 140) / count))), cellHeight: long ? 8 : 16, rowLabels: long ? null : labels,
+  const map = heatmap({ rows: lines.length, columns: count, cell: Math.max(4, Math.min(16, Math.floor((context.width - besideCells()) / count))), cellHeight: long ? 8 : 16, rowLabels: long ? null : labels,
     value: (u, k) => lines[u][k] / (u < columns.length ? most : mostOfSum), colours: () => signedColour(1), masked: (u) => u < columns.length && context.isMasked(i, u), label: "Values times weights and their sum; arrow keys move over the numbers, Enter writes one out",
     say: (u, k) => u === columns.length ? [h("div", {}, `sum, number ${k + 1}`), h("div", { class: "number" }, fixed(output[k], digits))]
       : [h("div", {}, "weight \u00d7 value of ", h("strong", {}, h("bdi", {}, tokenText(columns[u]))), `, number ${k + 1}`), h("div", { class: "number" }, `${fixed(weights[u], 4)} \u00d7 ${bracketed(values[u][k], valueDigits)} = ${fixed(parts[u][k], valueDigits)}`)],
@@ -56,7 +56,7 @@ export function concatenationStep(context) {
   });
   const most = largestOf(outputs.flatMap((output) => output.vector));
   const count = outputs[0].vector.length;
-  const map = heatmap({ rows: item.heads, columns: count, cell: Math.max(4, Math.min(16, Math.floor((width - 140) / count))), cellHeight: 16, rowLabels: outputs.map((_, head) => `head ${head + 1}`),
+  const map = heatmap({ rows: item.heads, columns: count, cell: Math.max(4, Math.min(16, Math.floor((width - besideCells()) / count))), cellHeight: 16, rowLabels: outputs.map((_, head) => `head ${head + 1}`),
     value: (head, d) => outputs[head].vector[d], colours: () => signedColour(most), label: "Outputs of all heads for this token; arrow keys move over the numbers",
     say: (head, d) => [h("div", {}, `head ${head + 1}, number ${d + 1}: place ${head * count + d + 1} of ${item.heads * count}`), h("div", { class: "number" }, fixed(outputs[head].vector[d], outputs[head].digits))],
     onrow: (head) => context.change({ head: head + 1 }) });
