@@ -204,11 +204,11 @@ def _add_vectors(packer: Packer, kept: list[tuple[int, Recorded]], meta: dict[st
             packer.add(f"{name}{number}", tensor.cpu().numpy(), decimals)
         meta["attention"][index]["vectors"] = True
     for number, item in (kept[index] for index in order):
-        for name, tensor in (("output", item.output), ("input", item.input)):
-            needed = 0 if tensor is None else tensor.numel() * BYTES_A_VECTOR_ENTRY
-            if tensor is not None and needed <= left:
+        for name, vectors in (("output", item.output), ("input", item.input)):
+            needed = 0 if vectors is None else vectors.numel() * BYTES_A_VECTOR_ENTRY
+            if vectors is not None and needed <= left:
                 left -= needed
-                packer.add(f"{name}{number}", tensor.cpu().numpy(), VECTOR_DECIMALS)
+                packer.add(f"{name}{number}", vectors.cpu().numpy(), VECTOR_DECIMALS)
 
 
 def _stack(packer: Packer, side: str, stack: Any) -> dict[str, Any]:

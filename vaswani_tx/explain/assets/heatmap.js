@@ -89,8 +89,8 @@ export function heatmap(options) {
     const j = Math.floor(((event.clientX - box.left) / box.width) * columns);
     return i >= 0 && j >= 0 && i < rows && j < columns ? { i, j } : null;
   };
-  const tell = (i, j, x, y) => {
-    showHint(options.say(i, j), x, y);
+  const tell = (i, j, x, y, follow = null) => {
+    showHint(options.say(i, j), x, y, follow);
     options.onhover?.(i, j);
   };
   canvas.addEventListener("pointermove", (event) => {
@@ -126,8 +126,11 @@ export function heatmap(options) {
     cursor.j = Math.max(0, Math.min(columns - 1, cursor.j + (cursor.active ? step[1] : 0)));
     cursor.active = true;
     draw();
-    const box = canvas.getBoundingClientRect();
-    tell(cursor.i, cursor.j, box.left + (cursor.j + 0.5) * cell, box.top + (cursor.i + 0.5) * cellHeight);
+    const beside = () => {
+      const box = canvas.getBoundingClientRect();
+      tell(cursor.i, cursor.j, box.left + (cursor.j + 0.5) * cell, box.top + (cursor.i + 0.5) * cellHeight, beside);
+    };
+    beside();
     const said = options.say(cursor.i, cursor.j);
     live.textContent = [said].flat().map((part) => part.textContent ?? part).join(" ");
   });

@@ -13,7 +13,7 @@ const POSITIONS_LONGEST = 2048;
 
 function positionRows(page, side) {
   const numbers = page.array(page.meta.stacks[side].positions);
-  return Array.from({ length: numbers.shape[0] }, (_, i) => numbers.row(i));
+  return Object.assign(Array.from({ length: numbers.shape[0] }, (_, i) => numbers.row(i)), { decimals: numbers.decimals });
 }
 
 function renderPositions(root, page) {
@@ -60,7 +60,7 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
   const table = tableCanvas({
     value: (i, j) => (dimension(j) % 2 ? Math.cos : Math.sin)(sinusoidAngle(i, dimension(j), width)), width, length: state.length, used, largest: 1,
     label: "Sinusoids: a row for each position, a column for each dimension; arrow keys move over the numbers",
-    say: (i, j) => positionHint(i, dimension(j), width, isGrid ? null : own),
+    say: (i, j) => positionHint(i, dimension(j), width, isGrid ? null : own), columnName: dimension,
   });
   const dots = curves({
     lines: [], x: { label: "offset k" }, y: { label: "PE(p) \u00b7 PE(p + k)" }, label: "Dot product of two positions against their offset; arrow keys move over the offsets",
@@ -79,7 +79,7 @@ function renderSinusoids(root, page, sideTables, longest, isGrid) {
     drawDots();
     keep();
   });
-  const columns = buttons("Order of the columns", [["model", "as the model has them"], ["halves", "sines, then cosines"]], state.columns, (value) => {
+  const columns = buttons("Order of the columns", [["model", "columns interleaved, as in the model"], ["halves", "sines, then cosines"]], state.columns, (value) => {
     state.columns = value;
     table.resize(state.length);
     keep();
@@ -117,7 +117,7 @@ function positionsCheck(page, sideTables, width, isGrid) {
     const formula = isGrid ? gridTable(...page.meta.grid, 2 * width) : sinusoidTable(rows.length, width);
     const difference = largestDifference(rows, formula);
     const halves = largestDifference(rows, formula.map(inHalves));
-    const { decimals } = page.array(page.meta.stacks[side].positions);
+    const { decimals } = rows;
     // Half of the last digit that the page keeps, and the rounding of 32-bit numbers.
     const equal = difference <= 0.5 * 10 ** -decimals + 1e-6;
     return h("li", { "data-check": equal ? "equal" : "different", "data-side": side, "data-difference": difference },
@@ -134,7 +134,7 @@ function positionHint(i, j, width, own) {
     h("div", {}, h("strong", {}, `position ${i}, dimension ${j}`)),
     h("div", {}, `${name}(${i} / 10000`, h("sup", {}, `${j - (j % 2)}/${width}`), ") = ", h("span", { class: "number" }, fixed(value, 6))),
     h("div", {}, `repeats after ${shortNumber(sinusoidWavelength(j, width))} positions`),
-    own && i < own.length ? h("div", {}, "added in this pass: ", h("span", { class: "number" }, fixed(own[i][j], 3))) : null,
+    own && i < own.length ? h("div", {}, "added in this pass: ", h("span", { class: "number" }, fixed(own[i][j], own.decimals))) : null,
   ].filter(Boolean);
 }
 
@@ -156,7 +156,7 @@ function renderRotation(root, state, width, own, keep) {
     residual.replaceChildren(
       `Rotation by ${offset} applied to PE(${position}), against PE(${position + offset}): largest error over all ${width} dimensions `,
       h("strong", { class: "number", "data-residual": error }, shortNumber(error, 2)),
-      ".", ...(ownError === null ? [] : [" With the rows that the model added in this pass, of which the page keeps 3 digits: ", h("strong", { class: "number", "data-own-residual": ownError }, fixed(ownError, 4)), "."]));
+      ".", ...(ownError === null ? [] : [" With the rows that the model added in this pass, of which the page keeps " + own.decimals + " digits: ", h("strong", { class: "number", "data-own-residual": ownError }, fixed(ownError, own.decimals + 1)), "."]));
   };
   const refresh = () => {
     draw();
@@ -224,7 +224,7 @@ function renderLearned(root, page, sideTables) {
     const largest = Math.max(...rows.map((row) => Math.max(...row.map(Math.abs))), 1e-9);
     const table = tableCanvas({ value: (i, j) => rows[i][j], width: rows[0].length, length: rows.length, used: rows.length, largest,
       label: `Learned positions of the ${side}; arrow keys move over the numbers`,
-      say: (i, j) => [h("div", {}, h("strong", {}, `position ${i}, dimension ${j}`)), h("div", { class: "number" }, fixed(rows[i][j], 3))] });
+      say: (i, j) => [h("div", {}, h("strong", {}, `position ${i}, dimension ${j}`)), h("div", { class: "number" }, fixed(rows[i][j], rows.decimals))] });
     const dots = rows.map((row) => rows.map((other) => dotProduct(row, other)));
     const most = Math.max(...dots.flat().map(Math.abs), 1e-9);
     const map = heatmap({ rows: rows.length, columns: rows.length, cell: Math.max(2, Math.min(18, Math.floor(300 / rows.length))), value: (i, j) => dots[i][j], colours: () => signedColour(most),

@@ -15,7 +15,7 @@ function tableShades() {
  * A canvas with a row for each position and a column for each dimension.
  *
  * options: value(i, j); width and length, the counts; used, how many rows the bar at the left marks; largest, the number of
- * the strongest colour; say(i, j), the hint; label for screen readers. The element has `resize(length)` and `picture()`.
+ * the strongest colour; say(i, j), the hint; columnName(j), what a column's tick says; label for screen readers. The element has `resize(length)` and `picture()`.
  */
 export function tableCanvas(options) {
   const canvas = h("canvas", { class: "table-cells", tabindex: "0", role: "img", "aria-label": options.label });
@@ -26,6 +26,7 @@ export function tableCanvas(options) {
   const down = h("div", { class: "crossing", hidden: true });
   const rowAxis = h("div", { class: "row-axis", "aria-hidden": "true" });
   const columnAxis = h("div", { class: "column-axis", "aria-hidden": "true" });
+  const columnName = (j) => String(options.columnName?.(j) ?? j);
   let at = null;
 
   const draw = () => {
@@ -46,8 +47,8 @@ export function tableCanvas(options) {
     // Many rows in few pixels are averaged; few rows in many pixels keep their edges.
     canvas.classList.toggle("enlarged", length <= 300);
     bar.style.height = Math.min(100, (100 * options.used) / length) + "%";
-    rowAxis.replaceChildren(...tableTicks(length, "top"));
-    columnAxis.replaceChildren(...tableTicks(width, "left"));
+    rowAxis.replaceChildren(...tableTicks(length, "top", String));
+    columnAxis.replaceChildren(...tableTicks(width, "left", columnName));
   };
   const show = (i, j, x, y, follow = null) => {
     at = { i, j };
@@ -93,7 +94,7 @@ export function tableCanvas(options) {
       s("rect", { width: left + width + 20, height: top + height + 46, fill: colour("--paper") }),
       s("image", { href: canvas.toDataURL("image/png"), x: left, y: top, width, height, preserveAspectRatio: "none", "image-rendering": options.length <= 300 ? "pixelated" : "auto" }),
       ...tickNumbers(options.length).map((value) => s("text", { x: left - 8, y: top + ((value + 0.5) * height) / options.length + 4, "text-anchor": "end", fill: colour("--ink") }, String(value))),
-      ...tickNumbers(options.width).map((value) => s("text", { x: left + ((value + 0.5) * width) / options.width, y: top + height + 18, "text-anchor": "middle", fill: colour("--ink") }, String(value))),
+      ...tickNumbers(options.width).map((value) => s("text", { x: left + ((value + 0.5) * width) / options.width, y: top + height + 18, "text-anchor": "middle", fill: colour("--ink") }, columnName(value))),
       s("text", { x: left + width / 2, y: top + height + 38, "text-anchor": "middle", fill: colour("--ink") }, "dimension"),
       s("text", { transform: `translate(14 ${top + height / 2}) rotate(-90)`, "text-anchor": "middle", fill: colour("--ink") }, "position"));
     return svg;
@@ -112,6 +113,6 @@ function tickNumbers(count) {
   return Array.from({ length: Math.ceil(count / step) }, (_, i) => i * step);
 }
 
-function tableTicks(count, side) {
-  return tickNumbers(count).map((value) => h("span", { css: { [side]: (100 * (value + 0.5)) / count + "%" } }, String(value)));
+function tableTicks(count, side, name) {
+  return tickNumbers(count).map((value) => h("span", { css: { [side]: (100 * (value + 0.5)) / count + "%" } }, name(value)));
 }

@@ -111,7 +111,7 @@ function drawPair(drawing, steps, state, onchoose) {
   const cell = Math.max(1, Math.min(8, Math.floor(72 / steps.length)));
   const mask = Math.max(34, cell * steps.length);
   const at = { input: mask + 8, label: mask + 132, bars: mask + 226 };
-  const [width, height, bars] = [at.bars + 132, head + steps.length * line + 4, 84];
+  const [width, height, bars] = [at.bars + 144, head + steps.length * line + 4, 84];
   const losses = steps.map((step) => [-step.labelLogProb, smoothedLoss(step.labelLogProb, step.meanLogProb, state.epsilon)]);
   const most = Math.max(...losses.flat(), 1e-3);
   drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
