@@ -13,6 +13,14 @@ def numbers(text):
     return [float(found.replace("\u2212", "-")) for found in re.findall(r"\u2212?\d+\.\d+", text)]
 
 
+def hint_of(page, locator):
+    """Return the hint of an element under the pointer, once the page has come to rest."""
+    locator.scroll_into_view_if_needed()
+    page.tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    locator.hover()
+    return page.hint()
+
+
 def items_of(model, kind):
     return [item for item in explain.trace.trace(model, tokenizer(), SENTENCE).attention if item.kind == kind]
 
@@ -108,11 +116,11 @@ def test_all_layers_are_reached_by_pointer_and_keys(written_pages, open_page):
 def test_labels_tell_what_a_token_looks_at_and_who_looks_at_it(written_pages, open_page):
     model, _, path = written_pages("vaswani")
     weights = items_of(model, "cross")[1].weights[0]
-    page = open_page(path, "#attention/kind=cross&layer=2&head=1")
-    page.tab.locator("#attention .row-labels button").nth(3).hover()
-    assert numbers(page.hint()) == pytest.approx(weights[3].topk(4).values.tolist(), abs=0.5001e-4)
-    page.tab.locator("#attention .column-labels > span").nth(2).hover()
-    assert numbers(page.hint()) == pytest.approx(weights[:, 2].topk(4).values.tolist(), abs=0.5001e-4)
+    page = open_page(path, "#attention/kind=cross&layer=2&head=1", motion="reduce")
+    looks = hint_of(page, page.tab.locator("#attention .row-labels button").nth(3))
+    assert numbers(looks) == pytest.approx(weights[3].topk(4).values.tolist(), abs=0.5001e-4)
+    looked_at = hint_of(page, page.tab.locator("#attention .column-labels > span").nth(2))
+    assert numbers(looked_at) == pytest.approx(weights[:, 2].topk(4).values.tolist(), abs=0.5001e-4)
 
 
 def test_enter_chooses_a_cell_and_keeps_the_focus(written_pages, open_page):

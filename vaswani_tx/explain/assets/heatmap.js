@@ -150,7 +150,7 @@ export function heatmap(options) {
     labels.columns = columnLabels.map((token, j) =>
       h("span", {
         css: { width: cell + "px", fontSize: fontSize(cell) }, "data-column": j, onclick: () => options.oncolumn?.(j),
-        onpointerenter: (event) => options.sayColumn && sayAt(event.currentTarget, options.sayColumn(j)), onpointerleave: hideHint,
+        onpointermove: (event) => options.sayColumn && sayAt(event.currentTarget, options.sayColumn(j)), onpointerleave: hideHint,
       }, h("bdi", {}, clip(labelText(token), 12))));
     element.append(h("div", { class: "column-labels", "aria-hidden": "true", css: { marginInlineStart: rowLabels ? "var(--label-width)" : "0" } }, labels.columns));
   }
@@ -167,7 +167,7 @@ export function heatmap(options) {
     labels.rows = rowLabels.map((token, i) =>
       h(options.onrow || options.sayRow ? "button" : "span", {
         type: "button", css: { height: cellHeight + "px", fontSize: fontSize(cellHeight) }, "data-row": i, "data-key": `${options.label} row ${i}`,
-        onclick: () => options.onrow?.(i), onpointerenter: enter(i), onfocus: enter(i), onpointerleave: leave, onblur: leave,
+        onclick: () => options.onrow?.(i), onpointerenter: enter(i), onpointermove: enter(i), onfocus: enter(i), onpointerleave: leave, onblur: leave,
       }, h("bdi", {}, clip(labelText(token), 14))));
     body.append(h("div", { class: "row-labels" }, labels.rows));
   }

@@ -45,6 +45,8 @@ function renderAttention(root, page) {
   const all = page.meta.attention;
   const kinds = kindsOf(all);
   const start = kinds.includes("cross") ? "cross" : kinds[0];
+  // Patches of an image stand in rows, so the one before in the sequence is no neighbour that means something.
+  for (const item of all) item.isSequence = page.meta.family !== "image";
   const defaults = { row: null, column: null, view: "matrix", heads: "one", from: null };
   const state = { kind: start, layer: null, head: 1, sort: "layer", ...defaults, ...stateOf("attention") };
   root.append(
@@ -160,7 +162,7 @@ function attentionReading(page, item, weights, state, change) {
   const found = habits(weights, state.head - 1, item);
   const facts = h("p", { class: "note habits" },
     `Entropy ${fixed(found.entropy)} bits of at most ${fixed(found.most)}`,
-    item.kind === "cross" ? "" : `; mean distance ${fixed(found.distance, 1)} tokens`, found.habit ? `; this head ${found.habit}.` : ".");
+    item.kind === "cross" || !item.isSequence ? "" : `; mean distance ${fixed(found.distance, 1)} tokens`, found.habit ? `; this head ${found.habit}.` : ".");
   if (state.row === null) return [facts];
   const [i, head] = [state.row - 1, state.head - 1];
   const pair = state.column === null ? null

@@ -175,7 +175,8 @@ function embeddingStep({ page, item, state, rows, i, change, width }) {
   map.chooseColumn(d);
   const learned = page.meta.model.traits.position_embedding === "learned";
   return h("div", { class: "step" },
-    heading("The model looks up the row of its embedding matrix for ", tokenElement(rows[i]), `: ${embedding.length} learned numbers. They are multiplied by `,
+    page.meta.family === "image" ? heading("A learned matrix turns the pixels of patch ", tokenElement(rows[i]), ` (row, column) into ${embedding.length} numbers, and the ${learned ? "learned vector" : "sinusoids"} of position ${i} ${learned ? "is" : "are"} added (section 3.5), so that attention knows where the patch was.`)
+      : heading("The model looks up the row of its embedding matrix for ", tokenElement(rows[i]), `: ${embedding.length} learned numbers. They are multiplied by `,
       stack.scale === 1 ? "1 (this model does not scale them)" : `\u221ad_model = ${scale} (section 3.4)`, `, and the ${learned ? "learned vector" : "sinusoids"} of position ${i} ${learned ? "is" : "are"} added (section 3.5). Without that sum, attention would not know the order of the words.`),
     figure(`${side}-vector-of-token${i + 1}`, `The embedding is drawn larger, so that its numbers (at most ${fixed(small, 3)}) can be seen. Choose a dimension to write it out.`, map, map.picture),
     stepFormula(`dimension ${d + 1}: `, h("span", { class: "number" }, `${fixed(embedding[d], decimals)} \u00d7 ${scale} + ${bracketed(position[d], 3)} = ${fixed(sum[d], digits)}`)));

@@ -79,8 +79,8 @@ function stepsDotProduct(context) {
 export function maskStep(context) {
   const { item, rows, columns, i, scores, scoreDigits, isMasked } = context;
   if (!item.causal) {
-    const why = item.kind === "cross" ? "the source is there as a whole before the first word of the target is written" : "the sentence is there as a whole";
-    return h("div", { class: "step" }, stepHeading(4, "Mask", `Nothing is masked here: ${why}. Only padding would be, and this text has none.`));
+    const why = item.kind === "cross" ? "the source is there as a whole before the first word of the target is written" : context.page.meta.family === "image" ? "the image is there as a whole" : "the sentence is there as a whole";
+    return h("div", { class: "step" }, stepHeading(4, "Mask", `Nothing is masked here: ${why}. Only padding would be, and there is none.`));
   }
   const later = columns.map((_, u) => u).filter((u) => isMasked(i, u));
   const free = softmaxOfScores(scores[i]);
