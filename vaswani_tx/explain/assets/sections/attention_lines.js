@@ -28,13 +28,14 @@ export function attentionLines(page, item, weights, state, change, available) {
     const only = at ?? (state.row === null ? null : { side: "rows", index: state.row - 1 });
     bundle.replaceChildren();
     for (const head of shown) {
+      const aside = shown.length > 1 ? (head - (item.heads - 1) / 2) * Math.min(2, 12 / item.heads) : 0; // the same line of several heads shows as a bundle
       const stroke = shown.length > 1 ? headColour(head, item.heads) : colour("--second");
       for (let i = 0; i < rows.length; i++) {
         if (only?.side === "rows" && only.index !== i) continue;
         const row = weights.row(head, i);
         for (let j = 0; j < columns.length; j++) {
           if (row[j] < from || (only?.side === "columns" && only.index !== j)) continue;
-          bundle.append(s("line", { x1: edge, x2: width - edge, y1: y(i), y2: y(j), stroke, "stroke-width": 1 + 3 * row[j], opacity: Math.sqrt(row[j]) }));
+          bundle.append(s("line", { x1: edge, x2: width - edge, y1: y(i) + aside, y2: y(j) + aside, stroke, "stroke-width": 1 + 3 * row[j], opacity: Math.sqrt(row[j]) }));
         }
       }
     }

@@ -41,16 +41,21 @@ export function stepFormula(...parts) {
   return h("p", { class: "steps-formula" }, parts);
 }
 
-/** Several pictures in one, from left to right. */
-function sidePictures(pictures) {
-  const sizes = pictures.map((picture) => [Number(picture.getAttribute("width")), Number(picture.getAttribute("height"))]);
-  const [width, height] = [sizes.reduce((sum, [one]) => sum + one + 16, -16), Math.max(...sizes.map(([, one]) => one))];
-  const drawing = s("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${height}`, width, height }, s("rect", { width, height, fill: colour("--paper") }));
+/** Several heatmaps with their titles in one picture, from left to right. */
+function sidePictures(maps) {
+  const [gap, top] = [16, 24];
+  const pictures = maps.map((map) => map.picture());
+  const widths = pictures.map((picture) => Number(picture.getAttribute("width")));
+  const width = widths.reduce((sum, one) => sum + one + gap, -gap);
+  const height = top + Math.max(...pictures.map((picture) => Number(picture.getAttribute("height"))));
+  const drawing = s("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${height}`, width, height, "font-family": "sans-serif", "font-size": 13 }, s("rect", { width, height, fill: colour("--paper") }));
   let x = 0;
   pictures.forEach((picture, i) => {
+    drawing.append(s("text", { x: x + 4, y: 16, fill: colour("--ink") }, maps[i].heading));
     picture.setAttribute("x", x);
-    x += sizes[i][0] + 16;
+    picture.setAttribute("y", top);
     drawing.append(picture);
+    x += widths[i] + gap;
   });
   return drawing;
 }
@@ -192,7 +197,7 @@ function vectorsStep(context) {
       value: (t, d) => vectors[t][d], colours: () => signedColour(most), label: `${title} of all tokens; arrow keys move over the numbers`,
       say: (t, d) => [h("div", {}, name, " of ", h("strong", {}, h("bdi", {}, tokenText(tokens[t]))), `, number ${d + 1}`), h("div", { class: "number" }, fixed(vectors[t][d], digits))], onrow });
     map.chooseRow(chosen);
-    return Object.assign(h("div", {}, h("h4", {}, title), map), { picture: map.picture });
+    return Object.assign(h("div", {}, h("h4", {}, title), map), { heading: title, picture: map.picture });
   };
   const maps = [
     one("query", "Q, queries", queries, rows, i, vectorDigits, (t) => change({ token: t + 1 })),
@@ -208,7 +213,7 @@ function vectorsStep(context) {
     stepHeading(2, "Query, key and value", `Head ${context.state.head} multiplies its vectors by three learned matrices (section 3.2.2). The query says what a token looks for, the key what it can be found by, the value what it hands over: ${dk}, ${dk} and ${dv} numbers a token. ${from}`),
     entering && (item.layer > 1 || item.kind === "cross") ? enteringStrip(context, entering) : null,
     figure(`${item.kind}-queries-keys-values-layer${item.layer}-head${context.state.head}`, ["Lengths: query of ", tokenElement(rows[i]), ` ${fixed(lengthOf(queries[i]))}, key of `, tokenElement(columns[j]), ` ${fixed(lengthOf(keys[j]))}, its value ${fixed(lengthOf(values[j]))}. A row of Q chooses the token to follow.`],
-      h("div", { class: "steps-three" }, maps), () => sidePictures(maps.map((map) => map.picture()))));
+      h("div", { class: "steps-three" }, maps), () => sidePictures(maps)));
 }
 
 function enteringStrip({ item, rows, i, width, page }, vector) {
