@@ -130,7 +130,7 @@ class VaswaniForCausalLM(VaswaniLanguageHead, VaswaniDecoderPreTrainedModel, Vas
         shifted = kwargs.pop("shift_labels", None)
         if labels is not None and shifted is None:
             # The last position has nothing to predict.
-            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+            shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         if shifted is not None:
             use_cache = False
         outputs = self.model(
