@@ -67,7 +67,8 @@ class VaswaniDecoderModel(VaswaniDecoderPreTrainedModel, VaswaniStack):
 
         Args:
             input_ids: [B, T]; or `inputs_embeds` [B, T, D], rows of the embedding matrix before scaling.
-            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T].
+            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T]. Of a
+                longer [B, ...] the first columns are read, a shorter one ends in padding.
             position_ids: [B, T], instead of counting on from the cache, from the first token on. Without a mask,
                 documents packed into one row are kept apart where they begin again.
             past_key_values: keys and values of earlier positions.
