@@ -43,7 +43,7 @@ def leading_padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def counted_positions(hidden_states: torch.Tensor, past_length=0, padding: torch.Tensor | None = None) -> torch.Tensor:
-    """Count the positions of `hidden_states` [B, L, D] on from `past_length`: [L], or [B, L] with `padding` [B, 1]."""
+    """Count the positions of [B, L, ...] on from `past_length`: [L], or [B, L] with `padding` [B, 1]."""
     positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
     return positions if padding is None else (positions - padding.to(positions.device)).clamp(min=0)
 

@@ -36,6 +36,8 @@ from .layers_vaswani import (
     VaswaniEncoderLayer,
     VaswaniPositionalEncoding,
     VaswaniSinusoidalPositions,
+    counted_positions,
+    leading_padding,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
 from .transfer_vaswani import FromStacksMixin
@@ -611,6 +613,14 @@ class VaswaniForConditionalGeneration(
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
         loss, logits = self._predict(outputs.last_hidden_state, labels, logits_to_keep, skip_logits, settings)
         return with_records(Seq2SeqLMOutput(loss=loss, logits=logits), outputs)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, past_key_values=None, **kwargs) -> dict[str, Any]:
+        """Prepare the next step as transformers does; a static cache's mask of 4 dimensions hides padding in front."""
+        mask = kwargs.get("decoder_attention_mask")
+        is_static = past_key_values is not None and past_key_values.is_compileable
+        if is_static and mask is not None and mask.dim() == 2 and kwargs.get("decoder_position_ids") is None:
+            kwargs["decoder_position_ids"] = counted_positions(mask, padding=leading_padding(mask))
+        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels [B, T] right, the start token first: which transformers' data collators call."""

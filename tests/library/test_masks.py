@@ -55,3 +55,20 @@ def test_a_longer_mask_trains_too():
         expected = model(**inputs, **labels).loss
         found = model(**inputs, **labels, **{name: torch.ones(3, length + 3, dtype=torch.long)}).loss
         torch.testing.assert_close(found, expected, **EXACT)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_a_padded_start_of_a_target_is_read_alike_by_every_cache(positions):
+    model = make(CASES[1], position_embedding=positions, max_position_embeddings=24)
+    model.generation_config.eos_token_id = None
+    inputs = inputs_of(CASES[1])
+    start, mask = inputs["decoder_input_ids"], torch.ones(3, 5, dtype=torch.long)
+    start[:, 0], mask[0, :2], mask[1, :1] = model.config.decoder_start_token_id, 0, 0
+    given = {**inputs, "decoder_attention_mask": mask, "num_beams": 1, "max_new_tokens": 5}
+    given |= {"output_logits": True, "return_dict_in_generate": True}
+    for settings in ({}, {"cache_implementation": "static"}, {"use_cache": False}):
+        found = model.generate(**given, **settings)
+        for row, padding in enumerate((2, 1, 0)):
+            tokens = found.sequences[row : row + 1, padding:-1]
+            one = model(input_ids=inputs["input_ids"][row : row + 1], decoder_input_ids=tokens).logits[0, -5:]
+            torch.testing.assert_close(torch.stack(found.logits, dim=1)[row], one, atol=1e-5, rtol=0)
