@@ -2,6 +2,7 @@
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -205,7 +206,7 @@ class VaswaniBaseConfig(PreTrainedConfig):
                 f"d_model={self.d_model + channels - self.d_model % channels}, or position_embedding='learned'."
             )
 
-    def _check_token_ids(self, further: dict[str, Any]):
+    def _check_token_ids(self, further: Mapping[str, Any]):
         """Raise ValueError where a field `..._token_id`, its own or a further one, is outside of the vocabulary."""
         size = getattr(self, "vocab_size", None)
         if size is None:

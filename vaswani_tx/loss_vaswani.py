@@ -6,6 +6,7 @@ Shapes: N target positions (batch times length), D d_model, V vocabulary.
 """
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ def uniform_over_others(epsilon: float, vocab_size: int) -> float:
     return epsilon * vocab_size / (vocab_size - 1)
 
 
-def _checked_smoothing(label_smoothing: float) -> float:
+def _checked_smoothing(label_smoothing: Any) -> float:
     """Return `label_smoothing`; raise ValueError where it is not a number from 0 to 1."""
     is_number = isinstance(label_smoothing, (Real, torch.Tensor)) and not isinstance(label_smoothing, bool)
     if not is_number or not 0 <= label_smoothing <= 1:
