@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers.utils import logging
 
@@ -19,6 +19,8 @@ from vaswani_tx.tokenization_vaswani import (
     SPECIAL_TOKENS,
     UNK_TOKEN,
     VaswaniTokenizer,
+    front_normalizer,
+    front_pre_tokenizers,
 )
 
 logger = logging.get_logger(__name__)
@@ -113,9 +115,10 @@ class _Counter:
 def _untrained_backend() -> Tokenizer:
     """Build the pipeline without any merge."""
     backend = Tokenizer(BPE(unk_token=UNK_TOKEN))
-    backend.normalizer = normalizers.Prepend(" ")
+    backend.normalizer = front_normalizer()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            *front_pre_tokenizers(),
             pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -139,6 +142,7 @@ def _trainer(vocab_size: int, min_frequency: int, show_progress: bool, further: 
 
 def _mask_in_text(backend: Tokenizer, mask: str) -> Tokenizer:
     """Return a tokenizer that finds its entry `mask` in text: normalised as text is, it has a space in front there."""
+    backend.normalizer = front_normalizer(mask)
     pipeline = json.loads(backend.to_str())
     for token in pipeline["added_tokens"]:
         if token["content"] == mask:

@@ -322,7 +322,8 @@ def test_a_chat_is_its_contents_between_control_tokens(masking_folder):
     assert found["input_ids"] == [*expected, 7]
     shown = [token for token, own in zip(found["input_ids"], found["assistant_masks"], strict=True) if own]
     assert shown == [*words(tokenizer, "Two dogs!"), 2]
-    assert tokenizer.apply_chat_template(CHAT, tokenize=False).startswith("<s><|system|>The old man</s><|user|>A dog")
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False).startswith("<s><|system|> The old man</s><|user|> A dog")
+    assert tokenizer.decode(found["input_ids"][:-1]) == tokenizer.apply_chat_template(CHAT, tokenize=False)
     plain = PreTrainedTokenizerFast.from_pretrained(masking_folder)
     options = {"tokenizer_kwargs": {"split_special_tokens": False}, "return_dict": False}
     assert plain.apply_chat_template(CHAT, **options) == expected, "without this package: one flag more"
