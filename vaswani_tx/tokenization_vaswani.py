@@ -15,6 +15,7 @@ by a tokenizer that has it as its mask token, and what a chat template itself wr
 
 import copy
 import importlib
+import json
 import os
 import re
 import tempfile
@@ -30,6 +31,7 @@ PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<pad>", "<s>", "
 NAMED_TOKENS = {"pad_token": PAD_TOKEN, "bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "unk_token": UNK_TOKEN}
 MINIMAL_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 MASK_TOKEN = "<mask>"
+ADDED_AT_ENDS = ("add_bos_token", "add_eos_token")
 # transformers gives these to every tokenizer that it loads, and would write them into tokenizer_config.json.
 _TRACES_OF_LOADING = ("is_local", "local_files_only")
 
@@ -79,6 +81,12 @@ def _without_stray_spaces(backend: Tokenizer, mask_token: str | None) -> Tokeniz
     return backend
 
 
+def _ends(backend: Tokenizer, special_tokens: dict[str, Any]) -> dict[str, bool]:
+    """Return which of `<s>` and `</s>` a pipeline puts at the ends of a text."""
+    put = backend.encode("").tokens
+    return {name: str(special_tokens.get(name.removeprefix("add_"))) in put for name in ADDED_AT_ENDS}
+
+
 class VaswaniTokenizer(TokenizersBackend):
     """Byte-level byte-pair tokenizer, shared by source and target, that appends `</s>` and loses no character.
 
@@ -101,22 +109,43 @@ class VaswaniTokenizer(TokenizersBackend):
             backend = copy.deepcopy(tokenizer_object)
         elif tokenizer_file is not None and os.path.isfile(tokenizer_file):
             backend = Tokenizer.from_file(str(tokenizer_file))
+        ends: dict[str, bool] = {}
         if backend is not None:
             mask_token = kwargs.get("mask_token")
             self._tokenizer = _without_stray_spaces(backend, None if mask_token is None else str(mask_token))
+            ends = _ends(backend, kwargs)
+            given = {name: kwargs.pop(name, there) for name, there in ends.items()}
+            if given != ends:  # transformers then writes the pipeline's last step again
+                kwargs, ends = {**kwargs, **given}, given
         super().__init__(*args, **kwargs)
-        for name in _TRACES_OF_LOADING:
+        self._add_bos_token, self._add_eos_token = (ends.get(name, getattr(self, name)) for name in ADDED_AT_ENDS)
+        for name in (*ADDED_AT_ENDS, *_TRACES_OF_LOADING):
             self.init_kwargs.pop(name, None)
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Name the special tokens where a folder holds `tokenizer.json` and no `tokenizer_config.json`."""
+        """Complete what a folder says: special tokens where it has no `tokenizer_config.json`, tokens at the ends."""
         if not any(kwargs.get(name) for name in NAMED_TOKENS):
             kwargs.update(NAMED_TOKENS)
             kwargs.setdefault("split_special_tokens", True)
-        if os.path.isfile(kwargs.get("tokenizer_file") or ""):
-            return kwargs  # for `__init__`, whole
-        return super().convert_to_native_format(trust_remote_code=trust_remote_code, **kwargs)
+        file = kwargs.get("tokenizer_file")
+        if file is None or not os.path.isfile(file):
+            return super().convert_to_native_format(trust_remote_code=trust_remote_code, **kwargs)
+        config = os.path.join(os.path.dirname(file), "tokenizer_config.json")
+        if os.path.isfile(config):
+            with open(config, encoding="utf-8") as stream:
+                settings = json.load(stream)
+            # transformers takes these out where there is a tokenizer.json.
+            kwargs = {**{name: settings[name] for name in ADDED_AT_ENDS if name in settings}, **kwargs}
+        return kwargs
+
+    def save_chat_templates(self, save_directory: Any, tokenizer_config: dict[str, Any], *args: Any, **kwargs: Any):
+        """Save templates, and say in the configuration what is put at the ends of texts, which transformers does not.
+
+        Evaluation harnesses and trainers read it to know whether a text begins with `<s>`.
+        """
+        settings, files = super().save_chat_templates(save_directory, tokenizer_config, *args, **kwargs)
+        return {**settings, **_ends(self._tokenizer, self.special_tokens_map)}, files
 
     @classmethod
     def train(

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, pipeline
 
 from vaswani_tx import (
@@ -297,6 +298,34 @@ def test_a_tokenizer_for_continuation_begins_texts_and_does_not_end_them(tokeniz
             if "\ufffd" not in "".join(pieces):
                 assert "".join(pieces) == text
     assert tokenizer("A dog").input_ids[-1] == 2, "the tokenizer itself stays as it was"
+
+
+def test_a_saved_tokenizer_says_what_it_puts_at_the_ends(tokenizer, tmp_path):
+    for one, ends in ((tokenizer, (False, True)), (tokenizer.for_continuation(), (True, False))):
+        assert (one.add_bos_token, one.add_eos_token) == ends
+        folder = tmp_path / str(ends[0])
+        one.save_pretrained(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert (settings["add_bos_token"], settings["add_eos_token"]) == ends
+        loaded = AutoTokenizer.from_pretrained(folder)
+        assert (loaded.add_bos_token, loaded.add_eos_token) == ends
+        # What is asked for when loading, or written into the file, is done, and the other end is left alone.
+        other = AutoTokenizer.from_pretrained(folder, add_bos_token=not ends[0])
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": not ends[0]}))
+        for changed in (other, AutoTokenizer.from_pretrained(folder)):
+            ids = changed("A dog").input_ids
+            assert (ids[0] == 1, ids[-1] == 2) == (not ends[0], ends[1])
+            assert (changed.add_bos_token, changed.add_eos_token) == (not ends[0], ends[1])
+
+
+def test_a_last_step_of_your_own_is_kept(folder, tmp_path):
+    tokenizer = VaswaniTokenizer.from_pretrained(folder)
+    ends = TemplateProcessing(single="<s> $A <unk>", special_tokens=[("<s>", 1), ("<unk>", 3)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    tokenizer.save_pretrained(tmp_path)
+    expected = [1, *tokenizer("A dog", add_special_tokens=False).input_ids, 3]
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert one("A dog").input_ids == expected
 
 
 # Chats
