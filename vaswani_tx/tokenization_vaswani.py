@@ -19,7 +19,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -159,22 +159,33 @@ class VaswaniTokenizer(TokenizersBackend):
         control_tokens: Sequence[str] = (),
         **kwargs: Any,
     ) -> "VaswaniTokenizer":
-        """Learn the joint vocabulary of source and target: see `vaswani_tx.tokenizer_training.train_tokenizer`.
+        """Learn the joint vocabulary of source and target from files, or from texts that cannot be taken for files.
+
+        See `vaswani_tx.tokenizer_training.train_tokenizer`.
 
         Raises:
             ValueError: files, text or sizes that cannot be trained on.
             ImportError: the class was loaded from a model's folder, and the package is not installed.
         """
-        try:
-            training = importlib.import_module("vaswani_tx.tokenizer_training")
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                "The code in a model's folder can load a tokenizer but not train one: install the package, with "
-                "`pip install vaswani-tx`, and use its VaswaniTokenizer.train."
-            ) from error
+        training = _training()
         return training.train_tokenizer(
             cls, corpus, vocab_size, min_frequency, show_progress, length, mask_token, control_tokens, **kwargs
         )
+
+    @classmethod
+    def train_from_iterator(cls, texts: Iterable[Any], vocab_size: int = 37000, **kwargs: Any) -> "VaswaniTokenizer":
+        """Learn the joint vocabulary from texts, in a list or any iterable of strings or of lists of them.
+
+        Args:
+            texts: never read as names of files.
+            vocab_size: as of `train`, like all that `kwargs` may hold.
+
+        Raises:
+            ValueError: text or sizes that cannot be trained on.
+            ImportError: the class was loaded from a model's folder, and the package is not installed.
+        """
+        training = _training()
+        return training.train_tokenizer(cls, training.texts_of(texts), vocab_size, **kwargs)
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """Render messages with the chat template, without tokenizing them.
@@ -244,6 +255,16 @@ class VaswaniTokenizer(TokenizersBackend):
             # Text is not changed by normalisation, only marked at its front: what is looked for is the text itself.
             rest = [_as_written(token, special_tokens) for token in rest]
         return added + (super()._add_tokens(rest, special_tokens=special_tokens) if rest else 0)
+
+
+def _training() -> Any:
+    try:
+        return importlib.import_module("vaswani_tx.tokenizer_training")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "The code in a model's folder can load a tokenizer but not train one: install the package, with "
+            "`pip install vaswani-tx`, and use its VaswaniTokenizer.train."
+        ) from error
 
 
 def _as_written(token: str | AddedToken, special: bool) -> AddedToken:

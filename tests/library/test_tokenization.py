@@ -434,6 +434,24 @@ def test_files_iterators_and_lists_give_one_vocabulary(tokenizer, tmp_path):
     assert VaswaniTokenizer.train(iter(SENTENCES), 380, show_progress=False)("Ein Hund") == tokenizer("Ein Hund")
 
 
+def test_sentences_are_trained_on_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = VaswaniTokenizer.train(iter(SENTENCES), 380, show_progress=False).backend_tokenizer.to_str()
+    for corpus in (SENTENCES, tuple(SENTENCES)):
+        assert VaswaniTokenizer.train(corpus, 380, show_progress=False).backend_tokenizer.to_str() == expected
+    for texts in (SENTENCES, iter(SENTENCES), [SENTENCES]):
+        trained = VaswaniTokenizer.train_from_iterator(texts, 380, show_progress=False)
+        assert trained.backend_tokenizer.to_str() == expected
+    (tmp_path / "Word").touch()
+    words = VaswaniTokenizer.train_from_iterator(["Word", "Word"], 270, show_progress=False, mask_token=MASK_TOKEN)
+    assert "ĠWord" in words.get_vocab() and words.mask_token_id == 4
+    # Nothing that a sentence may hold is taken for a path, and no length is too long for the question.
+    VaswaniTokenizer.train(["and/or", "A dog. " * 3000, "a \x00 b", "See example.org"], 270, show_progress=False)
+    for texts, message in (("Word", "one text or path"), (5, "texts are int"), ([], "No text to train on")):
+        with pytest.raises(ValueError, match=message):
+            VaswaniTokenizer.train_from_iterator(texts, 300, show_progress=False)
+
+
 @pytest.mark.fresh
 def test_training_is_deterministic_across_processes(tmp_path):
     file = str(write(tmp_path / "a.en", SENTENCES + ENGLISH))
@@ -470,7 +488,12 @@ def test_training_errors_name_the_place_and_the_mend(tmp_path):
     cases = [
         ([], "empty list"),
         ([tmp_path / "absent.en"], r"absent.en.*not a file"),
-        (["just a sentence"], r"iter\(sentences\)"),
+        (["absent.en", "absent.de"], r"absent.en.*not a file.*iter\(sentences\).*train_from_iterator"),
+        (["data dir/absent.en"], r"data dir/absent.en.*not a file"),
+        (["Word"], r"Word.*not a file.*train_from_iterator"),
+        ([latin, "just a sentence"], r"just a sentence.*not a file"),
+        ([str(latin), "just a sentence"], r"just a sentence.*not a file"),
+        ("just a sentence", r"just a sentence.*not a file"),
         (latin, r"latin.de, line 2: byte 4 .*0xf6.*UTF-8"),
         (blank, r"blank.de held no line with text"),
         (iter([]), "No text to train on"),
