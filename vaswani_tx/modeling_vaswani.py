@@ -5,7 +5,7 @@ Shapes: B batch, S source length, T target length, L length of either, D d_model
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -41,6 +41,11 @@ from .layers_vaswani import (
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
 from .transfer_vaswani import FromStacksMixin
+
+if TYPE_CHECKING:
+    # Not run: transformers saves a model that carries its code with the files that imports name, so the pipelines
+    # travel with the model at each save.
+    from .pipeline_vaswani import SummarizationPipeline, TranslationPipeline  # noqa: F401
 
 # What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
 ENCODER_EXTRAS = ("queries", "keys")

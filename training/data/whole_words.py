@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from vaswani_tx.tokenization_vaswani import MINIMAL_VOCAB_SIZE, NAMED_TOKENS, VaswaniTokenizer
 from vaswani_tx.training.errors import DataError
@@ -49,7 +50,8 @@ def add_whole_words(tokenizer: VaswaniTokenizer, words: Sequence[str]) -> Vaswan
         vocabulary.setdefault(_in_bytes(tokenizer, f" {word}"), len(vocabulary))
     # Found in the vocabulary as a whole, such a word needs no merges.
     pipeline["model"]["ignore_merges"] = True
-    split = pipeline["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    # The last two steps are the split into words and the bytes.
+    split = pipeline["pre_tokenizer"]["pretokenizers"][-2]["pattern"]
     # Longest first, though the white space behind a word leaves only one of them: the order then does not matter.
     choices = "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
     split["Regex"] = f" (?:{choices})(?!\\S)|{split['Regex']}"
@@ -76,5 +78,4 @@ def _without(corpus: Iterable[list[str]], words: set[str]) -> Iterator[list[str]
 
 def _in_bytes(tokenizer: VaswaniTokenizer, text: str) -> str:
     """Return `text` in the alphabet of the vocabulary, in which every byte is a character."""
-    byte_level = tokenizer.backend_tokenizer.pre_tokenizer[1]
-    return byte_level.pre_tokenize_str(text)[0][0]
+    return ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]
