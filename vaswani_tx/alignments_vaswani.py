@@ -63,7 +63,7 @@ def read_again(
             outputs = model(
                 input_ids=input_ids[of],
                 attention_mask=attention_mask[of],
-                decoder_input_ids=rows[:, :-1],
+                decoder_input_ids=rows[:, :-1].contiguous(),  # quantised embeddings need it
                 output_attentions=sources is not None,
                 use_cache=False,
                 return_dict=True,

@@ -242,7 +242,9 @@ class VaswaniGenerationMixin(GenerationMixin):
         words, whole_words = kwargs.pop("bad_words", None), kwargs.pop("whole_words", False)
         if words is not None:
             if kwargs.get("tokenizer") is None:
-                raise ValueError("`bad_words` are matched on the text: give `tokenizer` too, or `bad_words_ids` instead.")
+                raise ValueError(
+                    "`bad_words` are matched on the text: give `tokenizer` too, or token ids as `bad_words_ids`."
+                )
             kwargs[FORBIDDEN] = ForbiddenPhrases(kwargs["tokenizer"], words, whole_words=bool(whole_words))
         kwargs[STREAMED] = streamer is not None
         return super()._extract_generation_mode_kwargs(custom_generate, kwargs, synced_gpus, assistant_model, streamer)

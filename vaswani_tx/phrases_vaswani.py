@@ -140,33 +140,39 @@ class RequiredPhrases:
 
     def _shortest_completion(self, state: State) -> int:
         costs = []
-        for bit, rest in self._rests(state):
-            if self._open[state[0]] and rest[0] not in self._closing:
-                # Whatever closes the phrase that has just been written.
-                rest = (min(self._closing), *self._whole(bit))
-            after = state
-            for token in rest:
-                after = self.step(after, token)
-            costs.append(len(rest) + self.need(after))
+        for _, phrase, rest in self._rests(state):
+            for tokens in self._ways(state, phrase, rest):
+                after = state
+                for token in tokens:
+                    after = self.step(after, token)
+                costs.append(len(tokens) + self.need(after))
         return min(costs)
 
     def _upper_bound(self, state: State) -> int:
         # The plan behind the number: first finish the phrase of which most is there, then the others.
         total = sum(self._shortest[bit] for bit in range(len(self)) if not self._met_by(state) >> bit & 1)
-        return total + min(len(rest) - self._shortest[bit] for bit, rest in self._rests(state))
+        plans = [(bit, self._ways(state, phrase, rest)[-1]) for bit, phrase, rest in self._rests(state)]
+        return total + min(len(way) - self._shortest[bit] for bit, way in plans if not self._loses(state, way[0]))
 
-    def _rests(self, state: State) -> Iterable[tuple[int, tuple[int, ...]]]:
-        """Yield what is missing of each phrase of an unmet constraint, with the constraint's bit."""
+    def _rests(self, state: State) -> Iterable[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """Yield the phrases of unmet constraints, each with its constraint's bit and what is missing of it."""
         for bit, phrase in self._phrases:
             if not self._met_by(state) >> bit & 1:
                 rest = phrase[self._overlap(state[0], phrase) :]
                 if rest[0] != BEGINNING:
-                    yield bit, rest
+                    yield bit, phrase, rest
 
-    def _whole(self, bit: int) -> tuple[int, ...]:
-        """Return the shortest phrase of a constraint that may be anywhere."""
-        anywhere = (phrase for of, phrase in self._phrases if of == bit and phrase[0] != BEGINNING)
-        return min(anywhere, key=len)
+    def _ways(self, state: State, phrase: tuple[int, ...], rest: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return tokens that end in `phrase`; the last ones let a word that ends here count before."""
+        if not self._loses(state, rest[0]) or phrase[0] == BEGINNING:
+            return [rest]
+        if phrase[0] not in self._closing:
+            return [(min(self._closing), *phrase)]
+        return [rest, phrase]
+
+    def _loses(self, state: State, token: int) -> bool:
+        """Return whether a token continues a word that would count if it ended here."""
+        return bool(self._open[state[0]] & ~state[1]) and token not in self._closing
 
     def _overlap(self, node: int, phrase: tuple[int, ...]) -> int:
         """Return how long a start of `phrase` the text at `node` ends with, less than the whole phrase."""
@@ -226,15 +232,20 @@ def required_phrase_ids(
     for entry in listed(required, "required"):
         phrases = [entry] if isinstance(entry, str) else listed(entry, "required")
         spellings = [(phrase, ids) for phrase in phrases for ids in _spellings(tokenizer, phrase, attached=False)]
-        constraints.append([_as_whole_words(tokenizer, *pair) if whole_words else pair[1] for pair in spellings])
+        constraints.append(_as_whole_words(tokenizer, spellings) if whole_words else [ids for _, ids in spellings])
     return constraints
 
 
-def _as_whole_words(tokenizer: Any, phrase: str, ids: list[int]) -> Phrase:
-    texts, phrase = token_texts(tokenizer), phrase.strip()
-    only_first = is_word_character(phrase[0]) and not separates(texts.of.get(ids[0], b""), unsure=False)
-    closed_by = texts.separators if is_word_character(phrase[-1]) else None
-    return Phrase(tuple(ids), closed_by, texts.textless, only_first)
+def _as_whole_words(tokenizer: Any, spellings: list[tuple[str, list[int]]]) -> list[Phrase]:
+    texts, found = token_texts(tokenizer), []
+    for phrase, ids in spellings:
+        first, last = phrase.strip()[0], phrase.strip()[-1]
+        only_first = is_word_character(first) and not separates(texts.of.get(ids[0], b""), unsure=False)
+        closed_by = texts.separators if is_word_character(last) else None
+        found.append(Phrase(tuple(ids), closed_by, texts.textless, only_first))
+    if all(phrase.only_first for phrase in found):  # spaces are no text of this tokenizer's tokens
+        found = [phrase._replace(only_first=False) for phrase in found]
+    return found
 
 
 def forbidden_phrase_ids(tokenizer: Any, forbidden: Iterable[str]) -> list[list[int]]:

@@ -71,7 +71,10 @@ def separates(text: bytes, unsure: bool) -> bool:
         return False
     character = text[:4].decode("utf-8", errors="ignore")[:1]
     whole = bool(character) and text.startswith(character.encode())
-    return not is_word_character(character) if whole else unsure and text[0] in PUNCTUATION_LEADS
+    if whole:
+        return not is_word_character(character)
+    # A byte that cannot begin a character is decoded to U+FFFD.
+    return unsure and (text[0] in PUNCTUATION_LEADS or 0x80 <= text[0] < 0xC0)
 
 
 def token_texts(tokenizer: Any) -> TokenTexts:

@@ -93,8 +93,8 @@ class Scorer:
     def _logits_width(self) -> int:
         """Return how many logits the model gives: the weights of a quantised head do not say it."""
         token = torch.full((1, 1), self.tokenizer.eos_token_id or 0, device=self.model.device)
-        logits = self.model(input_ids=token, attention_mask=torch.ones_like(token), labels=token, return_dict=True).logits
-        return logits.shape[-1]
+        outputs = self.model(input_ids=token, attention_mask=torch.ones_like(token), labels=token, return_dict=True)
+        return outputs.logits.shape[-1]
 
     @torch.no_grad()
     def _batch(self, encoded: list[list[int]], labels: list[list[int]], batch: list[int]) -> list[Scored]:

@@ -45,11 +45,14 @@ class Family:
 _SHARED_CODE = (
     "configuration_vaswani.py",
     "constraints_vaswani.py",
+    "forbidden_vaswani.py",
     "generation_vaswani.py",
     "layers_vaswani.py",
     "loss_vaswani.py",
     "modeling_vaswani.py",
     "phrases_vaswani.py",
+    "search_vaswani.py",
+    "token_texts_vaswani.py",
     "transfer_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
