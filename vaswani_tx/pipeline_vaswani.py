@@ -52,8 +52,8 @@ class _SequencePipeline(Pipeline):
         window: texts that are read ahead and sorted by length; it bounds memory, and how long an iterable waits
             for its first answer. 16 batches, or 1024 texts.
         num_return_sequences: with beams, the n best of each text.
-        return_scores: `score`, by which the search ranked the hypotheses, `generate`'s `sequences_scores`; without beams
-            log P(y | x) over the same length penalty; with `split_sentences` their sum.
+        return_scores: `score`, by which the search ranked the hypotheses (`sequences_scores` of `generate`); without
+            beams log P(y | x) over the same length penalty; with `split_sentences` their sum.
         return_alignments: `alignment`, for each target token the source token with most cross-attention, averaged over
             the heads of `alignment_layer` (from 0; the last but one), with its place in the text where the tokenizer
             is fast. "words" joins them to words.

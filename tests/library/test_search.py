@@ -249,7 +249,8 @@ def test_samples_and_streams_need_no_beams_of_the_saved_configuration(models, to
 
 def test_beams_that_are_asked_for_sample_with_beams(models, tokenizer):
     model, batch = models["vaswani"], encode(tokenizer, LINES[0])
-    for given in ({"do_sample": True, "num_beams": 3}, {"generation_config": GenerationConfig(do_sample=True, num_beams=3)}):  # fmt: skip
+    settings = {"do_sample": True, "num_beams": 3}
+    for given in (settings, {"generation_config": GenerationConfig(**settings)}):
         with recorded_search(model) as record:
             model.generate(**batch, **given)
         assert record.config.num_beams == 3 and record.scores is not None
