@@ -95,13 +95,13 @@ class ForbiddenPhrases(LogitsProcessor):
         self._reach = max((len(phrase.bytes) for phrase in self._phrases), default=0) + 2 * LONGEST_CHARACTER
         self._tokens: dict[tuple[tuple[int, ...], ...], torch.Tensor] = {}
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         if not self._phrases:
             return scores
-        scores = scores.clone()
+        allowed = scores.clone()
         for row, tokens in enumerate(input_ids.tolist()):
-            scores[row, self._forbidden(tokens, scores)] = -torch.inf
-        return scores
+            allowed[row, self._forbidden(tokens, scores)] = -torch.inf
+        return allowed
 
     def _forbidden(self, tokens: list[int], scores: torch.Tensor) -> torch.Tensor:
         """Return the ids that may not follow."""

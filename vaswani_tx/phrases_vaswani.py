@@ -215,7 +215,7 @@ def check_token_ids(constraints: Iterable[RequiredPhrases], vocab_size: int, end
 
 def required_phrase_ids(
     tokenizer: Any, required: Iterable[str | Sequence[str]], whole_words: bool = False
-) -> list[list[list[int] | Phrase]]:
+) -> list[Sequence[list[int] | Phrase]]:
     """Turn required words or phrases into the constraints of `RequiredPhrases`.
 
     Args:
@@ -228,7 +228,7 @@ def required_phrase_ids(
     Raises:
         ConstraintError: a phrase is empty, not text, or holds characters that the tokenizer does not know.
     """
-    constraints: list[list[list[int] | Phrase]] = []
+    constraints: list[Sequence[list[int] | Phrase]] = []
     for entry in listed(required, "required"):
         phrases = [entry] if isinstance(entry, str) else listed(entry, "required")
         spellings = [(phrase, ids) for phrase in phrases for ids in _spellings(tokenizer, phrase, attached=False)]
