@@ -158,7 +158,7 @@ def test_a_keyword_beside_a_configuration_wins_as_in_generate(models, tokenizer)
     assert config.gnmt_alpha == 0.6 and config.length_penalty is None
 
 
-@pytest.mark.parametrize("end", [name for name in ENDS if name != "no time"])
+@pytest.mark.parametrize("end", ["stop strings", "several ends", "forced end", "forced ends", "criterion", "no end"])
 def test_without_beams_scores_are_the_models_own_probabilities(model, tokenizer, end):
     """In a batch, where rows that have ended wait for the others, as for each sentence without the others."""
     settings = {"num_beams": 1, **ENDS[end]}
@@ -304,7 +304,8 @@ EVERYTHING = [
 
 
 @pytest.mark.parametrize("settings", EVERYTHING, ids=str)
-def test_packed_weights_give_what_plain_ones_give(model, tokenizer, settings):
+def test_packed_weights_give_what_plain_ones_give(models, tokenizer, settings):
+    model = models["vaswani"]
     plain, found = (pipe(one, tokenizer)(LINES, **settings) for one in (model, packed(model)))
     for one, other in zip(plain, found, strict=True):
         for expected, record in zip(*(x if isinstance(x, list) else [x] for x in (one, other)), strict=True):
@@ -314,5 +315,5 @@ def test_packed_weights_give_what_plain_ones_give(model, tokenizer, settings):
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 @pytest.mark.parametrize("settings", EVERYTHING, ids=str)
-def test_dynamically_quantised_models_do_it_all(model, tokenizer, settings):
-    assert len(pipe(quantised(model), tokenizer)(LINES, **settings)) == len(LINES)
+def test_dynamically_quantised_models_do_it_all(models, tokenizer, settings):
+    assert len(pipe(quantised(models["vaswani"]), tokenizer)(LINES, **settings)) == len(LINES)
