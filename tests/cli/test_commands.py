@@ -192,6 +192,22 @@ def test_scores_agree_with_the_loss(request, name, pair):
     assert float(done.err.split()[-1]) == pytest.approx(whole["perplexity"], rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
+def test_quantised_models_are_scored(folder, pair, monkeypatch):
+    """The weights of their heads do not show how many logits there are."""
+    load = cli_models.load
+
+    def load_quantised(*args, **kwargs):
+        model, tokenizer = load(*args, **kwargs)
+        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8), tokenizer
+
+    plain = [float(line.split("\t")[1]) for line in command("score", folder, *pair).lines]
+    monkeypatch.setattr(cli_models, "load", load_quantised)
+    done = command("score", folder, *pair)
+    assert done.status == 0, done.err
+    assert [float(line.split("\t")[1]) for line in done.lines] == pytest.approx(plain, rel=0.05)
+
+
 def test_scores_by_token_and_as_json(folder, pair, tmp_path):
     plain = [line.split("\t") for line in command("score", folder, *pair).lines]
     rows = [line.split("\t") for line in command("score", folder, *pair, "--by-token").lines]

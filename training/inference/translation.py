@@ -234,8 +234,11 @@ def _bounded(model: Any, source_width: int, generate_kwargs: dict[str, Any]) -> 
 def _count_tokens(sequences: torch.Tensor, model: Any, tokenizer: Any) -> int:
     """Count generated tokens with the end of sentence, without the start token and the padding after the end."""
     made = sequences[:, 1:]
-    ended = (made == tokenizer.eos_token_id).cumsum(dim=1)
-    after_end = (ended - (made == tokenizer.eos_token_id).long()) > 0
+    # A model may end with other tokens too.
+    more = getattr(model.generation_config, "eos_token_id", None)
+    ends = [tokenizer.eos_token_id, *(more if isinstance(more, list) else () if more is None else (more,))]
+    is_end = torch.isin(made, torch.tensor(ends, device=made.device))
+    after_end = is_end.cumsum(dim=1) - is_end.long() > 0
     return int((~after_end & (made != tokenizer.pad_token_id)).sum())
 
 

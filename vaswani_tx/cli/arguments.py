@@ -78,7 +78,8 @@ formats:
   text    the best translation of each line
   tsv     line number, rank, score, translation; --n-best rows for each line
   jsonl   {"line", "source", "hypotheses": [{"text", "score", "alignment"}]} for each line
-The score is what the beams are ranked by: log P(translation | source) over the length penalty.
+The score is what the search ranked by: log P(translation | source) over the length penalty.
+--forbid and --require look at the text, so "cat" is also in "cats"; --whole-words makes them words.
 
 """
 SCORE = """\
@@ -172,6 +173,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error("--alignments needs --format jsonl")
         if options.gnmt_alpha is not None and options.length_penalty is not None:
             parser.error("--gnmt-alpha and --length-penalty are two rankings of the same beams: give one")
+        if options.whole_words and not (options.require or options.forbid):
+            parser.error("--whole-words is about --require and --forbid: give one of them")
         if options.restart and options.output in (None, "-"):
             parser.error("--restart needs --output: only a file can be started again")
     if options.verb == "score" and options.source == options.target == "-":
@@ -211,6 +214,7 @@ def _translate(parser: argparse.ArgumentParser) -> None:
     add("--require", action="append", metavar="PHRASE",
         help='every translation holds it; "A|B": one of the two; may be repeated')  # fmt: skip
     add("--forbid", action="append", metavar="PHRASE", help="no translation holds it; may be repeated")
+    add("--whole-words", action="store_true", help="--require and --forbid are whole words: `cat` is not in `cats`")
     add("--prefix", metavar="TEXT", help="every translation begins so")
     add = parser.add_argument_group("long lines and batches").add_argument
     add("--long-lines", choices=("split", "truncate", "error"), default="split",

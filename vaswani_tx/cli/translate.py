@@ -41,8 +41,8 @@ MAX_WARNINGS = 5
 # The options that determine the text of the output, besides model and input.
 DECIDING = (
     "format", "n_best", "alignments", "beams", "length_penalty", "gnmt_alpha", "max_length", "no_repeat_ngram_size",
-    "forbid", "require", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors", "batch_size",
-    "max_tokens", "buffer_size", "precision", "tokenizer",
+    "forbid", "require", "whole_words", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors",
+    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer",
 )  # fmt: skip
 
 
@@ -76,6 +76,7 @@ class Translator:
             "forced_prefix": options.prefix,
             "bad_words": options.forbid,
             "required": [phrase.split("|") for phrase in options.require] if options.require else None,
+            "whole_words": options.whole_words or None,
             "src_lang": options.src_lang,
             "tgt_lang": options.tgt_lang,
             "num_return_sequences": options.n_best,

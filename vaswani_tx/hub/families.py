@@ -46,6 +46,7 @@ _SHARED_CODE = (
     "alignments_vaswani.py",
     "configuration_vaswani.py",
     "constraints_vaswani.py",
+    "forbidden_vaswani.py",
     "generation_vaswani.py",
     "layers_vaswani.py",
     "loss_vaswani.py",
@@ -53,7 +54,9 @@ _SHARED_CODE = (
     "phrases_vaswani.py",
     "pipeline_vaswani.py",
     "pipeline_vaswani_parts.py",
+    "search_vaswani.py",
     "sentences_vaswani.py",
+    "token_texts_vaswani.py",
     "transfer_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
