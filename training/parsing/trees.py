@@ -22,7 +22,8 @@ ROOTS = ("TOP", "ROOT", "S1")
 MAX_DEPTH = 200
 WIDTH = 100  # of a pretty printed line
 
-_TOKEN = re.compile(r"[()]|[^\s()]+")
+# ASCII white space only: a word of the treebank may hold U+00A0 and the like.
+_TOKEN = re.compile(r"[()]|[^\s()]+", re.ASCII)
 _ESCAPES = {
     "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "\\/": "/", "\\*": "*",
 }  # fmt: skip
