@@ -22,6 +22,7 @@ from vaswani_tx.suggestions import nearest_name
 BLOCK_BYTES = 1 << 22
 # Small, because one block of a very repetitive file may grow a thousandfold.
 COMPRESSED_BYTES = 1 << 16
+STDIN = "stdin"  # what messages call standard input
 BOM = b"\xef\xbb\xbf"
 _MARKS = {
     b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "zip", b"\x1f\x8b": ".gz", b"BZh": ".bz2",
@@ -148,7 +149,7 @@ class _Blocks(io.RawIOBase):
 def open_bytes(path: str) -> BinaryIO:
     """Open a file for reading, decompressed as its ending says; reading raises as `byte_blocks` does."""
     if compression_of(path):
-        return io.BufferedReader(_Blocks(byte_blocks(path)), 1 << 16)
+        return io.BufferedReader(_Blocks(byte_blocks(path, COMPRESSED_BYTES)), COMPRESSED_BYTES)
     return open(path, "rb")
 
 
@@ -183,7 +184,7 @@ def text_of_line(raw: bytes, number: int, name: str, errors: str = "strict", rem
     try:
         return line.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        raise TextFileError(f"{not_utf8(name, number, line, error.start)} {remedy}") from None
+        raise TextFileError(not_utf8(name, number, line, error.start, remedy)) from None
 
 
 def split_lines(block: bytes, first: int, name: str, remedy: str = "") -> list[str]:
@@ -194,7 +195,7 @@ def split_lines(block: bytes, first: int, name: str, remedy: str = "") -> list[s
         start = block.rfind(b"\n", 0, error.start) + 1
         number = first + block.count(b"\n", 0, error.start)
         head = block if first == 1 else b""
-        raise TextFileError(f"{not_utf8(name, number, block[start:], error.start - start, head)} {remedy}") from None
+        raise TextFileError(not_utf8(name, number, block[start:], error.start - start, remedy, head)) from None
     # Not str.splitlines: it also splits at U+2028, U+0085, form feeds and the like, which occur inside sentences.
     lines = (text[1:] if first == 1 and text.startswith("\ufeff") else text).split("\n")
     if not lines[-1]:
@@ -202,16 +203,21 @@ def split_lines(block: bytes, first: int, name: str, remedy: str = "") -> list[s
     return [line[:-1] if line.endswith("\r") else line for line in lines] if "\r" in text else lines
 
 
-def not_utf8(name: str, number: int, line: bytes, position: int, head: bytes | None = None) -> str:
-    """Return the sentence on a byte of a line that is not UTF-8, with a guess at what the file is.
+def not_utf8(name: str, number: int, line: bytes, position: int, remedy: str, head: bytes | None = None) -> str:
+    """Return the message on a byte of a line that is not UTF-8, with a guess at what the file is.
 
     Args:
         position: of the byte in the line, from 0.
+        remedy: how to fix text of another encoding.
         head: how the file begins; None: as the line does, if it is the first one.
     """
     head = (line if number == 1 else b"") if head is None else head
     found = next((format_name for mark, format_name in _MARKS.items() if head.startswith(mark)), None)
     guess = f"; it looks like a {found} file" if found else ""
-    if found in COMPRESSIONS:
-        guess += f", whose name must end with {found}" if name != "stdin" else ": decompress it first"
-    return f"{name}, line {number}: byte {position + 1} of the line (0x{line[position]:02x}) is not valid UTF-8{guess}."
+    if found in COMPRESSIONS or found == "zip":
+        in_a_file = found in COMPRESSIONS and name != STDIN
+        guess, remedy = guess + (f", whose name must end with {found}" if in_a_file else ": decompress it first"), ""
+    message = (
+        f"{name}, line {number}: byte {position + 1} of the line (0x{line[position]:02x}) is not valid UTF-8{guess}."
+    )
+    return f"{message} {remedy}".rstrip()

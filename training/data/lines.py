@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vaswani_tx import text_files
-from vaswani_tx.text_files import COMPRESSIONS, TextFileError, compression_of  # noqa: F401 - readers take them from here
+from vaswani_tx.text_files import COMPRESSIONS, STDIN, TextFileError, compression_of  # noqa: F401 - readers take them from here
 from vaswani_tx.training.errors import DataError
 
 BLOCK_BYTES = text_files.BLOCK_BYTES
-STDIN = "stdin"  # what messages call standard input
 _GAPS = re.compile(r"(?:[ \t]|\r?\n)+")
 _GAP = " \t\r\n"
 
@@ -75,7 +74,8 @@ def line_chunks(path: str, remedy: str = "remove the line") -> Iterator[list[str
 
 
 def _line_chunks(blocks: Iterable[bytes], name: str, remedy: str) -> Iterator[list[str]]:
-    fix = f"Convert the file, with `iconv -t UTF-8` for example{remedy and f', or {remedy}'}."
+    what = "text" if name == STDIN else "file"
+    fix = f"Convert the {what}, with `iconv -t UTF-8` for example{remedy and f', or {remedy}'}."
     first, rest = 1, []
     with _data_errors():
         for block in blocks:

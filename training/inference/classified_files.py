@@ -19,10 +19,11 @@ from vaswani_tx.training.data.labelled import (
     has_text,
     read_examples,
 )
-from vaswani_tx.training.data.lines import format_of, read_lines, stdin_lines, words_of
+from vaswani_tx.training.data.lines import STDIN, format_of, read_lines, stdin_lines, words_of
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.classifier import Classifier
+from vaswani_tx.training.inference.task_specs import TaskSpec
 
 
 def classify_file(options: argparse.Namespace) -> None:
@@ -36,7 +37,7 @@ def classify_file(options: argparse.Namespace) -> None:
     if options.scores is not None:
         check_labels(examples if kind.names and kind.task != "regression" else (), kind.names, "the model")
     answers = iter(classifier.predict(asked) if (asked := [one for one in examples if has_text(one)]) else [])
-    predictions = [next(answers) if has_text(example) else nothing(example) for example in examples]
+    predictions = [next(answers) if has_text(example) else nothing(kind, example) for example in examples]
     lines = [shown(*pair) for pair in zip(examples, predictions, strict=True)]
     if options.output is not None:
         atomic_text(options.output, "".join(line + "\n" for line in lines))
@@ -63,7 +64,7 @@ def read_input(options: argparse.Namespace, task: str) -> list[Example]:
         raise DataError(f"{path}: lines of text hold no labels and no questions; give .tsv, .jsonl or the like.")
     found: list[Example] = []
     for number, line in enumerate(stdin_lines() if path == "-" else read_lines(path), start=1):
-        where = f"{'stdin' if path == '-' else path}, line {number}"
+        where = f"{STDIN if path == '-' else path}, line {number}"
         found.append(
             WordsExample(where, words_of(line), None) if task == "tagging" else TextExample(where, line, None, None)
         )
@@ -72,10 +73,10 @@ def read_input(options: argparse.Namespace, task: str) -> list[Example]:
     return found
 
 
-def nothing(example: Example) -> dict[str, Any]:
+def nothing(kind: TaskSpec, example: Example) -> dict[str, Any]:
     """Return the prediction for an example without text, which no model is asked for: none."""
     if isinstance(example, WordsExample):
-        return {"tags": [], "scores": []}
+        return kind.join(example, [])
     return {"answer": "", "score": None, "start": None} if isinstance(example, QuestionExample) else {"label": None}
 
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from vaswani_tx.cli.common import CliError, is_stdio
-from vaswani_tx.text_files import TextFileError, compression_of, open_bytes, similar_file, standard_input, text_of_line
+from vaswani_tx.text_files import (
+    STDIN,
+    TextFileError,
+    compression_of,
+    open_bytes,
+    similar_file,
+    standard_input,
+    text_of_line,
+)
 
 CHUNK = 1 << 16
 # A pipe that gives nothing for so long (seconds) is waited for by whoever writes to it: answer what is there.
@@ -35,7 +43,7 @@ def open_input(path: str | None) -> Iterator[tuple[BinaryIO, str]]:
         CliError: no such file, a folder, or a file that may not be read.
     """
     if is_stdio(path):
-        yield standard_input(), "stdin"
+        yield standard_input(), STDIN
         return
     if os.path.isdir(path):
         raise CliError(f"'{path}' is a folder: name a text file.")

@@ -199,7 +199,7 @@ def test_jsonl_faults(tmp_path):
         ),
         (jsonl([good]) + "{broken\n", r"line 2: not valid JSON"),
         (jsonl([good, ["a", "b"]]), r"line 2: an object"),
-        (jsonl([good, {"source": None, "target": "b"}]), r"1 of 2 pairs have an empty side: \S* line 2 \(source\)"),
+        (jsonl([good, {"source": None, "target": "b"}]), r"line 2 \(source\)"),
         (jsonl([good, {"source": "a", "target": 5}]), r"line 2: field 'target' holds 5"),
         (jsonl([good]) + "\n" + jsonl([good]), r" line 2 \(source and target\)"),
         (jsonl([good]) + '{"source": "a\\ud800", "target": "b"}\n', r"line 2: half of a surrogate"),
