@@ -177,8 +177,8 @@ def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]
     at = partial(resolve_path, settings.data_dir)
     pairs = load_parallel(
         at(settings.validation_source), at(settings.validation_target), split=settings.validation_split,
-        empty="drop" if settings.empty_lines == "drop" else "keep", source_field=settings.source_field, target_field=settings.target_field,
-        name=settings.dataset_config,
+        empty="drop" if settings.empty_lines == "drop" else "keep", source_field=settings.source_field,
+        target_field=settings.target_field, name=settings.dataset_config,
     )  # fmt: skip
     return list(pairs["source"]), list(pairs["target"])
 

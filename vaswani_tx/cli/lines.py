@@ -1,4 +1,4 @@
-"""Lines of input: from a file, compressed or not, or from a pipe as they come; `vaswani_tx.text_files` has the rules."""
+"""Lines of input: from a file, compressed or not, or from a pipe as they come, by `vaswani_tx.text_files`."""
 
 import io
 import os

@@ -93,7 +93,7 @@ def page_of(*folders, title=None):
 
 def test_the_data_of_a_classifier_have_no_corpora(tmp_path):
     data = {"task": "classification", "labels": ["a", "b"], "train": {"examples": 60}}
-    assert "examples 60" in page_of(make_run(tmp_path / "run", [train(2), train(4)], data=data)).text
+    assert "task classification" in page_of(make_run(tmp_path / "run", [train(2), train(4)], data=data)).text
 
 
 def test_a_finished_run_from_head_to_recipe(tmp_path):
