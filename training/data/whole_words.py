@@ -1,8 +1,8 @@
 """Words that a tokenizer must never cut, such as the symbols of a linearised tree: each becomes one token.
 
 They are words between spaces, tabs and ends of lines (or the ends of the text), whatever characters they are made of:
-`(NP` and `)NP` are as good as `XX`. A whole word is no control token: it is text like any other, and decoding gives back exactly the text
-that was encoded. The byte-pair merges are learned from the text without these words.
+`(NP` and `)NP` are as good as `XX`. A whole word is no control token: it is text like any other, and decoding gives
+back exactly the text that was encoded. The byte-pair merges are learned from the text without these words.
 """
 
 import json
