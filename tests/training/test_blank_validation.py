@@ -22,5 +22,5 @@ def test_empty_lines_of_a_validation_set(tmp_path, empty, expected):
     (tmp_path / "v.de").write_text("A\nB\n\n", encoding="utf-8")
     assert load_validation(settings(tmp_path, empty_lines=empty)) == expected
     (tmp_path / "v.de").write_text("A\nB\n", encoding="utf-8")
-    with pytest.raises(DataError, match="v.en has 3 lines but .*v.de has 2"):
+    with pytest.raises(DataError, match=r"v\.en has 3 lines but .*v\.de has 2"):
         load_validation(settings(tmp_path, empty_lines=empty))
