@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.config.recipe import parse, usage
 from vaswani_tx.training.errors import CheckpointError, Interrupted, TrainingError
 
@@ -84,6 +85,7 @@ def exit_status(
         interrupted: what is left after Ctrl-C, for the message.
         failures: exceptions that give the status 1; every other ValueError is a wrong input and gives 2.
     """
+    use_utf8()
     try:
         status = work() or 0
         sys.stdout.flush()

@@ -11,6 +11,7 @@ run), `model/` (the model), `translations.tsv`, `scores.json`, `training_curve.p
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.command_line import make_parser, print_status
 from vaswani_tx.training.experiments.english_german_grammar import Pair, generate_corpus, split_corpus
 from vaswani_tx.training.files import atomic_folder, atomic_text
@@ -114,11 +116,12 @@ def reload_elsewhere(folder: Path, sentences: Sequence[str]) -> list[str]:
     Raises RuntimeError with that process's message if it fails.
     """
     result = subprocess.run(
-        [sys.executable, "-c", RELOAD, str(folder), *sentences], capture_output=True, text=True, encoding="utf-8"
-    )
+        [sys.executable, "-c", RELOAD, str(folder), *sentences], capture_output=True, text=True, encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
     if result.returncode:
         raise RuntimeError(f"the saved model did not load in a new process:\n{result.stderr}")
-    return result.stdout.splitlines()
+    return result.stdout.removesuffix("\n").split("\n")
 
 
 @torch.no_grad()
@@ -198,6 +201,7 @@ def demonstrate(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
+    use_utf8()
     try:
         demonstrate(parse(argv))
     except (ValueError, OSError, RuntimeError) as error:

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 from transformers.utils import logging
 
+from vaswani_tx.text_files import open_bytes, text_of_line
 from vaswani_tx.tokenization_vaswani import (
     EOS_TOKEN,
     MINIMAL_VOCAB_SIZE,
@@ -209,16 +210,9 @@ def _are_sentences(strings: Sequence[Any]) -> bool:
 def _read_chunks(file: str) -> Iterator[list[str]]:
     """Yield lists of the lines with text, split at \\n only; raise ValueError at the first byte that is not UTF-8."""
     lines: list[str] = []
-    with open(file, "rb") as stream:
+    with open_bytes(file) as stream:
         for number, raw in enumerate(stream, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            try:
-                line = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{file}, line {number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not "
-                    "valid UTF-8. Convert the file, with `iconv -t UTF-8` for example."
-                ) from None
+            line = text_of_line(raw, number, file, remedy="Convert the file, with `iconv -t UTF-8` for example.")
             if line and not line.isspace():
                 lines.append(line)
             if len(lines) == LINES_PER_CHUNK:

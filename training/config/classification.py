@@ -41,6 +41,7 @@ class ClassifierSettings(RunSettings):
     question_field: str = key("question", "Field of the question.")
     context_field: str = key("context", "Field of the context that holds its answer.")
     answers_field: str = key("answers", "Field of the answers: texts, and the characters where they begin.")
+    empty_lines: Literal["error", "drop"] = key("error", "What an example with an empty text or label does.")
     labels: list[str] | None = field(
         default=None, metadata={"help": "All labels in their order; empty: those of the training data, sorted."}
     )

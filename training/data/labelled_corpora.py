@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from vaswani_tx.sentences_vaswani import split_sentences
-from vaswani_tx.training.data.lines import read_lines
+from vaswani_tx.text_files import use_utf8
+from vaswani_tx.training.data.lines import read_lines, words_of
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
 
@@ -39,7 +40,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 def punctuation(text: str) -> list[tuple[str, str]]:
     """Return the words of a text in lower case, each with its tag."""
     found = []
-    for piece in text.split():
+    for piece in words_of(text):
         matches = list(_WORD.finditer(piece))
         for match in matches:
             word, rest = match[0], piece[match.end() :]
@@ -114,7 +115,7 @@ def first_sentences(lines: Sequence[str], words: int) -> Iterator[tuple[str, str
     for line in lines:
         sentences = [sentence.text for sentence in split_sentences(line)]
         pair = " ".join(sentences[1:]), sentences[0] if sentences else ""
-        if min(len(text.split()) for text in pair) >= words and pair not in seen:
+        if min(len(words_of(text)) for text in pair) >= words and pair not in seen:
             seen.add(pair)
             yield pair
 
@@ -199,6 +200,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse(argv)
+    use_utf8()
     try:
         makers = {"punctuation": make_punctuation, "first-sentence": make_first_sentence, "source": make_source}
         makers[options.command](options)

@@ -1,8 +1,8 @@
 """Words that a tokenizer must never cut, such as the symbols of a linearised tree: each becomes one token.
 
-They are words between white space (or the ends of the text), whatever characters they are made of: `(NP` and `)NP` are
-as good as `XX`. A whole word is no control token: it is text like any other, and decoding gives back exactly the text
-that was encoded. The byte-pair merges are learned from the text without these words.
+They are words between spaces, tabs and ends of lines (or the ends of the text), whatever characters they are made of:
+`(NP` and `)NP` are as good as `XX`. A whole word is no control token: it is text like any other, and decoding gives
+back exactly the text that was encoded. The byte-pair merges are learned from the text without these words.
 """
 
 import json
@@ -54,13 +54,13 @@ def add_whole_words(tokenizer: VaswaniTokenizer, words: Sequence[str]) -> Vaswan
     split = pipeline["pre_tokenizer"]["pretokenizers"][-2]["pattern"]
     # Longest first, though the white space behind a word leaves only one of them: the order then does not matter.
     choices = "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
-    split["Regex"] = f" (?:{choices})(?!\\S)|{split['Regex']}"
+    split["Regex"] = f" (?:{choices})(?![^ \\t\\r\\n])|{split['Regex']}"
     options = {"split_special_tokens": True, "clean_up_tokenization_spaces": False, "whole_words": list(words)}
     return VaswaniTokenizer(tokenizer_object=Tokenizer.from_str(json.dumps(pipeline)), **NAMED_TOKENS, **options)
 
 
 def check_whole_words(words: Sequence[str]) -> list[str]:
-    """Return the words without repetition; raise DataError if there are none, or one is empty or holds white space."""
+    """Return the words without repetition; raise DataError if there are none, or one is empty or holds a space."""
     words = list(dict.fromkeys(words))
     if not words:
         raise DataError("There are no whole words: give one a line, or leave the option out.")

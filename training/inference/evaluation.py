@@ -99,6 +99,7 @@ def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
         target_field=_field(options.target_field),
         split=options.split,
         name=options.dataset_config,
+        empty="keep",
     )
     references = [list(pairs["target"]), *(read_lines(path) for path in targets[1:])]
     return list(pairs["source"]), _same_length(targets, references)

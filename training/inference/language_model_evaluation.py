@@ -39,9 +39,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(options.num_threads)
     corpus = TextCorpus(
         options.text, split=options.split, config=options.dataset_config, field=options.field,
-        documents=options.documents,
+        documents=options.documents, empty="keep",
     )  # fmt: skip
-    texts = read_documents(corpus)[: options.limit]
+    lines = read_documents(corpus)
+    filled = [number for number, text in enumerate(lines) if text.strip()][: options.limit]
+    texts = [lines[number] for number in filled]
     kind, model, tokenizer = load(options)
     if options.pseudo and kind != "masked":
         raise ValueError("--pseudo is for masked models: a causal model's likelihood is what is measured anyhow.")
@@ -59,7 +61,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         masker = Masker.of(tokenizer, rate=options.rate, seed=options.seed)
         result |= masked_scores(model, tokenizer, texts, masker, **shared)
         if options.pseudo:
-            nats, count = pseudo_log_likelihoods(model, tokenizer, texts, **shared)
+            found, count = pseudo_log_likelihoods(model, tokenizer, texts, **shared)
+            # A document without text has no token to predict, but its line: number N is that of line N.
+            nats = [0.0] * (len(lines) if options.limit is None else filled[-1] + 1)
+            for number, value in zip(filled, found, strict=True):
+                nats[number] = value
             result |= {"pseudo_tokens": count, "pseudo_loss": -sum(nats) / max(count, 1), "pseudo_scores": nats}
             result["pseudo_perplexity"] = math.exp(min(result["pseudo_loss"], 700.0))
     versions = {module.__name__: module.__version__ for module in (vaswani_tx, transformers, torch)}

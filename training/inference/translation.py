@@ -111,7 +111,7 @@ def translate_corpus(
     Args:
         model: any encoder-decoder with `generate`, not wrapped for distributed training.
         tokenizer: its tokenizer.
-        sentences: texts of any length and order; an empty one is translated from its end token only.
+        sentences: texts of any length and order; a blank one is not given to the model, its translation is empty.
         batch_tokens: source tokens of a batch with its padding, before beams; a longer sentence is a batch of its own.
         max_source_length: cut sources to this many tokens; None: never.
         progress: show a bar with sentences done.
@@ -122,7 +122,8 @@ def translate_corpus(
     """
     start = time.perf_counter()
     encoded = _encode(tokenizer, sentences, max_source_length)
-    plan = length_batches([len(ids) for ids in encoded], batch_tokens)
+    filled = [index for index, text in enumerate(sentences) if text.strip()]
+    plan = [[filled[i] for i in batch] for batch in length_batches([len(encoded[i]) for i in filled], batch_tokens)]
     rank, world = _rank_and_world(distributed)
     own = plan[rank::world]
     done: dict[int, str] = {}
@@ -138,9 +139,9 @@ def translate_corpus(
     shares = _gather((done, target_tokens)) if world > 1 else [(done, target_tokens)]
     found = {index: text for share, _ in shares for index, text in share.items()}
     return Translations(
-        texts=[found[index] for index in range(len(sentences))],
+        texts=[found.get(index, "") for index in range(len(sentences))],
         source_tokens=sum(map(len, encoded)),
-        target_tokens=sum(count for _, count in shares),
+        target_tokens=sum(count for _, count in shares) + len(sentences) - len(filled),  # of an empty one: its end
         seconds=time.perf_counter() - start,
     )
 

@@ -23,7 +23,7 @@ from vaswani_tx.training.command_line import (
     positive_int,
     print_status,
 )
-from vaswani_tx.training.data.lines import read_lines
+from vaswani_tx.training.data.lines import read_lines, stdin_lines, words_of
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.parsing.linear import FAULTS, ReadBack, count_faults
@@ -106,10 +106,8 @@ def run(options: argparse.Namespace) -> None:
     """Parse the sentences that the options name, and print or write their trees."""
     check_writable(options.output)
     model, tokenizer = load_parser(options)
-    lines = read_lines(options.input) if options.input else sys.stdin.read().split("\n")
-    if not options.input and not lines[-1]:
-        lines.pop()
-    sentences = [[bracket_word(word) for word in line.split()] for line in lines]
+    lines = read_lines(options.input) if options.input not in (None, "-") else stdin_lines()
+    sentences = [[bracket_word(word) for word in words_of(line)] for line in lines]
     asked = [words for words in sentences if words]
     if not asked:
         raise DataError(f"{options.input or 'standard input'} holds no sentence: give one a line.")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
+from vaswani_tx.training.data.lines import words_of
 from vaswani_tx.training.errors import TreeError
 from vaswani_tx.training.files import atomic_folder
 from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
@@ -94,7 +95,7 @@ def _measure(
     return {
         "trees": len(trees),
         "words": sum(len(tree.words()) for tree in trees),
-        "symbols": sum(len(line.split()) for line in lines[1]),
+        "symbols": sum(len(words_of(line)) for line in lines[1]),
         "longest_source": longest[0],
         "longest_target": longest[1],
         "unknown_symbols": sorted(unknown),

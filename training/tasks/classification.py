@@ -141,7 +141,9 @@ def prepare(context: RunContext) -> TaskComponents:
 def load_examples(settings: ClassifierSettings, name: str, split: str) -> list[Example]:
     """Return the examples of one of the recipe's files or data sets."""
     path = resolve_path(settings.data_dir, name)
-    return read_examples(path, settings.task, settings.fields(), split=split, name=settings.dataset_config)
+    return read_examples(
+        path, settings.task, settings.fields(), split=split, name=settings.dataset_config, empty=settings.empty_lines
+    )
 
 
 def make_task_spec(settings: ClassifierSettings, examples: list[Example], validation: list[Example] | None) -> TaskSpec:

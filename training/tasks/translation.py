@@ -168,14 +168,17 @@ def loss_options(settings: TranslationSettings, model: transformers.PreTrainedMo
 
 
 def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]] | None:
-    """Return sources and targets of the validation set, or None where the recipe names none."""
+    """Return sources and targets of the validation set, or None where the recipe names none.
+
+    A pair with an empty side is scored as it is, unless the recipe drops such pairs everywhere.
+    """
     if not settings.validation_source:
         return None
     at = partial(resolve_path, settings.data_dir)
     pairs = load_parallel(
         at(settings.validation_source), at(settings.validation_target), split=settings.validation_split,
-        empty=settings.empty_lines, source_field=settings.source_field, target_field=settings.target_field,
-        name=settings.dataset_config,
+        empty="drop" if settings.empty_lines == "drop" else "keep", source_field=settings.source_field,
+        target_field=settings.target_field, name=settings.dataset_config,
     )  # fmt: skip
     return list(pairs["source"]), list(pairs["target"])
 

@@ -26,11 +26,13 @@ from vaswani_tx.cli.common import (
     print_status,
     quiet_libraries,
 )
+from vaswani_tx.text_files import use_utf8
 
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command and return its exit status; what went wrong is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    use_utf8()
     try:
         status = _carry_out(words)
         sys.stdout.flush()
