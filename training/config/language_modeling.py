@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import vaswani_tx
+from vaswani_tx.limits import TOKENS
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -83,7 +84,7 @@ class LanguageModelSettings(RunSettings):
 class CausalSettings(LanguageModelSettings):
     """Everything that decides the training run of a causal language model."""
 
-    sample_tokens: int = key(24, "Most tokens that the model adds to each sample.")
+    sample_tokens: int = key(24, "Most tokens that the model adds to each sample.", bounds=TOKENS)
 
     positive = (*LanguageModelSettings.positive, "sample_tokens")
 

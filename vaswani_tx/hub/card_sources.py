@@ -196,7 +196,7 @@ def _read(path: Path) -> str:
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"{where} is damaged ({error}): restore it.") from None
     if not isinstance(values, dict):
         raise CardError(f"{where} holds no JSON object: restore it.")
