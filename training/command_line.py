@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vaswani_tx.cli.common import (
+from vaswani_tx.failures import (
     DEBUG_FLAG,
     DebugFlag,
     abandon_stdout,

@@ -103,7 +103,10 @@ def _number(value: float) -> str:
 SEED = whole(0, 2**32 - 1)
 BEAMS = whole(1, MOST_BEAMS)
 TOKENS = whole(1, MOST_TOKENS)
-RESAMPLES = whole(1, 1_000_000)
+# Tokens of a vocabulary; a trainer reserves memory for all at its start.
+VOCABULARY = whole(1, 10_000_000)
+# Each resample draws as many numbers as there are sentences.
+RESAMPLES = whole(1, 100_000)
 # An exponent of a length: beyond these, scores overflow.
 LENGTH_PENALTY = real(-100, 100)
 GNMT_ALPHA = real(0, 100)

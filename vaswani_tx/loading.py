@@ -6,7 +6,6 @@ unless that is asked for, and nothing is built that the memory of the machine ca
 """
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
 from vaswani_tx.errors import CheckpointError, NumberError
+from vaswani_tx.failures import shorten
 from vaswani_tx.limits import GENERATION, shown
 from vaswani_tx.model_size import check_memory
 
@@ -69,7 +69,7 @@ def read_object(path: Path, hint: str = COPY_AGAIN) -> dict[str, Any]:
     except RecursionError:
         raise CheckpointError(f"'{path}' is nested too deeply to be read: {hint}.") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path}' is damaged ({one_line(error, 200)}): {hint}.") from None
+        raise CheckpointError(f"'{path}' is damaged ({shorten(error, 200)}): {hint}.") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"'{path}' holds no JSON object, but {shown(values)}: {hint}.")
     return values
@@ -247,7 +247,7 @@ def check_files(name: str | Path, hint: str = COPY_AGAIN) -> None:
             with safe_open(path, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' is damaged ({one_line(error, 200)}): {hint}") from error
+            raise CheckpointError(f"'{path}' is damaged ({shorten(error, 200)}): {hint}") from error
 
 
 def explained(name: str, what: str, trust: bool | None, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -268,18 +268,12 @@ def explained(name: str, what: str, trust: bool | None, load: Callable[..., Any]
                 f"the {what} '{name}' brings Python code of its own, which was not run: read that code, and if you "
                 "trust it, add --trust-remote-code."
             ) from None
-        reason = f" ({type(error).__name__}: {one_line(error)})"
+        reason = f" ({type(error).__name__}: {shorten(error)})"
         if Path(name).is_dir():
             cause = "a file is missing or damaged, or the installed transformers does not know its kind"
         else:
             cause = "there is no such folder, and no model of that name could be had from the Hub"
         raise CheckpointError(f"the {what} '{name}' cannot be loaded: {cause}{reason}") from error
-
-
-def one_line(error: object, length: int = 300) -> str:
-    """Return an error's text on one line, without the characters that would move a terminal's cursor."""
-    text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", str(error)).split())
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _set_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> None:

@@ -99,9 +99,9 @@ def test_a_failure_of_the_system_and_one_of_our_own_are_told_apart(monkeypatch, 
     done = fail(ZeroDivisionError("a mistake of ours"))
     said = refused(done, "internal error: ZeroDivisionError: a mistake of ours; run again with --debug", status=1)
     assert done.err == f"{said}\n"
-    assert "not enough" in fail(MemoryError()).err and "internal" not in fail(MemoryError()).err
     done = command("info", folder, "--debug")
     assert done.status == 1 and "Traceback" in done.err and done.err.splitlines()[-1].endswith("please report it.")
+    assert "not enough" in fail(MemoryError()).err and "internal" not in fail(MemoryError()).err
     monkeypatch.setenv("VASWANI_TX_DEBUG", "1")
     assert "Traceback" in fail(CliFailure("the disk")).err
 

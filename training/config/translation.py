@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vaswani_tx.limits import BEAMS, whole
+from vaswani_tx.limits import BEAMS, VOCABULARY, whole
 from vaswani_tx.training.config.recipe import check_known, key, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -43,7 +43,9 @@ class TranslationSettings(RunSettings):
     cache_dir: str | None = key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
-    tokenizer_vocab_size: int | None = key(None, "Joint vocabulary to train on both sides where no folder exists.")
+    tokenizer_vocab_size: int | None = key(
+        None, "Joint vocabulary to train on both sides where no folder exists.", bounds=VOCABULARY
+    )
 
     architecture: Literal["vaswani", "lstm"] = key(
         "vaswani", "The Transformer, or its predecessor: an LSTM encoder-decoder with attention."

@@ -442,7 +442,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def show() -> None:
         for tree in generate_trees(options.count, options.seed):
-            print(f"{' '.join(tree.words())}\n{tree.pretty()}\n")
+            print(" ".join(tree.words()), tree.pretty(), "", sep="\n")
 
     return exit_status(show)
 

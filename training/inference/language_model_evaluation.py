@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import vaswani_tx
+from vaswani_tx.devices import choose_device
 from vaswani_tx.loading import load_model, load_tokenizer, read_config
 from vaswani_tx.training.command_line import DTYPES
 from vaswani_tx.training.data.masking import Masker
@@ -68,6 +69,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
     """Return kind, model and tokenizer; raise CheckpointError naming the folder where they cannot be loaded."""
+    device = choose_device(options.device)
     config = read_config(options.model)
     names = config.architectures or [""]
     kind = options.kind or next((kind for end, kind in ENDINGS.items() if str(names[0]).endswith(end)), None)
@@ -78,8 +80,7 @@ def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
         )
     model = load_model(MODELS[kind], options.model, dtype=getattr(torch, DTYPES[options.dtype]))
     tokenizer = load_tokenizer(options.model)
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return kind, model.to(name).eval(), tokenizer
+    return kind, model.to(device).eval(), tokenizer
 
 
 def report(result: dict[str, Any]) -> str:

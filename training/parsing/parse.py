@@ -52,12 +52,11 @@ def parse_sentences(
 
 def load_parser(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the model and tokenizer that the options name; raise DataError where they are no parser."""
-    import torch
-
+    from vaswani_tx.devices import choose_device
     from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
     from vaswani_tx.training.inference.translation import load_model_and_tokenizer
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     try:
         model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device)
     except CheckpointError as error:

@@ -22,14 +22,16 @@ from vaswani_tx.cli.common import (
     OK,
     USAGE,
     CliError,
+    quiet_libraries,
+)
+from vaswani_tx.errors import CheckpointError, DeviceError
+from vaswani_tx.failures import (
     abandon_stdout,
     describe_unforeseen,
     print_status,
     print_traceback,
-    quiet_libraries,
     take_debug_flag,
 )
-from vaswani_tx.errors import CheckpointError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _print_once(f"interrupted{f': {error}' if str(error) else ''}")
         return INTERRUPTED
-    except (CliError, CheckpointError) as error:
+    except (CliError, CheckpointError, DeviceError) as error:
         print_traceback()
         _print_once(f"error: {error}")
         return error.status if isinstance(error, CliError) else USAGE

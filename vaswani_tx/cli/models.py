@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.cli.common import CliError, CliFailure, shorten
+from vaswani_tx.cli.common import CliError, CliFailure
+from vaswani_tx.devices import choose_device
 from vaswani_tx.loading import load_translator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +51,8 @@ def process_context(device: str | None, threads: int | None = None) -> ProcessCo
     """Choose the device; under `accelerate launch` (or torchrun) join the other processes.
 
     Raises:
-        CliError: no such device here, or several processes without accelerate.
+        CliError: several processes without accelerate.
+        DeviceError: no such device here.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -65,16 +67,7 @@ def process_context(device: str | None, threads: int | None = None) -> ProcessCo
         if state.num_processes != wanted:
             raise CliError(f"accelerate found {state.num_processes} of {wanted} processes: give --device cpu.")
         return ProcessContext(state.device, state.process_index, state.num_processes)
-    if device is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        # Apple's lacks operations that a beam search needs: on request only.
-        return ProcessContext(torch.device(found if found is not None and found.type != "mps" else "cpu"))
-    try:
-        context = ProcessContext(torch.device(device))
-        torch.empty(1, device=context.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CliError(f"--device {device} cannot be used here ({shorten(error, 120)}): try cpu.") from None
-    return context
+    return ProcessContext(choose_device(device))
 
 
 def load(
