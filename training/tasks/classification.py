@@ -40,6 +40,7 @@ from vaswani_tx.training.models.loading import (
     check_model,
     load_changed,
     load_pretrained,
+    read_model_type,
     training_copies,
 )
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
@@ -266,13 +267,13 @@ def start_from(settings: ClassifierSettings, spec: TaskSpec) -> PreTrainedModel:
         CheckpointError: a damaged folder, or a model of another family.
     """
     folder = Path(settings.init_from)
-    check_model(folder)
-    former = read_object(folder / "config.json")
-    if former.get("model_type") != VaswaniEncoderConfig.model_type:
+    if (found := read_model_type(folder)) != VaswaniEncoderConfig.model_type:
         raise CheckpointError(
-            f"init_from '{folder}' holds a model of type {former.get('model_type')!r}: a classifier starts from one of "
+            f"init_from '{folder}' holds a model of type {found!r}: a classifier starts from one of "
             f"type {VaswaniEncoderConfig.model_type!r}, such as `vaswani-tx train masked-lm` makes."
         )
+    check_model(folder)
+    former = read_object(folder / "config.json")
     # Not as keywords of from_pretrained, which takes only those for fields that the former configuration had.
     fields = former | spec.config_fields() | settings.model
     config = explained(str(folder), "model", None, VaswaniEncoderConfig.from_dict, fields)

@@ -222,8 +222,8 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     path, out = write(tmp_path, reversal, rows=rows, note="Ours | theirs."), tmp_path / "out"
     assert sweep.main([str(path), "--output-dir", str(out)]) == 1
     error = capsys.readouterr().err
-    assert "row lost failed with status 1; continuing with the next row." in error
-    assert error.endswith("not done: lost failed with status 1\n")
+    assert "row lost failed with status 2; continuing with the next row." in error
+    assert error.endswith("not done: lost failed with status 2\n")
     train, evaluate = "train_translation", "evaluate_translation"
     assert [module for module, _ in in_process] == [train, evaluate, train, train, evaluate]
     table = json.loads((out / "table.json").read_text())
