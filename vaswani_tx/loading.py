@@ -87,6 +87,9 @@ def read_config(name: str | Path, trust: bool = False, **fields: Any) -> PreTrai
         read_object(folder / "config.json")
     found = explained(str(name), "model", trust, AutoConfig.from_pretrained, name)
     explained(str(name), "model", None, _set_fields, found, fields)
+    names = found.architectures
+    if not isinstance(names, list | None) or not all(isinstance(one, str) for one in names or []):
+        raise CheckpointError(f"config.json of '{name}': architectures must be a list of names, not {shown(names)}.")
     return found
 
 

@@ -235,7 +235,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     assert evaluation["settings"]["model"] == str(out / "plain" / "averaged")
     config = VaswaniConfig.from_pretrained(out / "wide" / "averaged")
     assert wide["parameters"] == count_parameters(config) == plain["parameters"] + 2 * (2 * 16 * 32 + 32)
-    assert (plain["updates"], plain["state"], lost["state"]) == (2, "finished", "failed with status 1")
+    assert (plain["updates"], plain["state"], lost["state"]) == (2, "finished", "failed with status 2")
     lines = (out / "table.md").read_text().splitlines()
     assert lines[2] == "| row | changed | parameters | updates | PPL | BLEU | minutes | " + (
         "paper's PPL | paper's BLEU | paper's parameters | state |"
