@@ -25,6 +25,23 @@ _TOKENS = (
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
     "forced_eos_token_id",
 )  # fmt: skip
+
+
+def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(isinstance(entry, kinds) for entry in value)
+
+
+# What the settings must be that are neither numbers nor switches.
+_SHAPES: dict[str, Callable[[Any], bool]] = {
+    "suppress_tokens": _is_list_of(int),
+    "begin_suppress_tokens": _is_list_of(int),
+    "bad_words_ids": lambda value: _is_list_of(list)(value) and all(map(_is_list_of(int), value)),
+    "force_words_ids": _is_list_of(list),
+    "sequence_bias": lambda value: isinstance(value, list | dict),
+    "stop_strings": lambda value: isinstance(value, str) or _is_list_of(str)(value),
+    "exponential_decay_length_penalty": lambda value: _is_list_of(int, float)(value) and len(value) == 2,
+    "early_stopping": lambda value: isinstance(value, bool) or value == "never",
+}
 # Files that name a folder's content; of other tokenizers, one of them is enough.
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
@@ -223,6 +240,10 @@ def check_generation(model: Any, name: str) -> None:
     for field in _SWITCHES:
         if not isinstance(getattr(settings, field, None), bool | None):
             raise CheckpointError(f"{where}: {field} must be true or false, not {shown(getattr(settings, field))}.")
+    for field, is_right in _SHAPES.items():
+        value = getattr(settings, field, None)
+        if value is not None and not is_right(value):
+            raise CheckpointError(f"{where}: {field} cannot be {shown(value)}: correct it, or leave it out.")
     known = max(model.get_input_embeddings().num_embeddings, getattr(model.config, "decoder_vocab_size", None) or 0)
     for field in _TOKENS:
         value = getattr(settings, field, None)
