@@ -19,10 +19,10 @@ from vaswani_tx.failures import (
     DebugFlag,
     abandon_stdout,
     describe_unforeseen,
-    print_status,
     print_traceback,
     take_debug_flag,
 )
+from vaswani_tx.failures import print_status as print_status
 from vaswani_tx.limits import whole
 from vaswani_tx.training.config.recipe import parse, usage
 from vaswani_tx.training.errors import Interrupted, TrainingError, WriteError

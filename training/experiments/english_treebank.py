@@ -28,8 +28,7 @@ from vaswani_tx.training.experiments.english_german_sampler import ClauseSampler
 from vaswani_tx.training.experiments.english_german_syntax import Clause, Nominal, NounPhrase, Phrase, leaf, node
 from vaswani_tx.training.parsing.trees import Tree
 
-SHORTEST, LONGEST = 4, 30  # words, punctuation counted
-COMMA, STOP = syntax.COMMA, syntax.STOP
+SHORTEST, LONGEST, COMMA, STOP = 4, 30, syntax.COMMA, syntax.STOP  # lengths in words, punctuation counted
 QUESTION, AND = leaf(".", "?"), leaf("CC", "and")
 OPENING_QUOTE, CLOSING_QUOTE = leaf("``", "``"), leaf("''", "''")
 

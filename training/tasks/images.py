@@ -181,7 +181,10 @@ def make_processor(context: RunContext, data: ImageData) -> VaswaniImageProcesso
     for folder in filter(None, (context.resume_from, settings.init_from)):
         if (Path(folder) / "preprocessor_config.json").is_file():
             read_object(Path(folder) / "preprocessor_config.json")
-            return explained(str(folder), "image processor", None, VaswaniImageProcessor.from_pretrained, folder)
+            found = explained(str(folder), "image processor", None, VaswaniImageProcessor.from_pretrained, folder)
+            if not isinstance(found.rescale_factor, (int, float)):
+                raise CheckpointError(f"preprocessor_config.json of '{folder}': rescale_factor must be a number.")
+            return found
     processor = VaswaniImageProcessor.from_config(make_config(settings, data.names))
     if settings.normalize == "data":
         mean, deviation = statistics(Pixels(data.train, processor, 0))

@@ -78,7 +78,7 @@ def load(
     Raises:
         CheckpointError: something is missing, damaged, not an encoder-decoder, or does not fit together.
     """
-    options = {"dtype": DTYPES[precision]} if precision else {}
+    options: dict[str, Any] = {"dtype": DTYPES[precision]} if precision else {}
     loaded, words = load_translator(model, tokenizer, trust=trust, **options)
     try:
         return loaded.to(device), words

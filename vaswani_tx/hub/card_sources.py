@@ -90,7 +90,7 @@ def read_run(run: Path) -> Run:
     if (run / "recipe.yaml").is_file():
         try:
             recipe = yaml.safe_load(_read(run / "recipe.yaml")) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise CardError(f"'{run / 'recipe.yaml'}' is no YAML: {error}") from None
         if not isinstance(recipe, dict):
             raise CardError(f"'{run / 'recipe.yaml'}' holds no keys: restore it.")
