@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from vaswani_tx.limits import SEED, whole
 from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.command_line import make_parser, print_status
 from vaswani_tx.training.experiments.english_german_grammar import Pair, generate_corpus, split_corpus
@@ -51,10 +52,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, "python -m vaswani_tx.training.demo")
     parser.add_argument("--output-dir", type=Path, default=Path("demo_run"), help="replaced if it is a demo's folder")
     parser.add_argument(
-        "--pairs", type=int, default=20000, help="size of the corpus, 1,000 to test and 500 to validate"
+        "--pairs", type=whole(), default=20000, help="size of the corpus, 1,000 to test and 500 to validate"
     )
-    parser.add_argument("--max-steps", type=int, help="updates; the recipe's number if absent")
-    parser.add_argument("--seed", type=int, default=2017, help="of the corpus and its split")
+    parser.add_argument("--max-steps", type=whole(), help="updates; the recipe's number if absent")
+    parser.add_argument("--seed", type=SEED, default=2017, help="of the corpus and its split")
     return parser.parse_args(argv)
 
 

@@ -35,6 +35,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4},
 }
 
+# Sizes fit into 32 bits; as numbers of heads no more divisors than that are tried.
+_LARGEST_SIZE, _MOST_TRIED = 2**31 - 1, 100_000
+
 # Keywords that transformers and the Hub put into a config.json beside the fields of its class.
 _FOREIGN_KEYS = frozenset(
     (
@@ -162,7 +165,9 @@ class VaswaniBaseConfig(PreTrainedConfig):
 
     def _head_width(self, name: str) -> int:
         if self.d_model % self.num_heads:
-            divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
+            # One of twice as many heads or fewer is always nearest; 1 divides every width.
+            most = min(self.d_model, 2 * self.num_heads, _MOST_TRIED)
+            divisors = [h for h in range(1, most + 1) if self.d_model % h == 0]
             best = min(divisors, key=lambda h: (abs(h - self.num_heads), h))
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: "
@@ -175,10 +180,14 @@ class VaswaniBaseConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}.")
+            if value is not None and value > _LARGEST_SIZE:
+                raise ValueError(f"{name} must be at most {_LARGEST_SIZE:,}, not {value:,}.")
         for name in self._layer_fields:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive number of layers, not {value!r}.")
+            if value > _LARGEST_SIZE:
+                raise ValueError(f"{name} must be at most {_LARGEST_SIZE:,}, not {value:,}.")
         for name in (field for field in self.__dataclass_fields__ if field.endswith("dropout")):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

@@ -172,7 +172,7 @@ def test_batches_of_any_size_give_the_same_scores(folder):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model", "{}/nowhere"], "does not load as a language model"),
+        (["--model", "{}/nowhere"], "no model folder"),
         (["--text", "{}/nothing.txt"], r"nothing\.txt: there is no such file"),
         (["--pseudo"], "--pseudo is for masked models"),
         (["--length", "1"], "at least 2 tokens"),

@@ -7,8 +7,7 @@ import argparse
 import json
 from typing import Any
 
-import torch
-
+from vaswani_tx.devices import choose_device
 from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.data.labelled import (
     Example,
@@ -28,7 +27,7 @@ from vaswani_tx.training.inference.task_specs import TaskSpec
 
 def classify_file(options: argparse.Namespace) -> None:
     """Predict, write, score; raise a ValueError where input cannot be used."""
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     settings = {"max_length": options.max_length, "stride": options.stride}
     classifier = Classifier.load(options.model, device, **settings)
     classifier.batch_tokens = options.batch_tokens

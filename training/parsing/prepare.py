@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
+from vaswani_tx.limits import VOCABULARY
+from vaswani_tx.training.command_line import exit_status, make_parser
 from vaswani_tx.training.data.lines import words_of
 from vaswani_tx.training.errors import TreeError
 from vaswani_tx.training.files import atomic_folder
@@ -111,7 +112,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--{name}", nargs="+", required=name == "train", metavar="PATH", help=f"trees of the {name} part"
         )
     parser.add_argument(
-        "--vocab-size", type=positive_int, default=16000, help="entries of the vocabulary (16000, the paper's)"
+        "--vocab-size", type=VOCABULARY, default=16000, help="entries of the vocabulary (16000, the paper's)"
     )
     parser.add_argument("--leaves", choices=LEAVES, default="XX", help="symbol of a word in a tree (XX)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

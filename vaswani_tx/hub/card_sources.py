@@ -138,7 +138,7 @@ def read_run(run: Path) -> Run:
     if (run / "recipe.yaml").is_file():
         try:
             recipe = yaml.safe_load(_read(run / "recipe.yaml")) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise CardError(f"'{run / 'recipe.yaml'}' is no YAML: {error}") from None
         if not isinstance(recipe, dict):
             raise CardError(f"'{run / 'recipe.yaml'}' holds no keys: restore it.")
@@ -244,7 +244,7 @@ def _read(path: Path) -> str:
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"{where} is damaged ({error}): restore it.") from None
     if not isinstance(values, dict):
         raise CardError(f"{where} holds no JSON object: restore it.")
