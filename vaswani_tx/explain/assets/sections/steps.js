@@ -154,11 +154,17 @@ export function vectorStrip(options) {
   return heatmap({ cellHeight: 22, cell, ...options });
 }
 
-function embeddingStep({ page, item, state, rows, i, change, width }) {
+/** What enters the stack of the followed tokens; undefined where that is not recorded. */
+function firstVectors(page, item, rows) {
   const side = page.meta.family === "encoder-decoder" ? (item.rows === "source" ? "encoder" : "decoder") : page.meta.family === "decoder" ? "decoder" : "encoder";
   const stack = page.meta.stacks[side];
+  return stack && page.array(stack.embeddings).shape[0] === rows.length ? { side, stack } : {};
+}
+
+function embeddingStep({ page, item, state, rows, i, change, width }) {
+  const { side, stack } = firstVectors(page, item, rows);
   const heading = (...text) => stepHeading(1, "A token becomes a vector", ...text);
-  if (!stack || page.array(stack.embeddings).shape[0] !== rows.length) {
+  if (!stack) {
     return h("div", { class: "step" }, heading("How this model makes its first vectors is not recorded (that is done for models of this library), so the numbers begin with queries, keys and values."));
   }
   const [embedding, position] = [page.array(stack.embeddings).row(i), page.array(stack.positions).row(i)];
@@ -208,21 +214,24 @@ function vectorsStep(context) {
     ? "The queries come from the decoder, the keys and values from the encoder\u2019s output: here the target reads the source (section 3.2.3)."
     : "All three come from the same vectors, hence self-attention.";
   const [dk, dv] = [queries[0].length, values[0].length];
+  const normed = page.meta.model.traits.norm_order === "pre";
   const entering = page.has(`input${item.id}`) ? page.array(`input${item.id}`).row(i) : null;
   return h("div", { class: "step" },
     stepHeading(2, "Query, key and value", `Head ${context.state.head} multiplies its vectors by three learned matrices (section 3.2.2). The query says what a token looks for, the key what it can be found by, the value what it hands over: ${dk}, ${dk} and ${dv} numbers a token. ${from}`),
-    entering && (item.layer > 1 || item.kind === "cross") ? enteringStrip(context, entering) : null,
+    entering && (item.layer > 1 || item.kind === "cross" || normed || !firstVectors(page, item, rows).stack) ? enteringStrip(context, entering, normed) : null,
     figure(`${item.kind}-queries-keys-values-layer${item.layer}-head${context.state.head}`, ["Lengths: query of ", tokenElement(rows[i]), ` ${fixed(lengthOf(queries[i]))}, key of `, tokenElement(columns[j]), ` ${fixed(lengthOf(keys[j]))}, its value ${fixed(lengthOf(values[j]))}. A row of Q chooses the token to follow.`],
       h("div", { class: "steps-three" }, maps), () => sidePictures(maps)));
 }
 
-function enteringStrip({ item, rows, i, width, page }, vector) {
+function enteringStrip({ item, rows, i, width, page }, vector, normed) {
   const most = largestOf(vector);
   const digits = page.array(`input${item.id}`).decimals;
   const map = vectorStrip({ width, rows: 1, columns: vector.length, rowLabels: [tokenText(rows[i])], value: (_, d) => vector[d], colours: () => signedColour(most),
     label: `What enters layer ${item.layer} for this token; arrow keys move over the dimensions`, say: (_, d) => [h("div", {}, `dimension ${d + 1}`), h("div", { class: "number" }, fixed(vector[d], digits))] });
   const before = item.kind === "cross" ? "the masked self-attention of its layer and all layers below have" : item.layer === 2 ? "layer 1 has" : `layers 1 to ${item.layer - 1} have`;
-  return h("div", {}, h("p", { class: "note" }, `By now ${before} worked on the sum of step 1. This is what they made of it:`), figure(`${item.kind}-input-layer${item.layer}-token${i + 1}`, "The vector that the query is made from.", map, map.picture));
+  const after = normed ? ", after the layer norm" : "";
+  const told = item.kind !== "cross" && item.layer === 1 ? `This is what enters layer 1${after}:` : `By now ${before} worked on the first vector. This is what comes out${after}:`;
+  return h("div", {}, h("p", { class: "note" }, told), figure(`${item.kind}-input-layer${item.layer}-token${i + 1}`, "The vector that the query is made from.", map, map.picture));
 }
 
 SECTIONS.push({ id: "steps", title: "Attention step by step", applies: (page) => page.meta.attention.some((item) => item.vectors), render: renderSteps });
