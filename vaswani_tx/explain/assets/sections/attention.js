@@ -131,7 +131,7 @@ function attentionMatrix(page, item, weights, state, change, width, hadFocus) {
   if (state.row !== null) map.chooseRow(state.row - 1);
   if (state.column !== null) map.chooseColumn(state.column - 1);
   return figure(`${item.kind}-attention-layer${item.layer}-head${state.head}`,
-    `${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}. ${item.causal ? "Grey: later positions, masked. " : ""}Darker is more, by the square root of the weight, so that small weights can be seen.`, map, map.picture);
+    `${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}. ${item.causal ? "Grey: later positions, masked. " : ""}A stronger colour is more, by the square root of the weight, so that small weights can be seen.`, map, map.picture);
 }
 
 /** The strongest few of a row or a column, for a hint. */
