@@ -62,6 +62,7 @@ def contents(
         "source": [asdict(token) for token in found.source],
         "target": [asdict(token) for token in found.target],
         "layers": layers,
+        "depth": {item.kind: item.layer + 1 for item in found.attention},
         "attention": [_attention(packer, number, item, found) for number, item in kept],
         "stages": stage_rows(found),
         "stacks": {side: _stack(packer, side, stack) for side, stack in found.stacks.items()},
@@ -76,7 +77,7 @@ def contents(
     if found.prediction is not None:
         meta["prediction"] = _prediction(packer, found.prediction)
     if found.decoding is not None:
-        meta["decoding"] = asdict(found.decoding)
+        meta["decoding"] = _rounded(asdict(found.decoding))
     meta["words"] = _words(found, tokenizer) if tokenizer is not None else {}
     _add_vectors(packer, kept, meta)
     return packer.pack(meta)
@@ -146,10 +147,12 @@ def _part(name: str) -> str:
     kinds = (
         ("cross_attn", ("cross_attn", "encoder_attn", "EncDecAttention", "crossattention")),
         ("norm", ("norm", "LayerNorm", "layer_norm", "ln_1", "ln_2", "ln_f", "layernorm", "layernorm_embedding")),
+        ("positions", ("positions", "embed_positions", "position_embeddings", "wpe", "relative_attention_bias")),
         ("self_attn", ("self_attn", "SelfAttention", "attention", "attn")),
         ("feed_forward", ("feed_forward", "fc1", "fc2", "mlp", "DenseReluDense", "intermediate")),
-        ("positions", ("positions", "embed_positions", "position_embeddings", "wpe")),
-        ("embeddings", ("shared", "embed_tokens", "word_embeddings", "wte", "embeddings", "patch_embedding")),
+        ("embeddings", ("shared", "embed_tokens", "word_embeddings", "wte", "embeddings", "embedding")),
+        ("output", ("lm_head", "cls", "classifier", "classification_head", "score", "qa_outputs", "pooler")),
+        ("feed_forward", ("output",)),  # BERT's second linear map
     )
     for kind, names in kinds:
         if any(word.endswith(names) if kind == "norm" else word in names for word in path):
@@ -227,6 +230,15 @@ def _prediction(packer: Packer, prediction: Prediction) -> dict[str, Any]:
     return {"labels": prediction.labels}
 
 
+def _rounded(value: Any) -> Any:
+    """Return a value of JSON whose numbers have no more digits than a page shows."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, SCORE_DECIMALS) if isinstance(value, float) else value
+
+
 def _words(found: Trace, tokenizer: Any) -> dict[str, str]:
     """Return the text of every token that the page names by its id."""
     ids: set[int] = set()
@@ -239,4 +251,5 @@ def _words(found: Trace, tokenizer: Any) -> dict[str, str]:
             ids.update(candidate["token"] for candidate in step["candidates"])
             ids.update(number for beam in step["beams"] for number in beam["tokens"])
         ids.update(number for hypothesis in found.decoding.hypotheses for number in hypothesis["tokens"])
+        ids.update(found.decoding.settings["prompt"])
     return {str(number): token_text(tokenizer, int(number)) for number in sorted(ids)}
