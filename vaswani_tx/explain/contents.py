@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.packing import Packer
 from vaswani_tx.explain.recording import Recorded
 from vaswani_tx.explain.tokens import token_text
