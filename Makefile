@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' >/dev/null 2>
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo      make an English-German corpus, train a small model on it, score and translate (about 5 minutes)'
+	@echo 'make demo      make an English-German corpus, train a small model on it, score and translate (up to 6 minutes)'
 	@echo 'make test      run the tests'
 	@echo 'make test-fast run the tests that are neither slow nor start several processes (about a minute)'
 	@echo 'make test-rest run the tests that make test leaves out: notebooks, and those that start new Pythons'

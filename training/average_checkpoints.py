@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vaswani_tx.limits import whole
 from vaswani_tx.training.command_line import exit_status, make_parser
 from vaswani_tx.training.errors import CheckpointError
 
@@ -19,7 +20,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; the header of this file is its manual."""
     parser = make_parser(__doc__, "vaswani-tx average")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run, its checkpoints/, or model folders")
-    parser.add_argument("--last", type=int, metavar="N", help="only the last N; default: all")
+    parser.add_argument("--last", type=whole(), metavar="N", help="only the last N; default: all")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     return parser.parse_args(argv)

@@ -25,6 +25,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vaswani_tx.limits import whole
 from vaswani_tx.training.command_line import check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.config.labelled import Fields
 
@@ -44,7 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         meaning = "what separates several labels in a cell" if name == "separator" else f"field of the {name}"
         parser.add_argument(flag, dest=name, default=default, help=f"{meaning} ({default or 'none'})")
     parser.add_argument("--max-length", type=positive_int, help="longest row in tokens; the model's own if absent")
-    parser.add_argument("--stride", type=int, help="tokens that two windows share; the model's own if absent")
+    parser.add_argument("--stride", type=whole(0), help="tokens that two windows share; the model's own if absent")
     parser.add_argument("--batch-tokens", type=positive_int, default=8192, help="tokens of a batch with padding (8192)")
     parser.add_argument("--device", help="such as cpu or cuda:1; a GPU if there is one")
     return parser.parse_args(argv)
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse(argv)
-    return exit_status(lambda: run(options), failures=(OSError,))
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

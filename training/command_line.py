@@ -1,7 +1,8 @@
 """What every command does around its own work: arguments, messages, exit status. Needs neither torch nor transformers.
 
-Exit status: 0 done, 1 failed (disk, memory, a training that diverged), 2 wrong usage or input, 130 Ctrl-C, 141 the
-reader of the output went away, 128 + N stopped by signal N with everything saved.
+Exit status: 0 done, 1 failed (disk, memory, a training that diverged, an internal error), 2 wrong usage or input, 130
+Ctrl-C, 141 the reader of the output went away, 128 + N stopped by signal N with everything saved. `--debug`, or
+VASWANI_TX_DEBUG=1, prints the traceback of an error.
 """
 
 import argparse
@@ -13,18 +14,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.failures import (
+    DEBUG_FLAG,
+    DebugFlag,
+    abandon_stdout,
+    describe_unforeseen,
+    print_traceback,
+    take_debug_flag,
+)
+from vaswani_tx.failures import print_status as print_status
+from vaswani_tx.limits import whole
+from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.config.recipe import parse, usage
-from vaswani_tx.training.errors import CheckpointError, Interrupted, TrainingError
+from vaswani_tx.training.errors import Interrupted, TrainingError, WriteError
 
 FAILED, WRONG_INPUT, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 HELP_FLAGS = {"-h", "--help"}
 # What is wrong with the machine or the run, not with what the user gave.
-FAILURES = (CheckpointError, TrainingError, OSError)
+FAILURES = (WriteError, TrainingError, OSError)
 
 # Choices of `--dtype`, and what PyTorch calls them.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-logger = logging.getLogger(__name__)
 
 
 def command(argv: Sequence[str] | None, settings_class: type, manual: str, run: Callable[[Any], None]) -> int:
@@ -36,7 +46,7 @@ def command(argv: Sequence[str] | None, settings_class: type, manual: str, run: 
         manual: what `--help` prints before the list of keys.
         run: trains as the settings say.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = take_debug_flag(list(sys.argv[1:] if argv is None else argv))
     if HELP_FLAGS & set(argv):
         return exit_status(lambda: print_manual(manual, settings_class))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -65,13 +75,15 @@ def make_parser(manual: str, name: str, usage: str | None = None) -> argparse.Ar
         name: the command as a user types it.
         usage: the line of usage where argparse cannot make it; `%(prog)s` in it is the name.
     """
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=name,
         description=manual,
         usage=usage,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument(DEBUG_FLAG, action=DebugFlag)
+    return parser
 
 
 def exit_status(
@@ -84,6 +96,7 @@ def exit_status(
         interrupted: what is left after Ctrl-C, for the message.
         failures: exceptions that give the status 1; every other ValueError is a wrong input and gives 2.
     """
+    use_utf8()
     try:
         status = work() or 0
         sys.stdout.flush()
@@ -98,27 +111,18 @@ def exit_status(
         abandon_stdout()
         return CLOSED_PIPE
     except (ValueError, OSError) as error:
-        logger.debug("where the error came from", exc_info=True)
+        print_traceback()
         print_status(f"error: {error}")
         return FAILED if isinstance(error, failures) else WRONG_INPUT
+    except Exception as error:
+        print_traceback()
+        print_status(describe_unforeseen(error))
+        return FAILED
     return status
 
 
-def print_status(text: str) -> None:
-    """Print a line on standard error, where it is not among the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def positive_int(text: str) -> int:
-    """Return a whole number of at least 1, as a type of argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-# argparse names the type of a value that it cannot convert.
-positive_int.__name__ = "whole number"
+# The number of a flag that counts something.
+positive_int = whole()
 
 
 def check_writable(path: str | os.PathLike | None) -> None:
@@ -134,12 +138,3 @@ def check_writable(path: str | os.PathLike | None) -> None:
         raise ValueError(f"'{path}' cannot be written, as '{nearest}' is a file: choose another name.")
     if not os.access(nearest, os.W_OK):
         raise ValueError(f"'{path}' cannot be written: check the permissions of '{nearest}', or choose another folder.")
-
-
-def abandon_stdout() -> None:
-    """Send what is not written yet nowhere: its reader is gone, and the interpreter would complain at its end."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+from vaswani_tx.limits import thread_bounds
 from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
 from vaswani_tx.training.engine.environment import hardware, versions
 from vaswani_tx.training.errors import MeasurementError
@@ -57,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--text", nargs=2, metavar=("SOURCE", "TARGET"), help="tokens of trained models' gradients; default: random")
     add("--run", action="append", default=[], metavar="NAME=DIR", help="run folder to compare")
     add("--test", action="append", default=[], metavar="NAME=FILE", help="a run's test scores, as JSON")
-    add("--num-threads", type=positive_int, metavar="N", help="CPU threads of PyTorch; default: its own")
+    add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads of PyTorch; default: its own")
     add("--device", help="device of the timings; default: a GPU if there is one")
     add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
@@ -167,7 +168,7 @@ def _pairs(given: list[str], flag: str) -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status; a folder that holds no model is a wrong input here."""
     options = parse(argv)
-    return exit_status(lambda: print(report(measure(options), options.parts)), failures=(OSError,))
+    return exit_status(lambda: print(report(measure(options), options.parts)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.limits import RESAMPLES
 from vaswani_tx.training.command_line import check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import DataError
@@ -51,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--metrics", nargs="+", choices=signed_metrics(), default=list(DEFAULT_METRICS), metavar="NAME",
         help=f"{names}; default: {default}")  # fmt: skip
     add("--method", choices=tuple(SAMPLES), default="bootstrap", help="default: bootstrap")
-    add("--samples", type=positive_int, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
+    add("--samples", type=RESAMPLES, metavar="N", help="resamples; default: 1000 (randomization: 10000)")
     add("--lowercase", action="store_true", help="score without regard to case")
     add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser for bleu: 13a, intl, char, none, ...")
     add("--target-language", default="de", metavar="CODE", help="for Moses' tokeniser and ROUGE's stemmer; default: de")

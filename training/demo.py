@@ -12,6 +12,7 @@ process through the Auto classes, draws two pictures, and writes the page that e
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from typing import Any
 import torch
 
 from vaswani_tx import explain
+from vaswani_tx.limits import SEED, whole
+from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.command_line import make_parser, print_status
 from vaswani_tx.training.experiments.english_german_grammar import Pair, generate_corpus, split_corpus
 from vaswani_tx.training.files import atomic_folder, atomic_text
@@ -51,10 +54,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, "python -m vaswani_tx.training.demo")
     parser.add_argument("--output-dir", type=Path, default=Path("demo_run"), help="replaced if it is a demo's folder")
     parser.add_argument(
-        "--pairs", type=int, default=20000, help="size of the corpus, 1,000 to test and 500 to validate"
+        "--pairs", type=whole(), default=20000, help="size of the corpus, 1,000 to test and 500 to validate"
     )
-    parser.add_argument("--max-steps", type=int, help="updates; the recipe's number if absent")
-    parser.add_argument("--seed", type=int, default=2017, help="of the corpus and its split")
+    parser.add_argument("--max-steps", type=whole(), help="updates; the recipe's number if absent")
+    parser.add_argument("--seed", type=SEED, default=2017, help="of the corpus and its split")
     return parser.parse_args(argv)
 
 
@@ -116,11 +119,12 @@ def reload_elsewhere(folder: Path, sentences: Sequence[str]) -> list[str]:
     Raises RuntimeError with that process's message if it fails.
     """
     result = subprocess.run(
-        [sys.executable, "-c", RELOAD, str(folder), *sentences], capture_output=True, text=True, encoding="utf-8"
-    )
+        [sys.executable, "-c", RELOAD, str(folder), *sentences], capture_output=True, text=True, encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
     if result.returncode:
         raise RuntimeError(f"the saved model did not load in a new process:\n{result.stderr}")
-    return result.stdout.splitlines()
+    return result.stdout.removesuffix("\n").split("\n")
 
 
 @torch.no_grad()
@@ -203,6 +207,7 @@ def demonstrate(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
+    use_utf8()
     try:
         demonstrate(parse(argv))
     except (ValueError, OSError, RuntimeError) as error:

@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+from vaswani_tx.errors import CheckpointError as CheckpointError
+
 
 class SettingsError(ValueError):
     """A recipe or flag that cannot be used; the message names the key and how to fix it."""
@@ -28,8 +30,8 @@ class ImageDataError(ValueError):
     """Images that cannot be used; the message names the data set, split or column, and how to fix it."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; the message names the file and how to fix it."""
+class WriteError(CheckpointError):
+    """A file or folder that cannot be written: the disk is full, or it may not be; the message names it."""
 
 
 class RunError(ValueError):

@@ -28,6 +28,7 @@ import json
 import sys
 from pathlib import Path
 
+from vaswani_tx.limits import SEED, real, thread_bounds
 from vaswani_tx.training.command_line import DTYPES, check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.files import atomic_text
 
@@ -47,14 +48,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--length", type=positive_int, help="longest sequence in tokens; else the model's limit, at most 1024")
     add("--context", type=positive_int, help="tokens that a later block of a document sees again; else half the length")
     add("--batch-tokens", type=positive_int, default=4096, help="tokens of a batch, padding counted (4096)")
-    add("--rate", type=float, default=0.15, help="share of the words to mask (0.15)")
-    add("--seed", type=int, default=1, help="chooses them (1)")
+    add("--rate", type=real(), default=0.15, help="share of the words to mask (0.15)")
+    add("--seed", type=SEED, default=1, help="chooses them (1)")
     add("--pseudo", action="store_true", help="pseudo-log-likelihood of a masked model")
     add("--scores", type=Path, help="write it for each document, a number a line")
     add("--json", type=Path, help="write every number")
     add("--device", help="cpu, cuda, ... (the accelerator if there is one)")
     add("--dtype", choices=tuple(DTYPES), default="fp32", help="arithmetic of the model (fp32)")
-    add("--num-threads", type=positive_int, help="CPU threads of PyTorch")
+    add("--num-threads", type=thread_bounds(), help="CPU threads of PyTorch")
     add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
     if options.scores and not options.pseudo:
@@ -83,9 +84,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status; a model that does not load is a wrong input here."""
+    """Run the command and return its exit status."""
     options = parse(argv)
-    return exit_status(lambda: run(options), failures=(OSError,))
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

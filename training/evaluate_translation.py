@@ -36,6 +36,7 @@ import json
 import sys
 from pathlib import Path
 
+from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, RESAMPLES, TOKENS
 from vaswani_tx.training.command_line import DTYPES, check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.metrics.registry import DEFAULT_METRICS, signed_metrics
@@ -56,10 +57,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--split", default="test", help="split of a data set from the Hub")
     add("--dataset-config", help="configuration of a data set from the Hub, such as de-en")
     add("--limit", type=positive_int, metavar="N", help="only the first N sentences")
-    add("--beam", type=positive_int, metavar="N", help="beam size; 1 is greedy; default: the model's own")
-    add("--alpha", type=float, help="exponent of GNMT's length penalty; default: the model's own")
-    add("--length-penalty", type=float, help="transformers' length penalty, for models without GNMT's")
-    add("--max-new-tokens", type=positive_int, metavar="N", help="longest translation; default: the model's own rule")
+    add("--beam", type=BEAMS, metavar="N", help="beam size; 1 is greedy; default: the model's own")
+    add("--alpha", type=GNMT_ALPHA, help="exponent of GNMT's length penalty; default: the model's own")
+    add("--length-penalty", type=LENGTH_PENALTY, help="transformers' length penalty, for models without GNMT's")
+    add("--max-new-tokens", type=TOKENS, metavar="N", help="longest translation; default: the model's own rule")
     add("--max-source-length", type=positive_int, metavar="N", help="cut sources to N tokens; default: never")
     add("--batch-tokens", type=positive_int, default=4096, metavar="N", help="source tokens of a batch, before beams")
     names = ", ".join(signed_metrics())
@@ -67,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"scores: {names}; default: {' '.join(DEFAULT_METRICS)}")  # fmt: skip
     add("--lowercase", action="store_true", help="score without regard to case")
     add("--bleu-tokenizer", default="13a", help="sacreBLEU's tokeniser: 13a, intl, char, none, ...")
-    add("--bootstrap", type=positive_int, default=0, metavar="N", help="resamples for 95 %% intervals, such as 1000")
+    add("--bootstrap", type=RESAMPLES, default=0, metavar="N", help="resamples for 95 %% intervals, such as 1000")
     add("--compound-split", action="store_true", help="also the paper's tokenised BLEU with compounds split")
     add("--tokenised-lowercase", action="store_true", help="also BLEU lowercased, normalised, tokenised, as Multi30k's")
     add(
@@ -116,9 +117,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status; a model that does not load is a wrong input here."""
+    """Run the command and return its exit status."""
     options = parse(argv)
-    return exit_status(lambda: run(options), failures=(OSError,))
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

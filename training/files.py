@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.errors import CheckpointError, WriteError
 
 _TEMPORARY, _REPLACED = ".tmp-", ".old-"
 
@@ -40,7 +40,7 @@ def atomic_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if _is_disk_error(error):
-            raise CheckpointError(_disk_message(target, error)) from error
+            raise WriteError(_disk_message(target, error)) from error
         raise
 
 
@@ -57,7 +57,7 @@ def atomic_text(target: Path, text: str) -> None:
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(_disk_message(target, error)) from error
+        raise WriteError(_disk_message(target, error)) from error
 
 
 def clean_leftovers(parent: Path) -> list[str]:

@@ -32,6 +32,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--with-code", action="store_true", help="the model is shared with its code (save_with_code)")
     add("--language", nargs="+", default=[], metavar="CODE", help="language codes, the source's first")
     add("--license", help="licence of the weights, such as apache-2.0")
+    add("--license-name", metavar="NAME", help="name of a licence that the Hub does not list (--license other)")
+    add("--license-link", metavar="URL", help="where that licence is: a URL, or a file of the folder such as LICENSE")
     add("--dataset-name", help="usual name of the training data")
     add("--dataset-id", metavar="OWNER/NAME", help="the training data's name on the Hub")
     add("--dataset-license", metavar="TEXT", help="what the owners of the data allow")
@@ -57,6 +59,8 @@ def write_card(options: argparse.Namespace) -> Path:
     about = About(
         languages=options.language,
         license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
         dataset_name=options.dataset_name,
         dataset_id=options.dataset_id,
         dataset_license=options.dataset_license,

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.limits import BEAMS, SEED, VOCABULARY
 from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.experiments.english_treebank import generate_trees, split_trees
@@ -39,12 +40,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/parsing"), help="replaced if it is a demo's folder")
     parser.add_argument("--trees", type=positive_int, default=16000, help="trees in all, 500 each to validate and test")
     parser.add_argument("--leaves", choices=LEAVES, default="words", help="symbol of a word in a tree (words)")
-    parser.add_argument("--vocab-size", type=positive_int, default=1584, help="entries of the vocabulary (1584)")
+    parser.add_argument("--vocab-size", type=VOCABULARY, default=1584, help="entries of the vocabulary (1584)")
     parser.add_argument("--max-steps", type=positive_int, help="updates; the recipe's number if absent")
-    parser.add_argument(
-        "--beam", type=positive_int, default=PAPER_PARSING["num_beams"], help="beam of the evaluation (21)"
-    )
-    parser.add_argument("--seed", type=int, default=2015, help="of the trees and their split")
+    parser.add_argument("--beam", type=BEAMS, default=PAPER_PARSING["num_beams"], help="beam of the evaluation (21)")
+    parser.add_argument("--seed", type=SEED, default=2015, help="of the trees and their split")
     return parser.parse_args(argv)
 
 

@@ -20,6 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vaswani_tx.limits import VOCABULARY, whole
 from vaswani_tx.training.command_line import exit_status, make_parser
 
 
@@ -36,10 +37,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset-config", help="configuration of a Hub data set, such as de-en")
     parser.add_argument("--empty", default="error", choices=("error", "drop"), help="what pairs with a blank side are")
     parser.add_argument(
-        "--vocab-size", type=int, default=37000, help="entries, special tokens and bytes included (37000)"
+        "--vocab-size", type=VOCABULARY, default=37000, help="entries, special tokens and bytes included (37000)"
     )
     parser.add_argument(
-        "--min-frequency", type=int, default=2, help="pairs of tokens seen less often are not merged (2)"
+        "--min-frequency", type=whole(0), default=2, help="pairs of tokens seen less often are not merged (2)"
     )
     parser.add_argument("--whole-words", metavar="FILE", help="words that are never cut, one a line")
     parser.add_argument("--mask-token", metavar="TOKEN", help="control token of masked language models, such as <mask>")

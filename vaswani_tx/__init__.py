@@ -22,6 +22,7 @@ _MODULES = {
         "VaswaniVisionConfig",
     ),
     "constraints_vaswani": ("constrained_beam_search",),
+    "forbidden_vaswani": ("ForbiddenPhrases",),
     "generation_vaswani": ("VaswaniGenerationConfig",),
     "hub.saving": ("HubError", "push_to_hub", "save_with_code"),
     "image_processing_vaswani": ("VaswaniImageProcessor",),
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         VaswaniVisionConfig,
     )
     from .constraints_vaswani import constrained_beam_search
+    from .forbidden_vaswani import ForbiddenPhrases
     from .generation_vaswani import VaswaniGenerationConfig
     from .hub.saving import HubError, push_to_hub, save_with_code
     from .image_processing_vaswani import VaswaniImageProcessor
@@ -87,6 +89,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "PRESETS",
+    "ForbiddenPhrases",
     "HubError",
     "SummarizationPipeline",
     "TransferError",

@@ -1,11 +1,11 @@
 # Shapes: B sources, R hypotheses (B times those of each), S source length, T target length, H heads, V vocabulary.
-"""Scores and alignments of finished translations, from a second pass through the model.
+"""Log-probabilities and alignments of finished translations, from a second pass through the model.
 
 One pass of the model over source and translation together, without search, gives both. It costs little beside
-the search, and no memory that grows with the vocabulary times the length, as keeping every step's scores would.
+the search, and no memory that grows with the vocabulary times the length, as keeping every step's numbers would.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,58 +32,56 @@ def read_again(
     attention_mask: torch.Tensor,
     sequences: torch.Tensor,
     *,
+    lengths: Sequence[int],
     prompt_length: int = 1,
-    forced_first: int | None = None,
+    certain: Mapping[int, set[int]] | None = None,
     layer: int | None = None,
     sources: torch.Tensor | None = None,
 ) -> list[Reading]:
-    """Score hypotheses, and where `sources` are given, align them.
+    """Compute the log-probability of hypotheses, and where `sources` are given, align them.
 
     Args:
         input_ids, attention_mask: [B, S].
         sequences: [R, T], as `generate` returns them: start token first, padding last.
+        lengths: for each of them how many tokens were generated.
         prompt_length: tokens at the front of every sequence that were given and not generated.
-        forced_first: the id that generation puts first, of any probability; it counts as certain.
+        certain: position in the sequence -> the ids that generation puts there, whatever their probability.
         layer: the decoder layer whose cross-attention, averaged over its heads, makes the alignment.
         sources: [B, S], True for the source tokens that may be aligned to; None: no alignment is made.
 
     Raises:
         ValueError: the model has no such layer.
     """
-    ends = _end_ids(model)
     per_source = sequences.shape[0] // input_ids.shape[0]
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    step = max(1, MAX_LOGITS // (vocabulary * max(sequences.shape[1] - 1, 1)))
     readings: list[Reading] = []
     with _weights_kept(model, sources is not None):
-        for first in range(0, len(sequences), step):
+        step = 1  # the first pass shows how wide the logits are
+        while len(readings) < len(sequences):
+            first = len(readings)
             rows = sequences[first : first + step]
             of = torch.arange(first, first + len(rows), device=input_ids.device) // per_source  # [R] -> source
             outputs = model(
                 input_ids=input_ids[of],
                 attention_mask=attention_mask[of],
-                decoder_input_ids=rows[:, :-1],
+                decoder_input_ids=rows[:, :-1].contiguous(),  # quantised embeddings need it
                 output_attentions=sources is not None,
                 use_cache=False,
                 return_dict=True,
             )
+            step = max(1, MAX_LOGITS // max(outputs.logits[0].numel(), 1))
             labels = rows[:, 1:]
             log_probs = outputs.logits.float().log_softmax(-1).gather(-1, labels[..., None])[..., 0]  # [R, T - 1]
+            for position, ids in (certain or {}).items():
+                if position <= labels.shape[1]:
+                    forced = torch.isin(labels[:, position - 1], torch.tensor(sorted(ids), device=labels.device))
+                    log_probs[:, position - 1].masked_fill_(forced, 0.0)
             links = None if sources is None else _links(outputs.cross_attentions, layer, sources[of])
-            for row, tokens in enumerate(labels.tolist()):
-                end = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
-                begin = min(prompt_length - 1, end)
-                certain = int(prompt_length == 1 and forced_first is not None and tokens[:1] == [forced_first])
-                total = float(log_probs[row, begin + certain : end].sum())
+            for row in range(len(rows)):
+                begin, length = prompt_length - 1, lengths[first + row]
+                total = float(log_probs[row, begin : begin + length].sum())
                 # Every generated token has its links, the given ones before them too, for the spans of the text.
-                readings.append(Reading(total, end - begin, [] if links is None else links[row][:end]))
+                readings.append(Reading(total, length, [] if links is None else links[row][: begin + length]))
     return readings
-
-
-def _end_ids(model: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    ends = model.config.eos_token_id if ends is None else ends
-    return set() if ends is None else set(ends if isinstance(ends, list | tuple) else [ends])
 
 
 def _links(attentions: Sequence[torch.Tensor] | None, layer: int | None, sources: torch.Tensor) -> list[list[Any]]:

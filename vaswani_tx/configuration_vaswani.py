@@ -2,6 +2,7 @@
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -34,6 +35,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4},
 }
 
+# Sizes fit into 32 bits; as numbers of heads no more divisors than that are tried.
+_LARGEST_SIZE, _MOST_TRIED = 2**31 - 1, 100_000
+
 # Keywords that transformers and the Hub put into a config.json beside the fields of its class.
 _FOREIGN_KEYS = frozenset(
     (
@@ -43,6 +47,14 @@ _FOREIGN_KEYS = frozenset(
         "task_specific_params", "tie_last_hidden_states", "tokenizer_class", "torch_dtype", "transformers_weights",
     )
 )  # fmt: skip
+
+# Fields of other models that would make another model of these, unless they agree with the field that is read here.
+_SAME_AS = {
+    "decoder_vocab_size": "vocab_size",
+    "src_vocab_size": "vocab_size",
+    "tgt_vocab_size": "vocab_size",
+    "num_key_value_heads": "num_heads",
+}
 
 
 def nearest(name: str, known) -> str:
@@ -101,10 +113,11 @@ class VaswaniBaseConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         # Aliases arrive here, after the fields: they must be in place before anything is derived from a field.
-        for alias in [key for key in kwargs if key in self.attribute_map]:
-            setattr(self, alias, kwargs.pop(alias))
-        self._warn_unknown(kwargs)
+        self._take_aliases(kwargs)
+        self._refuse_other_models(kwargs)
         self._check_sizes()
+        self._check_token_ids(kwargs)
+        self._warn_unknown(kwargs)
         if self.d_k is None:
             self.d_k = self._head_width("d_k")
         if self.d_v is None:
@@ -127,8 +140,8 @@ class VaswaniBaseConfig(PreTrainedConfig):
             layers = fields.pop("encoder_layers", VaswaniConfig.encoder_layers)
             fields.pop("decoder_layers", None)
             fields["num_hidden_layers"] = layers
-        fields.update({cls.attribute_map.get(key, key): value for key, value in overrides.items()})
-        return cls(**fields)
+        given = {cls.attribute_map.get(key, key) for key in overrides}
+        return cls(**{key: value for key, value in fields.items() if key not in given}, **overrides)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -145,13 +158,16 @@ class VaswaniBaseConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Check the whole configuration: when it is built, and again when it is saved."""
         self._check_sizes()
+        self._check_token_ids(vars(self))
         for name in ("d_k", "d_v"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}.")
 
     def _head_width(self, name: str) -> int:
         if self.d_model % self.num_heads:
-            divisors = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
+            # One of twice as many heads or fewer is always nearest; 1 divides every width.
+            most = min(self.d_model, 2 * self.num_heads, _MOST_TRIED)
+            divisors = [h for h in range(1, most + 1) if self.d_model % h == 0]
             best = min(divisors, key=lambda h: (abs(h - self.num_heads), h))
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide d_model={self.d_model}, so {name} cannot be derived: "
@@ -164,10 +180,14 @@ class VaswaniBaseConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}.")
+            if value is not None and value > _LARGEST_SIZE:
+                raise ValueError(f"{name} must be at most {_LARGEST_SIZE:,}, not {value:,}.")
         for name in self._layer_fields:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive number of layers, not {value!r}.")
+            if value > _LARGEST_SIZE:
+                raise ValueError(f"{name} must be at most {_LARGEST_SIZE:,}, not {value:,}.")
         for name in (field for field in self.__dataclass_fields__ if field.endswith("dropout")):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -182,7 +202,6 @@ class VaswaniBaseConfig(PreTrainedConfig):
                 f"activation_function={self.activation_function!r} is unknown"
                 f"{nearest(self.activation_function, ACT2FN) or '.'} The paper's is 'relu'."
             )
-        self._check_token_ids()
 
     def _check_positions(self):
         if self.position_embedding not in self._position_kinds:
@@ -196,12 +215,45 @@ class VaswaniBaseConfig(PreTrainedConfig):
                 f"d_model={self.d_model + channels - self.d_model % channels}, or position_embedding='learned'."
             )
 
-    def _check_token_ids(self):
-        for name in self._token_fields:
-            value = getattr(self, name)
-            for token in value if isinstance(value, list) else [value]:
-                if token is not None and token < 0:
-                    raise ValueError(f"{name} must be an id of the vocabulary, 0 or more, or None; not {value!r}.")
+    def _check_token_ids(self, further: Mapping[str, Any]):
+        """Raise ValueError where a field `..._token_id`, its own or a further one, is outside of the vocabulary."""
+        size = getattr(self, "vocab_size", None)
+        if size is None:
+            return
+        found = {name: value for name, value in further.items() if name.endswith("_token_id")}
+        for name, value in ({name: getattr(self, name) for name in self._token_fields} | found).items():
+            for token in value if isinstance(value, (list, tuple)) else [value]:
+                if token is not None and (type(token) is not int or not 0 <= token < size):
+                    raise ValueError(
+                        f"{name} must be an id of the vocabulary, from 0 to {size - 1} (vocab_size={size}), or None; "
+                        f"not {value!r}."
+                    )
+
+    def _take_aliases(self, kwargs: dict[str, Any]):
+        """Set the fields that are given under other names; two names of one field must agree."""
+        taken: dict[str, str] = {}
+        for alias in [key for key in kwargs if key in self.attribute_map]:
+            name, value = self.attribute_map[alias], kwargs.pop(alias)
+            was = getattr(self, name)
+            other = taken.get(name) or (name if was != self.__dataclass_fields__[name].default else None)
+            if other and was != value:
+                raise ValueError(f"{other}={was!r} and {alias}={value!r} are both the field {name}: give one of them.")
+            taken[name] = alias
+            setattr(self, name, value)
+
+    def _refuse_other_models(self, kwargs: dict[str, Any]):
+        """Drop fields of other models that agree with one of this model; raise ValueError where they do not."""
+        for name in [name for name in _SAME_AS if name in kwargs]:
+            field, value = _SAME_AS[name], kwargs[name]
+            own = getattr(self, field, None)
+            if own is None:
+                continue
+            if value not in (None, own):
+                raise ValueError(
+                    f"{name}={value!r} differs from {field}={own!r}, which is the only one that these models have: "
+                    f"leave {name} out, or make the two equal."
+                )
+            del kwargs[name]
 
     def _warn_unknown(self, kwargs: dict[str, Any]):
         fields = {name for name in self.__dataclass_fields__ if not name.startswith("_")} | set(self.attribute_map)
@@ -245,7 +297,7 @@ class VaswaniConfig(VaswaniBaseConfig):
         tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4). False: the output
             projection gets a matrix of its own; source and target, of one vocabulary, still share theirs.
         use_cache: keep keys and values of earlier positions while generating.
-        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens, ids of the vocabulary.
 
     The names that transformers' tools look for (`hidden_size`, `num_attention_heads`, `intermediate_size`, `head_dim`,
     `num_hidden_layers`, ...) work as keyword and as attribute. As in transformers' other encoder-decoders,

@@ -19,6 +19,7 @@ import torch
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 
 from .phrases_vaswani import ConstraintError, RequiredPhrases, State, check_token_ids
+from .search_vaswani import current_record
 
 DEAD = -1.0e9  # the score that transformers gives a beam that holds nothing
 
@@ -115,6 +116,8 @@ def constrained_beam_search(
             continue
         logits = outputs.logits[:, -1, :].to(copy=True, dtype=torch.float32, device=input_ids.device)
         del outputs
+        if sequences is input_ids:
+            check_token_ids(search.required, logits.shape[-1], search.ends)
         log_probs = logits_processor(sequences, logits.log_softmax(dim=-1))
         sequences, rows = search.advance(sequences, log_probs)
         search.drop(stopping_criteria(sequences, None), sequences)
@@ -143,7 +146,7 @@ class _Search:
         self.all_scores: list[torch.Tensor] = []
         limits = getattr(config, "_target_limits", None)
         bounds = [config.max_length] * len(required) if limits is None else limits.tolist()
-        check_token_ids(required, model.get_output_embeddings().weight.shape[0], self.ends)
+        self.required = required
         self.sentences = []
         for number, (phrases, bound) in enumerate(zip(required, bounds, strict=True)):
             # A decoder's own prompt is not part of what it writes.
@@ -191,7 +194,7 @@ class _Search:
 
         They are each beam's best tokens and the tokens that begin or continue a required phrase.
         """
-        met = [[state[1] == s.phrases.all_met for state in s.states] for s in self.sentences]
+        met = [[s.phrases.is_met(state) for state in s.states] for s in self.sentences]
         unmet = ~torch.tensor(met, device=self.device)  # [B, M]
         for end in self.ends:
             total[:, :, end] = total[:, :, end].masked_fill(unmet, -torch.inf)
@@ -224,7 +227,7 @@ class _Search:
         for row in stopped.nonzero().flatten().tolist():
             number, beam = divmod(row, self.num_beams)
             sentence, score = self.sentences[number], float(self.scores[number, beam])
-            if not sentence.done and score > DEAD / 2 and sentence.states[beam][1] == sentence.phrases.all_met:
+            if not sentence.done and score > DEAD / 2 and sentence.phrases.is_met(sentence.states[beam]):
                 self._finish(sentence, score, sequences[row], row, None)
             self.scores[number, beam] = DEAD
 
@@ -259,12 +262,15 @@ class _Search:
         for row, (_, tokens, history) in enumerate(rows):
             sequences[row, : len(tokens)] = tokens
             indices[row, : len(history)] = history
+        scores = torch.tensor([score for score, _, _ in rows], device=self.device)
+        if (record := current_record()) is not None:
+            record.scores, record.lengths = scores, (indices >= 0).sum(dim=-1)
         if not self.config.return_dict_in_generate:
             return sequences
         asked = self.config.output_scores
         return self.output_class(
             sequences=sequences,
-            sequences_scores=torch.tensor([score for score, _, _ in rows], device=self.device) if asked else None,
+            sequences_scores=scores if asked else None,
             scores=tuple(self.all_scores) if asked else None,
             beam_indices=indices,
         )

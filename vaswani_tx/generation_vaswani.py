@@ -12,18 +12,40 @@ every score, and the search itself remains theirs. The rule that ends a sentence
 more than an exponent (a sentence's own limit, the number of hypotheses wanted): that one method is overridden.
 """
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .constraints_vaswani import ConstraintError, constrained_beam_search
+from .forbidden_vaswani import ForbiddenPhrases
 
 PAPER_DECODING = {"num_beams": 4, "gnmt_alpha": 0.6, "max_extra_tokens": 50}
 # Entries that transformers' own configuration does not know.
 OWN_ENTRIES = ("gnmt_alpha", "max_extra_tokens")
 # Keywords of `generate` that turn beam search into the constrained one; the first is transformers 4's.
 REQUIRED_ENTRIES = ("force_words_ids", "required_ids")
+# What `_extract_generation_mode_kwargs`, which sees all of a call, leaves for the steps after it.
+STREAMED, FORBIDDEN = "_is_streamed", "_forbidden_phrases"
+
+
+def means_one_beam(given: Mapping[str, Any], config: GenerationConfig | None, is_streamed: bool) -> bool:
+    """Return whether a call of `generate` asks for samples or a stream, and not for beams.
+
+    Beams that only the model's own configuration holds are not asked for: a beam search over samples is hardly ever
+    meant, and there is none that streams.
+
+    Args:
+        given: keywords of the call.
+        config: the generation configuration of the call.
+    """
+
+    def asked(name: str) -> Any:
+        return getattr(config, name, None) if given.get(name) is None else given[name]
+
+    return asked("num_beams") is None and (is_streamed or bool(asked("do_sample")))
 
 
 def _check_entries(gnmt_alpha: float | None, max_extra_tokens: int | None) -> None:
@@ -50,6 +72,7 @@ class VaswaniGenerationConfig(GenerationConfig):
             `length_penalty`. None means "not set", as everywhere in a generation configuration: one that is given to
             `generate` then takes the model's value. If `length_penalty` is given here and `gnmt_alpha` is not, the
             latter is 0.
+        do_sample: if it is given here and `num_beams` is not, the latter is 1.
         max_extra_tokens: how many tokens more than its source a target may have, 50 in the paper. It holds unless
             `max_new_tokens` or `max_length` sets an absolute limit.
 
@@ -62,6 +85,8 @@ class VaswaniGenerationConfig(GenerationConfig):
     def __init__(self, **kwargs):
         if kwargs.get("length_penalty") is not None:
             kwargs.setdefault("gnmt_alpha", 0.0)
+        if kwargs.get("do_sample"):
+            kwargs.setdefault("num_beams", 1)
         settings = {**PAPER_DECODING, **kwargs}
         # Set here: the parent drops unknown entries if the settings claim to come from a model's configuration.
         for name in OWN_ENTRIES:
@@ -179,6 +204,10 @@ class VaswaniGenerationMixin(GenerationMixin):
       cuts as transformers does, without ``</s>``. The source's length is taken from `attention_mask`; without one every
       position counts, as it does for the encoder.
     - `force_words_ids` and `required_ids`: what every hypothesis must hold, found by `constrained_beam_search`.
+    - `bad_words` with `tokenizer`: words and phrases that no text may hold, whatever tokens they are written with
+      (`ForbiddenPhrases`; with `whole_words=True` as whole words only). transformers' `bad_words_ids` forbids tokens.
+    - `do_sample=True` or a `streamer` in the call, without `num_beams` in the call: one beam, whatever the model's own
+      configuration says.
     - `early_stopping` with GNMT's score: False ends a sentence as soon as no running beam can still reach the
       hypotheses that will be returned, "never" as soon as none of the `num_beams` kept can improve, True as soon as
       `num_beams` are complete. The first two never change what is returned: a running beam's score is bounded by its
@@ -209,7 +238,25 @@ class VaswaniGenerationMixin(GenerationMixin):
             self.generation_config = VaswaniGenerationConfig.from_dict(loaded.to_dict())
             self.generation_config._original_object_hash = hash(self.generation_config)
 
+    def _extract_generation_mode_kwargs(self, custom_generate, kwargs, synced_gpus, assistant_model, streamer):
+        words, whole_words = kwargs.pop("bad_words", None), kwargs.pop("whole_words", False)
+        if words is not None:
+            if kwargs.get("tokenizer") is None:
+                raise ValueError(
+                    "`bad_words` are matched on the text: give `tokenizer` too, or token ids as `bad_words_ids`."
+                )
+            kwargs[FORBIDDEN] = ForbiddenPhrases(kwargs["tokenizer"], words, whole_words=bool(whole_words))
+        kwargs[STREAMED] = streamer is not None
+        return super()._extract_generation_mode_kwargs(custom_generate, kwargs, synced_gpus, assistant_model, streamer)
+
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
+        if means_one_beam(kwargs, generation_config, kwargs.pop(STREAMED, False)):
+            if generation_config is None:
+                kwargs["num_beams"] = 1
+            else:  # transformers deprecates keywords beside a configuration
+                generation_config = copy.deepcopy(generation_config)
+                generation_config.num_beams = 1
+        forbidden = kwargs.pop(FORBIDDEN, None)
         # Taken out because transformers refuses keywords that the model's configuration does not hold.
         given = {name: kwargs.pop(name) for name in OWN_ENTRIES if name in kwargs}
         required = {name: kwargs.pop(name) for name in REQUIRED_ENTRIES if kwargs.get(name) is not None}
@@ -237,7 +284,7 @@ class VaswaniGenerationMixin(GenerationMixin):
                 f"{' and '.join(required)} need beam search, but num_beams is {prepared.num_beams} and do_sample "
                 f"{prepared.do_sample}: set num_beams to at least 2 (better 8 or more), and do_sample=False."
             )
-        prepared._required = required
+        prepared._required, prepared._forbidden = required, forbidden
         # What later steps of this call need, where transformers keeps its own such values.
         mask = model_kwargs.get("attention_mask")
         prepared._source_lengths = mask.ne(0).sum(dim=-1) if mask is not None and mask.dim() == 2 else None
@@ -266,7 +313,7 @@ class VaswaniGenerationMixin(GenerationMixin):
             **kwargs,
         )
         alpha = getattr(generation_config, "gnmt_alpha", None)
-        if alpha and generation_config.num_beams > 1:
+        if alpha:
             limits = getattr(generation_config, "_target_limits", None)
             generation_config.length_penalty = GNMTLengthPenalty(
                 alpha,
@@ -291,6 +338,8 @@ class VaswaniGenerationMixin(GenerationMixin):
         return limits.clamp(min=input_ids_length + 1)
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args, **kwargs) -> LogitsProcessorList:
+        if forbidden := getattr(generation_config, "_forbidden", None):
+            kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), forbidden])
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
         ends = getattr(generation_config, "_eos_token_tensor", None)
         limits = getattr(generation_config, "_target_limits", None)
@@ -302,17 +351,23 @@ class VaswaniGenerationMixin(GenerationMixin):
         if required := getattr(generation_config, "_required", None):
             settings = {"generation_config": generation_config, **required, **kwargs}
             return constrained_beam_search(self, input_ids, *args, **settings)
-        output = super()._beam_search(input_ids, *args, generation_config=generation_config, **kwargs)
-        ends, padding = (getattr(generation_config, f"_{name}_token_tensor", None) for name in ("eos", "pad"))
+        padding = getattr(generation_config, "_pad_token_tensor", None)
         is_ours = isinstance(generation_config.length_penalty, GNMTLengthPenalty)
-        if ends is None or not (is_ours or getattr(generation_config, "_target_limits", None) is not None):
-            return output
+        if padding is None or not (is_ours or getattr(generation_config, "_target_limits", None) is not None):
+            return super()._beam_search(input_ids, *args, generation_config=generation_config, **kwargs)
+        asked = generation_config.return_dict_in_generate
+        if not asked:  # only the dictionary tells where each sequence ends
+            generation_config = copy.copy(generation_config)
+            generation_config.return_dict_in_generate = True
+            for name in ("scores", "logits", "attentions", "hidden_states"):
+                setattr(generation_config, f"output_{name}", False)
+        output = super()._beam_search(input_ids, *args, generation_config=generation_config, **kwargs)
         # transformers takes a padding id of 0 for none at all and fills up with </s>, in beam search only.
-        sequences = output if isinstance(output, torch.Tensor) else output.sequences
-        generated = sequences[:, input_ids.shape[1] :]
-        is_end = torch.isin(generated, ends.to(generated.device))
-        generated.masked_fill_(is_end.cumsum(dim=-1) > is_end.int(), int(padding))
-        return output
+        lengths = (output.beam_indices >= 0).sum(dim=-1, keepdim=True)  # [R, T] -> [R, 1]
+        generated = output.sequences[:, input_ids.shape[1] :]
+        after = torch.arange(generated.shape[1], device=generated.device) >= lengths
+        generated.masked_fill_(after, int(padding))
+        return output if asked else output.sequences
 
     def _check_early_stop_heuristic(self, **state) -> torch.Tensor:
         """Return `[B, 1]`: can a running beam of this sentence still change what is kept of it?"""

@@ -12,6 +12,7 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.import_utils import is_tracing
 
 
 def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
@@ -42,7 +43,7 @@ def leading_padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def counted_positions(hidden_states: torch.Tensor, past_length=0, padding: torch.Tensor | None = None) -> torch.Tensor:
-    """Count the positions of `hidden_states` [B, L, D] on from `past_length`: [L], or [B, L] with `padding` [B, 1]."""
+    """Count the positions of [B, L, ...] on from `past_length`: [L], or [B, L] with `padding` [B, 1]."""
     positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
     return positions if padding is None else (positions - padding.to(positions.device)).clamp(min=0)
 
@@ -77,7 +78,7 @@ class VaswaniSinusoidalPositions(nn.Module):
         hidden_states: torch.Tensor,
         past_length=0,
         position_ids: torch.Tensor | None = None,
-        padding: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
     ):
         """Return the encoding of the positions of `hidden_states`.
 
@@ -85,11 +86,13 @@ class VaswaniSinusoidalPositions(nn.Module):
             hidden_states: [B, L, D]; only its length, type and device are read.
             past_length: positions already cached, an int or a 0-d tensor.
             position_ids: [B, L] or [L], instead of counting on from `past_length`.
-            padding: [B, 1], positions in front that do not count: a sequence's first token has position 0.
+            attention_mask: [B, cached + L], any other is not read; padding in front does not count: a sequence's first
+                token has position 0.
 
         Returns:
             [L, D] or [B, L, D].
         """
+        padding = leading_padding(attention_mask)
         end = past_length + hidden_states.shape[1]
         if position_ids is None and isinstance(past_length, int) and end <= self.num_positions:
             if padding is None:
@@ -101,26 +104,59 @@ class VaswaniSinusoidalPositions(nn.Module):
 
 
 class VaswaniLearnedPositions(nn.Embedding):
-    """Learned positions, row E of the paper's Table 3; a position beyond the table is an error that names the field."""
+    """Learned positions, row E of the paper's Table 3; a token beyond the table is an error that names the field."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         past_length=0,
         position_ids: torch.Tensor | None = None,
-        padding: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
     ):
-        """Return the embedding of the positions of `hidden_states`; arguments and result as for the sinusoids."""
-        length = hidden_states.shape[1]
+        """Return the embedding of the positions of `hidden_states`; arguments and result as for the sinusoids.
+
+        Raises:
+            ValueError: the position of a token, not of padding, is beyond the table.
+        """
+        end = past_length + hidden_states.shape[1]
+        fits = isinstance(past_length, int) and end <= self.num_embeddings
         if position_ids is None:
-            if isinstance(past_length, int) and past_length + length > self.num_embeddings:
-                raise ValueError(
-                    f"A sequence of {past_length + length} tokens is longer than max_position_embeddings="
-                    f"{self.num_embeddings}, and learned positions end there: shorten or split it, or train with a "
-                    "larger max_position_embeddings or position_embedding='sinusoidal'."
-                )
+            padding = leading_padding(attention_mask)
+            if padding is None and isinstance(past_length, int) and not fits:
+                raise self._too_long(end)
             position_ids = counted_positions(hidden_states, past_length, padding)
+        elif position_ids.device.type == "cpu":
+            fits = False
+        # Reading positions would wait for an accelerator: not where they are counted, or few enough to be in the table.
+        if not fits:
+            position_ids = self._within_table(position_ids, past_length, attention_mask)
         return super().forward(position_ids)
+
+    def _within_table(self, position_ids, past_length, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return positions of which those of padding are inside of the table; those of tokens must be already."""
+        last = self.num_embeddings - 1
+        if attention_mask is not None and attention_mask.dim() == 2:
+            columns = torch.arange(position_ids.shape[-1], device=attention_mask.device) + past_length
+            is_token = attention_mask.index_select(1, columns.clamp(max=attention_mask.shape[1] - 1)) != 0
+            position_ids = torch.where(is_token.to(position_ids.device), position_ids, position_ids.clamp(0, last))
+        # A graph cannot branch on the values of a tensor; there the lookup itself refuses positions beyond the table.
+        if is_tracing(position_ids) or not position_ids.numel():
+            return position_ids
+        lowest, highest = (int(value) for value in position_ids.aminmax())
+        if highest > last:
+            raise self._too_long(highest + 1)
+        if lowest < 0:
+            raise ValueError(
+                f"position_ids must be from 0 to {last} (max_position_embeddings={last + 1}), not {lowest}."
+            )
+        return position_ids
+
+    def _too_long(self, length: int) -> ValueError:
+        return ValueError(
+            f"A sequence of {length} tokens is longer than max_position_embeddings={self.num_embeddings}, and learned "
+            "positions end there: shorten or split it, or train with a larger max_position_embeddings or "
+            "position_embedding='sinusoidal'."
+        )
 
 
 def make_positions(config: PreTrainedConfig) -> nn.Module:
@@ -144,10 +180,10 @@ class VaswaniPositionalEncoding(nn.Module):
         inputs_embeds: torch.Tensor,
         past_length=0,
         position_ids: torch.Tensor | None = None,
-        padding: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
     ):
         """Turn rows of the embedding matrix, [B, L, D], into the input of the first layer, [B, L, D]."""
-        positions = self.positions(inputs_embeds, past_length, position_ids, padding)
+        positions = self.positions(inputs_embeds, past_length, position_ids, attention_mask)
         return self.dropout(inputs_embeds * self.scale + positions)
 
 

@@ -5,6 +5,9 @@ Beside it the losses of classifiers, all with an exact divisor over a window of 
 Shapes: N target positions (batch times length), D d_model, V vocabulary.
 """
 
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -20,6 +23,17 @@ def uniform_over_others(epsilon: float, vocab_size: int) -> float:
     spread it over the V - 1 wrong ones.
     """
     return epsilon * vocab_size / (vocab_size - 1)
+
+
+def _checked_smoothing(label_smoothing: Any) -> float:
+    """Return `label_smoothing`; raise ValueError where it is not a number from 0 to 1."""
+    is_number = isinstance(label_smoothing, (Real, torch.Tensor)) and not isinstance(label_smoothing, bool)
+    if not is_number or not 0 <= label_smoothing <= 1:
+        raise ValueError(
+            "label_smoothing must be a number from 0 (none) to 1, the probability that is spread over the vocabulary, "
+            f"not {label_smoothing!r}; the paper's is 0.1."
+        )
+    return float(label_smoothing)
 
 
 def _normalizer(labels: torch.Tensor, num_items_in_batch, ignore_index: int = -100):
@@ -50,7 +64,11 @@ def smoothed_cross_entropy(
 
     Returns:
         the loss, a scalar in float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: `label_smoothing` is not a number from 0 to 1.
     """
+    label_smoothing = _checked_smoothing(label_smoothing)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = labels.to(logits.device)
     total = nn.functional.cross_entropy(
@@ -130,7 +148,11 @@ def linear_smoothed_cross_entropy(
 
     Returns:
         the loss, a scalar in float32 (float64 for a float64 weight).
+
+    Raises:
+        ValueError: `label_smoothing` is not a number from 0 to 1.
     """
+    label_smoothing = _checked_smoothing(label_smoothing)
     labels = labels.to(hidden_states.device).reshape(-1)
     keep = (labels != ignore_index).nonzero().squeeze(1)
     hidden = hidden_states.reshape(-1, hidden_states.shape[-1]).index_select(0, keep)
@@ -162,8 +184,9 @@ def classification_loss(
         the loss, a scalar in float32 (float64 for float64 logits): cross entropy, the binary one, or squared error.
 
     Raises:
-        ValueError: the labels do not suit the problem type.
+        ValueError: the labels do not suit the problem type, or `label_smoothing` is not a number from 0 to 1.
     """
+    label_smoothing = _checked_smoothing(label_smoothing)
     labels = labels.to(logits.device)
     if config.problem_type is None:
         whole = not labels.is_floating_point() and labels.numel() == logits.shape[0]

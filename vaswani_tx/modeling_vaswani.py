@@ -5,7 +5,7 @@ Shapes: B batch, S source length, T target length, L length of either, D d_model
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -36,10 +36,16 @@ from .layers_vaswani import (
     VaswaniEncoderLayer,
     VaswaniPositionalEncoding,
     VaswaniSinusoidalPositions,
+    counted_positions,
     leading_padding,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
 from .transfer_vaswani import FromStacksMixin
+
+if TYPE_CHECKING:
+    # Not run: transformers saves a model that carries its code with the files that imports name, so the pipelines
+    # travel with the model at each save.
+    from .pipeline_vaswani import SummarizationPipeline, TranslationPipeline  # noqa: F401
 
 # What a stack records on request beside transformers' usual outputs, under `output_<name>=True`.
 ENCODER_EXTRAS = ("queries", "keys")
@@ -74,6 +80,17 @@ def shift_tokens_right(tokens: torch.Tensor, pad_token_id: int | None, decoder_s
 def _for_each_row(position_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
     """Return positions [B, L]; they may be given as [1, L] or [L] for all rows of the batch."""
     return None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
+
+
+def _fit_to_input(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, cache: Cache | None):
+    """Return a mask [B, T] of just the positions that there are, as transformers reads it where there is a cache.
+
+    Its columns beyond the input are dropped, those that are missing are padding; any other mask comes back as it is.
+    """
+    length = inputs_embeds.shape[1]
+    if attention_mask is None or attention_mask.dim() != 2 or cache is not None or attention_mask.shape[1] == length:
+        return attention_mask
+    return nn.functional.pad(attention_mask, (0, length - attention_mask.shape[1]))
 
 
 def _same_document(position_ids: torch.Tensor | None):
@@ -210,7 +227,8 @@ class VaswaniStack(VaswaniPreTrainedModel):
         if isinstance(cache, EncoderDecoderCache):
             cache = cache.self_attention_cache
         position_ids = _for_each_row(position_ids, inputs_embeds)
-        padding = leading_padding(attention_mask)
+        attention_mask = _fit_to_input(attention_mask, inputs_embeds, cache)
+        hidden_states = self.positional_encoding(inputs_embeds, past_length, position_ids, attention_mask)
         if encoder_hidden_states is None:  # attention to an encoder has limits of its own
             kwargs = {**self._limits_of_documents(position_ids, attention_mask, past_key_values), **kwargs}
         attention_mask = create_causal_mask(
@@ -222,7 +240,6 @@ class VaswaniStack(VaswaniPreTrainedModel):
         )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        hidden_states = self.positional_encoding(inputs_embeds, past_length, position_ids, padding)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -281,7 +298,7 @@ class VaswaniEncoder(VaswaniStack):
         """
         inputs_embeds = self._embed(input_ids, inputs_embeds, "")
         position_ids = _for_each_row(position_ids, inputs_embeds)
-        padding = leading_padding(attention_mask)
+        hidden_states = self.positional_encoding(inputs_embeds, 0, position_ids, attention_mask)
         kwargs = {**self._limits_of_documents(position_ids, attention_mask), **kwargs}
         attention_mask = create_bidirectional_mask(
             config=self.config,
@@ -289,7 +306,6 @@ class VaswaniEncoder(VaswaniStack):
             attention_mask=attention_mask,
             and_mask_function=_same_document(position_ids) if attention_mask is None else None,
         )
-        hidden_states = self.positional_encoding(inputs_embeds, position_ids=position_ids, padding=padding)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self._finish(hidden_states))
@@ -339,7 +355,8 @@ class VaswaniDecoder(VaswaniStack):
 
         Args:
             input_ids: [B, T]; or `inputs_embeds` [B, T, D], rows of the embedding matrix before scaling.
-            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T].
+            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T]. Of a
+                longer [B, ...] the first columns are read, a shorter one ends in padding.
             encoder_hidden_states: [B, S, D].
             encoder_attention_mask: [B, S]; or [B, 1, T, S].
             past_key_values: keys and values of earlier positions.
@@ -601,6 +618,14 @@ class VaswaniForConditionalGeneration(
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
         loss, logits = self._predict(outputs.last_hidden_state, labels, logits_to_keep, skip_logits, settings)
         return with_records(Seq2SeqLMOutput(loss=loss, logits=logits), outputs)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, past_key_values=None, **kwargs) -> dict[str, Any]:
+        """Prepare the next step as transformers does; a static cache's mask of 4 dimensions hides padding in front."""
+        mask = kwargs.get("decoder_attention_mask")
+        is_static = past_key_values is not None and past_key_values.is_compileable
+        if is_static and mask is not None and mask.dim() == 2 and kwargs.get("decoder_position_ids") is None:
+            kwargs["decoder_position_ids"] = counted_positions(mask, padding=leading_padding(mask))
+        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels [B, T] right, the start token first: which transformers' data collators call."""

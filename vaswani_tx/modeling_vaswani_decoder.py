@@ -67,7 +67,8 @@ class VaswaniDecoderModel(VaswaniDecoderPreTrainedModel, VaswaniStack):
 
         Args:
             input_ids: [B, T]; or `inputs_embeds` [B, T, D], rows of the embedding matrix before scaling.
-            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T].
+            attention_mask: [B, cached + T], 1 for tokens and 0 for padding; or [B, 1, T, cached + T]. Of a
+                longer [B, ...] the first columns are read, a shorter one ends in padding.
             position_ids: [B, T], instead of counting on from the cache, from the first token on. Without a mask,
                 documents packed into one row are kept apart where they begin again.
             past_key_values: keys and values of earlier positions.
@@ -130,7 +131,7 @@ class VaswaniForCausalLM(VaswaniLanguageHead, VaswaniDecoderPreTrainedModel, Vas
         shifted = kwargs.pop("shift_labels", None)
         if labels is not None and shifted is None:
             # The last position has nothing to predict.
-            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+            shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         if shifted is not None:
             use_cache = False
         outputs = self.model(

@@ -99,7 +99,7 @@ class VaswaniPatchEmbedding(nn.Module):
         # A pipeline or a Trainer may pass float32 images to a model of another type.
         patches = self.projection(pixel_values.to(self.projection.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # [B, D, G, W] -> [B, P, D]
-        hidden_states = torch.cat((self.class_token.expand(len(patches), -1, -1), patches), dim=1)
+        hidden_states = torch.cat((self.class_token.expand(patches.shape[0], -1, -1), patches), dim=1)
         return self.dropout(hidden_states + self.positions(hidden_states, self.grid(pixel_values.shape[2:])))
 
     def _check(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool):

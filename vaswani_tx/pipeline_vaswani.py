@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import GenerationConfig, Pipeline
+from transformers import GenerationConfig, LogitsProcessorList, Pipeline
 
 from .alignments_vaswani import Reading, read_again, target_spans, word_alignment
 from .constraints_vaswani import constrained_beam_search
-from .phrases_vaswani import forbidden_phrase_ids, required_phrase_ids
+from .forbidden_vaswani import ForbiddenPhrases
+from .generation_vaswani import means_one_beam
+from .phrases_vaswani import required_phrase_ids
 from .pipeline_vaswani_parts import (
     DEFAULT_BATCH_TOKENS,
     OWN_NAMES,
@@ -31,6 +33,7 @@ from .pipeline_vaswani_parts import (
     read_texts,
     without_space,
 )
+from .search_vaswani import recorded_search
 from .sentences_vaswani import Sentence
 
 # For models that set no limit: the 20 of `generate` would cut every translation. As in transformers 4.
@@ -49,7 +52,8 @@ class _SequencePipeline(Pipeline):
         window: texts that are read ahead and sorted by length; it bounds memory, and how long an iterable waits
             for its first answer. 16 batches, or 1024 texts.
         num_return_sequences: with beams, the n best of each text.
-        return_scores: `score`, log P(y | x) over the model's length penalty; with `split_sentences` their sum.
+        return_scores: `score`, by which the search ranked the hypotheses (`sequences_scores` of `generate`); without
+            beams log P(y | x) over the same length penalty; with `split_sentences` their sum.
         return_alignments: `alignment`, for each target token the source token with most cross-attention, averaged over
             the heads of `alignment_layer` (from 0; the last but one), with its place in the text where the tokenizer
             is fast. "words" joins them to words.
@@ -58,10 +62,12 @@ class _SequencePipeline(Pipeline):
         forced_prefix: how the target begins.
         required: words or phrases that the target must hold, a list of forms where one is enough, or a function from
             the source to such a list. Needs beams; more than the usual ones help.
-        bad_words: words or phrases that it must not hold.
+        bad_words: words or phrases that its text must not hold, whatever tokens they are written with.
+        whole_words: `required` and `bad_words` are matched as whole words: "cat" is then not in "cats".
         src_lang, tgt_lang: for tokenizers with languages.
         clean_up_tokenization_spaces, truncation: for the tokenizer.
-        Everything else goes to `generate`, `streamer` (for one string, without beams) included.
+        Everything else goes to `generate`, `streamer` (for one string) included. `do_sample=True` or a `streamer` means
+            one beam unless `num_beams` is given too.
 
     Returns:
         For a string a list with a dictionary for each hypothesis; for a list one such list each, or where each has one
@@ -117,10 +123,10 @@ class _SequencePipeline(Pipeline):
         if isinstance(settings.required, str):
             raise ValueError(f"`required` is the text {settings.required!r}: give a list of words or phrases.")
         if settings.required is not None and not callable(settings.required):
-            settings.required = required_phrase_ids(self.tokenizer, settings.required)
+            settings.required = required_phrase_ids(self.tokenizer, settings.required, settings.whole_words)
         if settings.bad_words is not None:
-            ids = [*(given.get("bad_words_ids") or []), *forbidden_phrase_ids(self.tokenizer, settings.bad_words)]
-            settings.generate = {**given, "bad_words_ids": ids} if ids else given
+            forbidden = ForbiddenPhrases(self.tokenizer, settings.bad_words, settings.whole_words)
+            given["logits_processor"] = LogitsProcessorList([*(given.get("logits_processor") or []), forbidden])
         return settings
 
     def _stream(self, texts: Iterable[str], settings: Settings) -> Iterator[list[dict[str, Any]]]:
@@ -229,11 +235,12 @@ class _SequencePipeline(Pipeline):
         self.model.eval()
         try:
             arguments = self._arguments(settings, units)
-            output = self.model.generate(**inputs, **arguments)
+            with recorded_search(self.model, self.tokenizer) as record:
+                output = self.model.generate(**inputs, **arguments)
             sequences = output if isinstance(output, torch.Tensor) else output.sequences
-            prompt_length = self._prompt_length(arguments)
+            lengths, scores = record.lengths_of(sequences), None if record.scores is None else record.scores.tolist()
             readings = None
-            if settings.reads_again:
+            if settings.return_alignments or (settings.return_scores and scores is None):
                 sources = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
                 for row, unit in enumerate(units):
                     sources[row, : len(unit.ids)] = torch.tensor(unit.aligns, device=sources.device)
@@ -241,22 +248,32 @@ class _SequencePipeline(Pipeline):
                     self.model,
                     **inputs,
                     sequences=sequences,
-                    prompt_length=prompt_length,
-                    forced_first=self._forced_first(settings),
+                    lengths=lengths,
+                    prompt_length=record.prompt_length,
+                    certain=record.certain_tokens(),
                     layer=settings.alignment_layer,
                     sources=sources if settings.return_alignments else None,
                 )
+                if scores is None:
+                    scores = [record.score(reading.log_prob, reading.num_tokens) for reading in readings]
         finally:
             self.model.train(training)
-        return {"sequences": sequences, "readings": readings, "prompt_length": prompt_length}
+        ends = [record.prompt_length + length for length in lengths]
+        return {"sequences": sequences, "ends": ends, "readings": readings, "scores": scores}
 
     def _arguments(self, settings: Settings, units: list[Unit]) -> dict[str, Any]:
         """Return the keywords of `generate`, by precedence: the caller's, the task's, the defaults."""
-        chosen = {**self._defaults(settings), **settings.generate}
-        config = chosen.pop("generation_config", None)
+        given = settings.generate
+        config = given.get("generation_config")
+        if means_one_beam(given, config, is_streamed=given.get("streamer") is not None):
+            given = {**given, "num_beams": 1}
+        defaults = self._defaults(settings)
+        chosen = {**{name: v for name, v in defaults.items() if getattr(config, name, None) is None}, **given}
         if config is not None:
             # transformers deprecates keywords beside a configuration: they go into a copy of it.
-            config = copy.deepcopy(config)
+            config = copy.deepcopy(chosen.pop("generation_config"))
+            if given.get("length_penalty") is not None and given.get("gnmt_alpha") is None:
+                config.gnmt_alpha = None  # which would win over the keyword
             chosen = {"generation_config": config, **config.update(**chosen)}
         if settings.forced_prefix:
             if "decoder_input_ids" in chosen:
@@ -284,7 +301,8 @@ class _SequencePipeline(Pipeline):
 
     def _required(self, settings: Settings, units: list[Unit]) -> list[list]:
         if callable(settings.required):
-            return [required_phrase_ids(self.tokenizer, settings.required(unit.text) or []) for unit in units]
+            wanted = [settings.required(unit.text) or [] for unit in units]
+            return [required_phrase_ids(self.tokenizer, phrases, settings.whole_words) for phrases in wanted]
         return [list(settings.required or [])] * len(units)
 
     def _setting(self, settings: Settings, name: str) -> Any:
@@ -300,40 +318,23 @@ class _SequencePipeline(Pipeline):
         ids = (getattr(place, name, None) for name in ("decoder_start_token_id", "bos_token_id") for place in places)
         return next((token for token in ids if token is not None), None)
 
-    def _prompt_length(self, arguments: dict[str, Any]) -> int:
-        given = arguments.get("decoder_input_ids")
-        if given is None:
-            return 1
-        return given.shape[1] + int(bool((given[:, 0] != self._start_id()).all()))  # `generate` puts the start there
-
     # From ids to answers
 
     def postprocess(self, outputs: dict[str, Any], settings: Settings, units: list[Unit]) -> list[list[Hypothesis]]:
         """Turn ids into the hypotheses of each unit, best first."""
-        sequences, readings = outputs["sequences"], outputs["readings"]
+        sequences, readings, scores = outputs["sequences"], outputs["readings"], outputs["scores"]
         count = len(sequences) // len(units)
-        padding = self.tokenizer.pad_token_id
         found: list[list[Hypothesis]] = [[] for _ in units]
-        for row, ids in enumerate(sequences):
-            # The padding at the end only: some models start with that id.
-            real = (ids[1:] != padding).nonzero()
-            ids = ids[: int(real[-1]) + 2] if len(real) else ids[:1]
+        for row, (ids, end) in enumerate(zip(sequences, outputs["ends"], strict=True)):
+            ids = ids[:end]
             decoding = {"clean_up_tokenization_spaces": settings.clean_up_tokenization_spaces}
             hypothesis = Hypothesis(self.tokenizer.decode(ids, skip_special_tokens=True, **decoding), ids)
             if settings.return_scores:
-                hypothesis.score = self._score(readings[row], settings, outputs["prompt_length"])
+                hypothesis.score = scores[row]
             if settings.return_alignments:
                 hypothesis.alignment = self._alignment(hypothesis, units[row // count], readings[row], decoding)
             found[row // count].append(hypothesis)
         return found
-
-    def _score(self, reading: Reading, settings: Settings, prompt_length: int) -> float:
-        penalty = settings.generate.get("length_penalty")
-        alpha = None if penalty is not None else self._setting(settings, "gnmt_alpha")
-        if alpha:
-            return reading.log_prob / ((5 + reading.num_tokens + prompt_length - 1) / 6) ** alpha
-        penalty = self._setting(settings, "length_penalty")
-        return reading.log_prob / max(reading.num_tokens, 1) ** (1.0 if penalty is None else penalty)
 
     def _alignment(
         self, hypothesis: Hypothesis, unit: Unit, reading: Reading, decoding: dict[str, Any]

@@ -33,6 +33,7 @@ class Settings:
     forced_prefix: str | None = None
     required: Iterable | Callable | None = None
     bad_words: Iterable | None = None
+    whole_words: bool = False
     generate: dict[str, Any] = field(default_factory=dict)
 
     def check(self, tokenizer: Any) -> None:
@@ -59,10 +60,6 @@ class Settings:
         if self.window is not None or self.batch_size == 1:
             return self.window or 1
         return TEXTS_PER_WINDOW if self.batch_size is None else BATCHES_PER_WINDOW * self.batch_size
-
-    @property
-    def reads_again(self) -> bool:
-        return bool(self.return_scores or self.return_alignments)
 
 
 OWN_NAMES = {item.name for item in fields(Settings)} - {"generate"}

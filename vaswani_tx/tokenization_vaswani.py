@@ -7,17 +7,23 @@ the same ids without this package:
 
 No Unicode normalisation and all 256 bytes in the vocabulary: decoding gives back exactly the text that was encoded. The
 space in front makes the first word of a sentence the same token as inside a sentence; decoding takes exactly it away.
+It is put in front of the text only, not of what follows an added token: `>>de<< I` is `>>de<<` and `ĠI`.
 
 Control tokens written in a text are text. Two things are read as control tokens: `<mask>` in the place of a word,
 by a tokenizer that has it as its mask token, and what a chat template itself writes.
 """
 
+import copy
 import importlib
+import json
+import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
@@ -25,6 +31,60 @@ PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<pad>", "<s>", "
 NAMED_TOKENS = {"pad_token": PAD_TOKEN, "bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "unk_token": UNK_TOKEN}
 MINIMAL_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 MASK_TOKEN = "<mask>"
+ADDED_AT_ENDS = ("add_bos_token", "add_eos_token")
+# transformers gives these to every tokenizer that it loads, and would write them into tokenizer_config.json.
+_TRACES_OF_LOADING = ("is_local", "local_files_only")
+
+# The space in front of a text. `tokenizers` normalises and splits what is between added tokens part by part, and only
+# Metaspace tells the first part from the others, but it adds no space to a text that begins with one. So a part that
+# begins with a space (or with the mark itself) is given a mark and a space first; Metaspace then puts its space before
+# the mark, in the first part only; and what is taken away is the mark with the space before it, which leaves the one
+# behind it, or in other parts the mark with the space behind it. The mark is a character that no text should hold.
+_MARK = "\ufdd0"
+_FRONT = r"(?<![\s\S])"  # the front of a part, not of a line
+
+
+def front_normalizer(mask_token: str | None = None) -> normalizers.Normalizer:
+    """Return the normaliser that marks a space at the front, and gives a mask there the space that belongs to it."""
+    steps = [
+        normalizers.Replace(Regex(f"{_FRONT}{_MARK}"), f"{_MARK} {_MARK}"),
+        normalizers.Replace(Regex(f"{_FRONT} "), f"{_MARK}  "),
+    ]
+    if mask_token is not None:
+        # The content of a mask is normalised too: it is found in text with the space in front of it.
+        steps.append(normalizers.Replace(Regex(f"{_FRONT}{re.escape(mask_token)}"), f" {mask_token}"))
+    return normalizers.Sequence(steps)
+
+
+def front_pre_tokenizers() -> list[pre_tokenizers.PreTokenizer]:
+    """Return the first steps of pre-tokenization: one space in front of a text, none in front of its later parts."""
+    return [
+        pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
+        pre_tokenizers.Split(Regex(f"{_FRONT}(?: {_MARK}|{_MARK} )"), behavior="removed"),
+    ]
+
+
+def space_in_front_only(backend: Tokenizer) -> bool:
+    """Return whether a pipeline puts its space in front of texts only; the former one: after each added token too."""
+    steps = backend.pre_tokenizer
+    return isinstance(steps, pre_tokenizers.Sequence) and isinstance(steps[0], pre_tokenizers.Metaspace)
+
+
+def _without_stray_spaces(backend: Tokenizer, mask_token: str | None) -> Tokenizer:
+    """Give a pipeline of the former kind the present one, where that changes no ids: it has no added tokens yet."""
+    steps, known = backend.pre_tokenizer, {*SPECIAL_TOKENS, mask_token}
+    former = isinstance(backend.normalizer, normalizers.Prepend) and isinstance(steps, pre_tokenizers.Sequence)
+    if former and all(token.content in known for token in backend.get_added_tokens_decoder().values()):
+        words, to_bytes = steps[0], steps[1]
+        backend.normalizer = front_normalizer(mask_token)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*front_pre_tokenizers(), words, to_bytes])
+    return backend
+
+
+def _ends(backend: Tokenizer, special_tokens: dict[str, Any]) -> dict[str, bool]:
+    """Return which of `<s>` and `</s>` a pipeline puts at the ends of a text."""
+    put = backend.encode("").tokens
+    return {name: str(special_tokens.get(name.removeprefix("add_"))) in put for name in ADDED_AT_ENDS}
 
 
 class VaswaniTokenizer(TokenizersBackend):
@@ -41,14 +101,51 @@ class VaswaniTokenizer(TokenizersBackend):
     padding_side = "right"
     truncation_side = "right"
     model = BPE
+    _decoded_apart: tuple[int, set[int]] = (-1, set())
+
+    def __init__(self, *args: Any, tokenizer_object: Any = None, tokenizer_file: Any = None, **kwargs: Any):
+        backend = None
+        if tokenizer_object is not None:
+            backend = copy.deepcopy(tokenizer_object)
+        elif tokenizer_file is not None and os.path.isfile(tokenizer_file):
+            backend = Tokenizer.from_file(str(tokenizer_file))
+        ends: dict[str, bool] = {}
+        if backend is not None:
+            mask_token = kwargs.get("mask_token")
+            self._tokenizer = _without_stray_spaces(backend, None if mask_token is None else str(mask_token))
+            ends = _ends(backend, kwargs)
+            given = {name: kwargs.pop(name, there) for name, there in ends.items()}
+            if given != ends:  # transformers then writes the pipeline's last step again
+                kwargs, ends = {**kwargs, **given}, given
+        super().__init__(*args, **kwargs)
+        self._add_bos_token, self._add_eos_token = (ends.get(name, getattr(self, name)) for name in ADDED_AT_ENDS)
+        for name in (*ADDED_AT_ENDS, *_TRACES_OF_LOADING):
+            self.init_kwargs.pop(name, None)
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Name the special tokens where a folder holds `tokenizer.json` and no `tokenizer_config.json`."""
+        """Complete what a folder says: special tokens where it has no `tokenizer_config.json`, tokens at the ends."""
         if not any(kwargs.get(name) for name in NAMED_TOKENS):
             kwargs.update(NAMED_TOKENS)
             kwargs.setdefault("split_special_tokens", True)
-        return super().convert_to_native_format(trust_remote_code=trust_remote_code, **kwargs)
+        file = kwargs.get("tokenizer_file")
+        if file is None or not os.path.isfile(file):
+            return super().convert_to_native_format(trust_remote_code=trust_remote_code, **kwargs)
+        config = os.path.join(os.path.dirname(file), "tokenizer_config.json")
+        if os.path.isfile(config):
+            with open(config, encoding="utf-8") as stream:
+                settings = json.load(stream)
+            # transformers takes these out where there is a tokenizer.json.
+            kwargs = {**{name: settings[name] for name in ADDED_AT_ENDS if name in settings}, **kwargs}
+        return kwargs
+
+    def save_chat_templates(self, save_directory: Any, tokenizer_config: dict[str, Any], *args: Any, **kwargs: Any):
+        """Save templates, and say in the configuration what is put at the ends of texts, which transformers does not.
+
+        Evaluation harnesses and trainers read it to know whether a text begins with `<s>`.
+        """
+        settings, files = super().save_chat_templates(save_directory, tokenizer_config, *args, **kwargs)
+        return {**settings, **_ends(self._tokenizer, self.special_tokens_map)}, files
 
     @classmethod
     def train(
@@ -62,22 +159,33 @@ class VaswaniTokenizer(TokenizersBackend):
         control_tokens: Sequence[str] = (),
         **kwargs: Any,
     ) -> "VaswaniTokenizer":
-        """Learn the joint vocabulary of source and target: see `vaswani_tx.tokenizer_training.train_tokenizer`.
+        """Learn the joint vocabulary of source and target from files, or from texts that cannot be taken for files.
+
+        See `vaswani_tx.tokenizer_training.train_tokenizer`.
 
         Raises:
             ValueError: files, text or sizes that cannot be trained on.
             ImportError: the class was loaded from a model's folder, and the package is not installed.
         """
-        try:
-            training = importlib.import_module("vaswani_tx.tokenizer_training")
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                "The code in a model's folder can load a tokenizer but not train one: install the package, with "
-                "`pip install vaswani-tx`, and use its VaswaniTokenizer.train."
-            ) from error
+        training = _training()
         return training.train_tokenizer(
             cls, corpus, vocab_size, min_frequency, show_progress, length, mask_token, control_tokens, **kwargs
         )
+
+    @classmethod
+    def train_from_iterator(cls, texts: Iterable[Any], vocab_size: int = 37000, **kwargs: Any) -> "VaswaniTokenizer":
+        """Learn the joint vocabulary from texts, in a list or any iterable of strings or of lists of them.
+
+        Args:
+            texts: never read as names of files.
+            vocab_size: as of `train`, like all that `kwargs` may hold.
+
+        Raises:
+            ValueError: text or sizes that cannot be trained on.
+            ImportError: the class was loaded from a model's folder, and the package is not installed.
+        """
+        training = _training()
+        return training.train_tokenizer(cls, training.texts_of(texts), vocab_size, **kwargs)
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """Render messages with the chat template, without tokenizing them.
@@ -109,16 +217,60 @@ class VaswaniTokenizer(TokenizersBackend):
             if first != self.bos_token_id:
                 # The decoder takes a space away from the front, which here is not the one that encoding put there.
                 token_ids = [self.convert_tokens_to_ids("Ġ"), *token_ids]
-        return super()._decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        # The decoder reads the letters of added tokens as bytes where it can, which is wrong beyond ASCII; and it would
+        # take away a space that an added token begins with.
+        apart = self._tokens_to_decode_apart()
+        if apart.isdisjoint(token_ids):
+            return super()._decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        text = ""
+        for inner, group in groupby(token_ids, apart.__contains__):
+            if inner:
+                skipped = self.all_special_ids if skip_special_tokens else ()
+                text += "".join(self.added_tokens_decoder[token].content for token in group if token not in skipped)
+            else:
+                front = [self.convert_tokens_to_ids("Ġ")] if text else []
+                text += super()._decode([*front, *group], skip_special_tokens=skip_special_tokens, **kwargs)
+        return text
+
+    def _tokens_to_decode_apart(self) -> set[int]:
+        """Return the ids of added tokens whose text the decoder would change; found again when tokens were added."""
+        size = self._tokenizer.get_vocab_size()
+        if self._decoded_apart[0] != size:
+            added = self._tokenizer.get_added_tokens_decoder().items()
+            found = {index for index, token in added if token.content[:1] == " " or not token.content.isascii()}
+            self._decoded_apart = (size, found)
+        return self._decoded_apart[1]
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
         """Add tokens; the mask as one that is read from text, where special ones are not, with the space before it."""
         mask = None if self.mask_token is None else str(self.mask_token)
         rest = [token for token in new_tokens if str(token) != mask]
         added = 0
+        present = space_in_front_only(self._tokenizer)
         if len(rest) < len(new_tokens):
+            if present:
+                self._tokenizer.normalizer = front_normalizer(mask)
             added = self._tokenizer.add_tokens([AddedToken(mask, special=False, normalized=True)])
+        if present:
+            # Text is not changed by normalisation, only marked at its front: what is looked for is the text itself.
+            rest = [_as_written(token, special_tokens) for token in rest]
         return added + (super()._add_tokens(rest, special_tokens=special_tokens) if rest else 0)
+
+
+def _training() -> Any:
+    try:
+        return importlib.import_module("vaswani_tx.tokenizer_training")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "The code in a model's folder can load a tokenizer but not train one: install the package, with "
+            "`pip install vaswani-tx`, and use its VaswaniTokenizer.train."
+        ) from error
+
+
+def _as_written(token: str | AddedToken, special: bool) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, special=special, normalized=False)
+    return AddedToken(**{**token.__getstate__(), "normalized": False})
 
 
 __all__ = ["MASK_TOKEN", "VaswaniTokenizer"]

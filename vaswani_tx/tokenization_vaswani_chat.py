@@ -12,15 +12,16 @@ import json
 import re
 from typing import Any
 
+from tokenizers import pre_tokenizers
 from transformers import BatchEncoding, TokenizersBackend
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
-from .tokenization_vaswani import EOS_TOKEN
+from .tokenization_vaswani import EOS_TOKEN, space_in_front_only
 from .tokenization_vaswani import VaswaniTokenizer as TextTokenizer
 
 CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
-# <s><|user|>Hello.</s><|assistant|>Hello to you.</s>: contents follow their control token without a space of their own,
-# so that their words are the tokens that they are in any text.
+# <s><|user|> Hello.</s><|assistant|> Hello to you.</s>: contents follow their control token after a space, so that
+# their words are the tokens that they are in any text.
 CHAT_TEMPLATE = """
 {{- bos_token -}}
 {%- for message in messages -%}
@@ -28,14 +29,18 @@ CHAT_TEMPLATE = """
         {{- raise_exception("A message's role must be system, user or assistant, not '" ~ message['role'] ~ "'.") -}}
     {%- endif -%}
     {{- '<|' ~ message['role'] ~ '|>' -}}
+    {%- set content = message['content'] | trim -%}
+    {%- set space = ' ' if content else '' -%}
     {%- if message['role'] == 'assistant' -%}
-        {%- generation -%}{{- message['content'] | trim ~ eos_token -}}{%- endgeneration -%}
+        {%- generation -%}{{- space ~ content ~ eos_token -}}{%- endgeneration -%}
     {%- else -%}
-        {{- message['content'] | trim ~ eos_token -}}
+        {{- space ~ content ~ eos_token -}}
     {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
+# For tokenizers that put a space after each control token themselves, as all did once.
+TEMPLATE_WITHOUT_SPACES = CHAT_TEMPLATE.replace("' ' if content else ''", "''")
 # How transformers reads the answer to such a chat back into a message.
 CHAT_RESPONSE = {
     "defaults": {"role": "assistant"},
@@ -52,7 +57,8 @@ class VaswaniTokenizer(TextTokenizer):
     def prepare_for_chat(self) -> int:
         """Set `CHAT_TEMPLATE` and return how many of its tokens were new: the model needs so many more embeddings."""
         added = self.add_special_tokens({"extra_special_tokens": list(CHAT_TOKENS)}, replace_extra_special_tokens=False)
-        self.chat_template, self.response_template = CHAT_TEMPLATE, dict(CHAT_RESPONSE)
+        self.chat_template = CHAT_TEMPLATE if space_in_front_only(self._tokenizer) else TEMPLATE_WITHOUT_SPACES
+        self.response_template = dict(CHAT_RESPONSE)
         return added
 
     def apply_chat_template(
@@ -155,11 +161,20 @@ class VaswaniTokenizer(TextTokenizer):
         """Return the tokens of one rendered chat; offsets count its characters."""
         meant = str.maketrans({other: letter for letter, other in replacement_letters.items()})
         backend, parts = self._tokenizer, []
-        for number, part in enumerate(re.split(f"({'|'.join(map(re.escape, self._control_tokens()))})", chat)):
-            if part:
-                # What the split found is the template's; all else is text.
-                backend.encode_special_tokens = number % 2 == 0
-                parts.append(backend.encode(part.translate(meant), add_special_tokens=False))
+        steps = backend.pre_tokenizer
+        # Each part is encoded as a text of its own: only the first may be given the space in front.
+        later = (
+            pre_tokenizers.Sequence([steps[place] for place in (1, 2, 3)]) if space_in_front_only(backend) else steps
+        )
+        try:
+            for number, part in enumerate(re.split(f"({'|'.join(map(re.escape, self._control_tokens()))})", chat)):
+                if part:
+                    # What the split found is the template's; all else is text.
+                    backend.encode_special_tokens = number % 2 == 0
+                    parts.append(backend.encode(part.translate(meant), add_special_tokens=False))
+                    backend.pre_tokenizer = later
+        finally:
+            backend.pre_tokenizer = steps
         parts = parts or [backend.encode("", add_special_tokens=False)]
         merged = type(parts[0]).merge(parts, growing_offsets=True)
         merged.set_sequence_id(0)  # to find characters in all parts

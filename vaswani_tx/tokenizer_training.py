@@ -5,13 +5,15 @@ The pipeline is built here once and saved whole in `tokenizer.json`; `tokenizati
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers.utils import logging
 
+from vaswani_tx.text_files import open_bytes, text_of_line
 from vaswani_tx.tokenization_vaswani import (
     EOS_TOKEN,
     MINIMAL_VOCAB_SIZE,
@@ -19,6 +21,8 @@ from vaswani_tx.tokenization_vaswani import (
     SPECIAL_TOKENS,
     UNK_TOKEN,
     VaswaniTokenizer,
+    front_normalizer,
+    front_pre_tokenizers,
 )
 
 logger = logging.get_logger(__name__)
@@ -35,6 +39,8 @@ WORD_PATTERN = "|".join(
     )
 )
 LINES_PER_CHUNK = 1000
+# What a path has and a sentence does not: a folder, or an ending of letters.
+_PATH = re.compile(r"[/\\]|\.[A-Za-z][A-Za-z0-9]{0,7}\Z")
 
 
 def train_tokenizer(
@@ -52,8 +58,9 @@ def train_tokenizer(
 
     Args:
         tokenizer_class: `VaswaniTokenizer`, or a class derived from it.
-        corpus: a path or a list of paths of text files (UTF-8, one sentence a line), or an iterable, other than a
-            list of strings, that yields sentences or lists of sentences.
+        corpus: a path or a list of paths of text files (UTF-8, one sentence a line), or an iterable that yields
+            sentences or lists of sentences. A list of strings is one of sentences where none of them is a file, and
+            at least one of them has white space and no look of a path; `train_from_iterator` never looks for files.
         vocab_size: entries wanted, with the 4 special tokens and the 256 bytes. A small corpus may not fill it.
         min_frequency: a pair of tokens seen less often is not merged.
         show_progress: show a progress bar on the terminal.
@@ -113,9 +120,10 @@ class _Counter:
 def _untrained_backend() -> Tokenizer:
     """Build the pipeline without any merge."""
     backend = Tokenizer(BPE(unk_token=UNK_TOKEN))
-    backend.normalizer = normalizers.Prepend(" ")
+    backend.normalizer = front_normalizer()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            *front_pre_tokenizers(),
             pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -139,6 +147,7 @@ def _trainer(vocab_size: int, min_frequency: int, show_progress: bool, further: 
 
 def _mask_in_text(backend: Tokenizer, mask: str) -> Tokenizer:
     """Return a tokenizer that finds its entry `mask` in text: normalised as text is, it has a space in front there."""
+    backend.normalizer = front_normalizer(mask)
     pipeline = json.loads(backend.to_str())
     for token in pipeline["added_tokens"]:
         if token["content"] == mask:
@@ -159,39 +168,51 @@ def _check_size(name: str, value: Any, least: int, reason: str) -> None:
         raise ValueError(f"`{name}` is {value!r}: give a whole number of at least {least} ({reason}).")
 
 
+def texts_of(texts: Any) -> Iterator[Any]:
+    """Return an iterator over texts, which is never read as a list of paths."""
+    if isinstance(texts, (str, os.PathLike)):
+        raise ValueError(f"{os.fspath(texts)[:80]!r} is one text or path: pass a list of texts, or files to `train`.")
+    try:
+        return iter(texts)
+    except TypeError:
+        raise ValueError(
+            f"The texts are {type(texts).__name__}: pass an iterable of sentences or lists of them."
+        ) from None
+
+
 def _file_list(corpus: Any) -> list[str] | None:
     """Return the paths in `corpus` as strings, each an existing file, or None when it holds text instead."""
     if isinstance(corpus, (str, os.PathLike)):
         corpus = [corpus]
-    if not isinstance(corpus, (list, tuple)):
+    elif not isinstance(corpus, (list, tuple)):
         return None
-    if not corpus:
+    elif not corpus:
         raise ValueError("No files to train on: `corpus` is an empty list. Pass the files of both languages.")
-    if not all(isinstance(item, (str, os.PathLike)) for item in corpus):
+    elif not all(isinstance(item, (str, os.PathLike)) for item in corpus) or _are_sentences(corpus):
         return None
     files = [os.fspath(item) for item in corpus]
     for file in files:
         if not os.path.isfile(file):
             raise ValueError(
-                f"{file[:200]!r} in `corpus` is not a file. A list of strings is read as a list of paths: check the "
-                "path, or pass `iter(sentences)` to train on the strings themselves."
+                f"{file[:200]!r} in `corpus` is not a file. Strings that may be paths are read as paths: check the "
+                "path, or pass `iter(sentences)`, or call `train_from_iterator`, to train on the strings themselves."
             )
     return files
+
+
+def _are_sentences(strings: Sequence[Any]) -> bool:
+    """Return whether a list holds sentences: none is a file, and one has white space and no look of a path."""
+    if any(isinstance(item, os.PathLike) or os.path.exists(item[:4096]) for item in strings):
+        return False
+    return any(len(item.split()) > 1 and not _PATH.search(item) for item in strings)
 
 
 def _read_chunks(file: str) -> Iterator[list[str]]:
     """Yield lists of the lines with text, split at \\n only; raise ValueError at the first byte that is not UTF-8."""
     lines: list[str] = []
-    with open(file, "rb") as stream:
+    with open_bytes(file) as stream:
         for number, raw in enumerate(stream, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            try:
-                line = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{file}, line {number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not "
-                    "valid UTF-8. Convert the file, with `iconv -t UTF-8` for example."
-                ) from None
+            line = text_of_line(raw, number, file, remedy="Convert the file, with `iconv -t UTF-8` for example.")
             if line and not line.isspace():
                 lines.append(line)
             if len(lines) == LINES_PER_CHUNK:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,7 +114,14 @@ def test_the_search_is_what_the_options_say(folder, loaded, expected):
     assert all(line.startswith("Zwei Männer") for line in translate(folder, "--prefix", "Zwei Männer").lines)
     words = sorted({word for line in expected for word in line.split() if word.isalpha()}, key=len)[-2:]
     banned = translate(folder, *(part for word in words for part in ("--forbid", word))).lines
-    assert not any(word in line.split() for word in words for line in banned)
+    assert not any(word in line for word in words for line in banned)
+    ranks = ("--format", "tsv", "--n-best", 4, "--beams", 4)
+    answers = translate(folder, "--forbid", words[0][1:], *ranks).lines
+    assert len(answers) == 4 * len(LINES) and not any(words[0][1:] in line.split("\t")[3] for line in answers)
+    whole = translate(folder, "--whole-words", "--require", "dog", "--forbid", words[0], "--beams", 6).lines
+    for line in whole:
+        found = re.findall(r"\w+", line)
+        assert "dog" in found and words[0] not in found
     assert translate(folder, "--precision", "bf16", "--num-threads", torch.get_num_threads()).lines
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.helpers.explained import SENTENCE, make, tokenizer
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.figures import FIGURES, Choice, figure, save_figure
 from vaswani_tx.explain.trace import trace
 

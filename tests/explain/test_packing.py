@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.packing import Packer, unpack
 
 

@@ -53,7 +53,7 @@ def test_address_leads_to_a_view_and_follows_it(written_pages, open_page):
     page = open_page(path, "#attention/kind=encoder&layer=1&head=3&row=2")
     assert "encoder self-attention, layer 1, head 3" in page.tab.locator("#attention figcaption").first.inner_text()
     assert "looks at:" in page.tab.locator("#attention").inner_text()
-    page.tab.get_by_role("button", name="cross-attention", exact=True).click()
+    page.tab.locator("#attention").get_by_role("button", name="cross-attention", exact=True).click()
     assert "kind=cross" in page.tab.evaluate("location.hash")
     page.goto("#attention/kind=nonsense&layer=99&head=-1&row=x")
     assert page.tab.locator("#attention canvas.cells").count() >= 1

@@ -81,12 +81,12 @@ def run(tmp_path):
     return folder
 
 
-def metadata_of(text):
+def metadata_of(text, tag="translation"):
     """The metadata, checked: between dashes, plain YAML, only known keys, and what huggingface_hub reads back."""
     found = re.match(r"---\n(.*?)\n---\n\n# ", text, flags=re.DOTALL)
     values = yaml.safe_load(found[1])
     assert set(values) <= KEYS
-    assert values["library_name"] == "transformers" and values["pipeline_tag"] == "translation"
+    assert values["library_name"] == "transformers" and values["pipeline_tag"] == tag
     card = ModelCard(text)
     assert isinstance(card.data, ModelCardData) and ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     return values, card
@@ -275,6 +275,82 @@ def test_wrong_facts_are_named(run):
         make_card(run / "averaged", about=About(dataset_id="https://a/b/c"))
     with pytest.raises(CardError, match="no run folder"):
         make_card(run / "averaged", run=run / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"license": "other"}, "'other'.*give --license-name"),
+        ({"license": "Other", "license_link": "LICENSE"}, "give --license-name"),
+        ({"license": "other", "license_name": "My Licence"}, "'My Licence' is no name of a licence"),
+        ({"license": "other", "license_name": "mine", "license_link": "in the folder"}, "is no link"),
+        ({"license": "mit", "license_name": "mine"}, "'mit': leave them out"),
+        ({"license_link": "LICENSE"}, "the license is None"),
+        ({"languages": ["jp"]}, "'jp' is no language code"),
+        ({"languages": ["EN"]}, "'EN' is no language code"),
+    ],
+)
+def test_what_the_hub_would_refuse_is_named(run, facts, message):
+    with pytest.raises(CardError, match=message):
+        make_card(run / "averaged", about=About(**facts))
+
+
+def test_a_licence_that_the_hub_does_not_list_has_a_name_and_a_link(run, tmp_path):
+    facts = {"license": "other", "license_name": "mine-1.0", "license_link": "https://example.org/licence"}
+    values, _ = metadata_of(make_card(run / "averaged", about=About(**facts, languages=["multilingual", "deu"])))
+    assert {key: values[key] for key in facts} == facts and values["language"] == ["multilingual", "deu"]
+    values, _ = metadata_of(make_card(run / "averaged", about=About(license="My Own", license_link="LICENSE")))
+    assert (values["license"], values["license_name"], values["license_link"]) == ("other", "my-own", "LICENSE")
+    words = [str(run), "--output", str(tmp_path / "card.md"), "--license", "other", "--license-name", "mine"]
+    assert command.main(words) == 0
+    values, _ = metadata_of((tmp_path / "card.md").read_text())
+    assert values["license_name"] == "mine" and set(values) <= KEYS
+    assert command.main(words[:-2]) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({"train_source": "them/books", "train_target": None}, ["them/books"]),
+        ({"train_file": "them/books", "dataset": "them/images"}, ["them/books", "them/images"]),
+        ({"corpora": [{"source": "them/books"}, {"source": "a/b.en", "target": "a/b.de"}]}, ["them/books"]),
+        ({"train_source": "data/train.en", "train_target": "data/train.de"}, None),
+        ({"train_source": "data/train", "train_target": "data/target"}, None),
+        ({"dataset": "digits"}, None),
+    ],
+)
+def test_data_sets_of_the_hub_are_named(run, recipe, expected):
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    values, _ = metadata_of(make_card(run / "averaged", run=run))
+    assert values.get("datasets") == expected
+    values, _ = metadata_of(make_card(run / "averaged", run=run, about=About(dataset_id="them/known")))
+    assert values["datasets"] == ["them/known"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tag", "word"),
+    [
+        ("VaswaniForConditionalGeneration", "translation", "An encoder-decoder"),
+        ("VaswaniForMaskedLM", "fill-mask", "The encoder"),
+        ("VaswaniForSequenceClassification", "text-classification", "The encoder"),
+        ("VaswaniForTokenClassification", "token-classification", "The encoder"),
+        ("VaswaniForQuestionAnswering", "question-answering", "The encoder"),
+        ("VaswaniForCausalLM", "text-generation", "The decoder"),
+        ("VaswaniForImageClassification", "image-classification", "patches of an image"),
+        ("VaswaniEncoderModel", "feature-extraction", "The encoder"),
+    ],
+)
+def test_a_card_names_the_task_of_its_model(run, architecture, tag, word):
+    config = json.loads((run / "averaged" / "config.json").read_text())
+    (run / "averaged" / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
+    text = make_card(run / "averaged", code=True)
+    values, _ = metadata_of(text, tag)
+    assert tag in values["tags"] and word in text
+    assert ("AutoModelForSeq2SeqLM" in text) == ("translates" in text) == (tag == "translation")
+    if tag != "translation":
+        assert f'pipeline("{tag}", model=name, trust_remote_code=True)' in text and "widget" not in values
+    (run / "recipe.yaml").write_text("lead_sentences: 1\n")
+    metadata_of(make_card(run / "averaged", run=run), "summarization" if tag == "translation" else tag)
 
 
 def test_the_run_of_a_model_folder_is_found(run, tmp_path):

@@ -8,7 +8,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from tests.helpers import GOLDEN_PAPER
-from vaswani_tx import PRESETS, VaswaniConfig, VaswaniForConditionalGeneration
+from vaswani_tx import (
+    PRESETS,
+    VaswaniConfig,
+    VaswaniDecoderConfig,
+    VaswaniEncoderConfig,
+    VaswaniForConditionalGeneration,
+)
 
 TABLE3 = {row["row"]: row for row in GOLDEN_PAPER["table3_params"]["rows"]}
 
@@ -65,6 +71,8 @@ def test_widths_are_derived_after_aliases():
     config = VaswaniConfig(hidden_size=64, num_heads=8)
     assert (config.d_model, config.d_k, config.d_v) == (64, 8, 8)
     assert VaswaniConfig.from_preset("tiny", hidden_size=64).d_k == 16
+    with pytest.raises(ValueError, match="d_model=32 and hidden_size=64"):
+        VaswaniConfig.from_preset("tiny", hidden_size=64, d_model=32)
 
 
 @pytest.mark.parametrize("alias,field", sorted(VaswaniConfig.attribute_map.items()))
@@ -91,6 +99,12 @@ def test_alias_as_keyword_and_attribute(alias, field):
         ({"position_embedding": "rotary"}, ["position_embedding", "sinusoidal"]),
         ({"activation_function": "rel"}, ["activation_function", "'relu'"]),
         ({"eos_token_id": -1}, ["eos_token_id", "-1"]),
+        ({"vocab_size": 2}, ["eos_token_id", "from 0 to 1", "vocab_size=2"]),
+        ({"decoder_vocab_size": 36000}, ["decoder_vocab_size=36000", "vocab_size=37000"]),
+        ({"tgt_vocab_size": 36000}, ["tgt_vocab_size=36000", "vocab_size=37000"]),
+        ({"num_key_value_heads": 2}, ["num_key_value_heads=2", "num_heads=8"]),
+        ({"encoder_ffn_dim": 8, "decoder_ffn_dim": 16}, ["encoder_ffn_dim=8", "decoder_ffn_dim=16", "d_ff"]),
+        ({"encoder_layers": 2, "num_hidden_layers": 3}, ["encoder_layers=2", "num_hidden_layers=3"]),
     ],
 )
 def test_wrong_value_names_the_field_and_the_mend(fields, words):
@@ -103,6 +117,41 @@ def test_wrong_value_names_the_field_and_the_mend(fields, words):
 def test_wrong_type_names_the_field():
     with pytest.raises(StrictDataclassError, match="d_model"):
         VaswaniConfig(d_model="512")
+
+
+@pytest.mark.parametrize("config_class", [VaswaniConfig, VaswaniEncoderConfig, VaswaniDecoderConfig])
+@pytest.mark.parametrize("name", ["pad", "bos", "eos", "decoder_start", "forced_bos", "forced_eos", "mask"])
+def test_token_ids_are_those_of_the_vocabulary(config_class, name):
+    field = f"{name}_token_id"
+    for wrong in (50, -1, [2, 50], "</s>"):
+        with pytest.raises((ValueError, StrictDataclassError), match=field):
+            config_class(vocab_size=50, **{field: wrong})
+    if name in ("pad", "bos", "eos") or (name, config_class) == ("decoder_start", VaswaniConfig):
+        for right in (0, 49, None):
+            assert getattr(config_class(vocab_size=50, **{field: right}), field) == right
+
+
+def test_several_end_tokens_and_none():
+    for ends in ([2, 49], [], None):
+        assert VaswaniConfig(vocab_size=50, eos_token_id=ends).eos_token_id == ends
+
+
+def test_token_ids_follow_a_resized_vocabulary(tmp_path):
+    model = VaswaniForConditionalGeneration(VaswaniConfig.from_preset("tiny", vocab_size=50, encoder_layers=1))
+    model.resize_token_embeddings(60)
+    model.config.pad_token_id = 59
+    model.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).pad_token_id == 59
+    model.resize_token_embeddings(50)
+    with pytest.raises(StrictDataclassError, match=r"pad_token_id .* from 0 to 49"):
+        model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["decoder_vocab_size", "src_vocab_size", "tgt_vocab_size"])
+def test_a_vocabulary_of_the_same_size_is_the_shared_one(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert name not in VaswaniConfig(vocab_size=50, **{name: 50}).to_dict()
 
 
 def test_value_made_wrong_later_is_found_when_saving(tmp_path):

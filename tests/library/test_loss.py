@@ -1,11 +1,17 @@
 """The label-smoothed loss against golden values, and the chunked form against its plain reference."""
 
+import numpy as np
 import pytest
 import torch
 
 from tests.helpers import GOLDEN_PAPER
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration, loss_vaswani
-from vaswani_tx.loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy, uniform_over_others
+from vaswani_tx.loss_vaswani import (
+    classification_loss,
+    linear_smoothed_cross_entropy,
+    smoothed_cross_entropy,
+    uniform_over_others,
+)
 
 GOLDEN = GOLDEN_PAPER["label_smoothing"]
 LOGITS = torch.tensor(GOLDEN["logits"], dtype=torch.float64)
@@ -61,6 +67,29 @@ def test_chunked_gradients_equal_plain_ones(epsilon, with_bias, num_items, monke
         torch.autograd.grad(3 * plain, inputs), torch.autograd.grad(3 * chunked, inputs), strict=True
     ):
         torch.testing.assert_close(actual, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf"), True, "0.1", None, [0.1]], ids=repr)
+def test_smoothing_outside_of_0_to_1_is_refused_by_every_loss(wrong):
+    hidden, labels, config = torch.zeros(2, 4), torch.tensor([0, 1]), VaswaniConfig(num_labels=4)
+    for loss in (
+        lambda: smoothed_cross_entropy(hidden, labels, label_smoothing=wrong),
+        lambda: linear_smoothed_cross_entropy(hidden, torch.eye(4), None, labels, label_smoothing=wrong),
+        lambda: classification_loss(hidden, labels, config, label_smoothing=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"label_smoothing must be a number from 0 .* to 1"):
+            loss()
+
+
+@pytest.mark.parametrize("epsilon", [0, 1, 1.0, np.float32(0.25), torch.tensor(0.25)], ids=repr)
+def test_smoothing_at_the_limits_is_the_formula_in_both_forms(epsilon):
+    rows = torch.eye(LOGITS.shape[-1], dtype=torch.float64)
+    target = (1 - float(epsilon)) * rows[LABELS.clamp(min=0)] + float(epsilon) / LOGITS.shape[-1]
+    expected = -(target * LOGITS.log_softmax(-1)).sum(-1)[LABELS != -100].mean()
+    found = smoothed_cross_entropy(LOGITS, LABELS, label_smoothing=epsilon)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    found = linear_smoothed_cross_entropy(LOGITS, rows, None, LABELS, label_smoothing=epsilon)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
 def test_no_labels_at_all_is_zero_not_nan():

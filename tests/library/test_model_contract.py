@@ -8,9 +8,11 @@ import json
 
 import pytest
 import torch
+from torch.export import Dim
 from transformers import AutoConfig, AutoModel
 
 from tests.helpers.model_contract import (
+    BY_NAME,
     CASES,
     EXACT,
     LAYERS,
@@ -115,6 +117,27 @@ def test_compiles_into_one_graph(case):
     assert model.config.problem_type == reference.config.problem_type
     if labels:
         assert_same_gradients(gradients(model, found.loss), gradients(reference, expected.loss), **EXACT)
+
+
+@pytest.mark.fresh
+@pytest.mark.parametrize("case", BY_NAME.values(), ids=str)
+def test_exports_with_a_dynamic_batch_and_dynamic_lengths(case):
+    rows, source, target = Dim("rows", max=64), Dim("source", min=2, max=20), Dim("target", min=2, max=20)
+    layers = {name: 1 for name in LAYERS[case.config_class] if name.endswith("layers")}
+    model = make(case, **case.options["positions"]["learned"], **layers)
+
+    def inputs(batch: int, length: int) -> dict:
+        texts = inputs_of(case, batch, length)
+        return (texts if case.takes_images else pad(texts, "left")) | ({"use_cache": False} if case.causal else {})
+
+    example, shapes = inputs(3, 8), {}
+    for name in example:
+        lengths = {} if case.takes_images else {1: target if name.startswith("decoder") else source}
+        shapes[name] = None if name == "use_cache" else {0: rows, **lengths}
+    program = torch.export.export(model, (), example, dynamic_shapes=shapes).module()
+    for batch, length in ((1, 4), (5, 17)):
+        given = inputs(batch, length)
+        assert_equal(answer(case, program(**given)), answer(case, model(**given)), atol=1e-5, rtol=0)
 
 
 @variants(TEXT_CASES, side=("left", "right"))

@@ -305,6 +305,15 @@ def test_compiles_to_one_graph(kind):
     torch.testing.assert_close(compiled(**large).logits, model(**large).logits)
 
 
+def test_an_exported_classifier_takes_any_number_of_images():
+    model = make()
+    shapes = {"pixel_values": {0: torch.export.Dim("rows", max=64)}}
+    program = torch.export.export(model, (), {"pixel_values": images()}, dynamic_shapes=shapes).module()
+    for batch in (1, 3, 7):
+        found, expected = program(pixel_values=images(batch)).logits, model(images(batch)).logits
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_stay_close_and_take_float32_images(dtype):
     for kind in TASK_SPECS:

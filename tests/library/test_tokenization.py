@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, pipeline
 
 from vaswani_tx import (
@@ -299,6 +300,34 @@ def test_a_tokenizer_for_continuation_begins_texts_and_does_not_end_them(tokeniz
     assert tokenizer("A dog").input_ids[-1] == 2, "the tokenizer itself stays as it was"
 
 
+def test_a_saved_tokenizer_says_what_it_puts_at_the_ends(tokenizer, tmp_path):
+    for one, ends in ((tokenizer, (False, True)), (tokenizer.for_continuation(), (True, False))):
+        assert (one.add_bos_token, one.add_eos_token) == ends
+        folder = tmp_path / str(ends[0])
+        one.save_pretrained(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert (settings["add_bos_token"], settings["add_eos_token"]) == ends
+        loaded = AutoTokenizer.from_pretrained(folder)
+        assert (loaded.add_bos_token, loaded.add_eos_token) == ends
+        # What is asked for when loading, or written into the file, is done, and the other end is left alone.
+        other = AutoTokenizer.from_pretrained(folder, add_bos_token=not ends[0])
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": not ends[0]}))
+        for changed in (other, AutoTokenizer.from_pretrained(folder)):
+            ids = changed("A dog").input_ids
+            assert (ids[0] == 1, ids[-1] == 2) == (not ends[0], ends[1])
+            assert (changed.add_bos_token, changed.add_eos_token) == (not ends[0], ends[1])
+
+
+def test_a_last_step_of_your_own_is_kept(folder, tmp_path):
+    tokenizer = VaswaniTokenizer.from_pretrained(folder)
+    ends = TemplateProcessing(single="<s> $A <unk>", special_tokens=[("<s>", 1), ("<unk>", 3)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    tokenizer.save_pretrained(tmp_path)
+    expected = [1, *tokenizer("A dog", add_special_tokens=False).input_ids, 3]
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert one("A dog").input_ids == expected
+
+
 # Chats
 
 CHAT = [
@@ -322,7 +351,8 @@ def test_a_chat_is_its_contents_between_control_tokens(masking_folder):
     assert found["input_ids"] == [*expected, 7]
     shown = [token for token, own in zip(found["input_ids"], found["assistant_masks"], strict=True) if own]
     assert shown == [*words(tokenizer, "Two dogs!"), 2]
-    assert tokenizer.apply_chat_template(CHAT, tokenize=False).startswith("<s><|system|>The old man</s><|user|>A dog")
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False).startswith("<s><|system|> The old man</s><|user|> A dog")
+    assert tokenizer.decode(found["input_ids"][:-1]) == tokenizer.apply_chat_template(CHAT, tokenize=False)
     plain = PreTrainedTokenizerFast.from_pretrained(masking_folder)
     options = {"tokenizer_kwargs": {"split_special_tokens": False}, "return_dict": False}
     assert plain.apply_chat_template(CHAT, **options) == expected, "without this package: one flag more"
@@ -404,6 +434,24 @@ def test_files_iterators_and_lists_give_one_vocabulary(tokenizer, tmp_path):
     assert VaswaniTokenizer.train(iter(SENTENCES), 380, show_progress=False)("Ein Hund") == tokenizer("Ein Hund")
 
 
+def test_sentences_are_trained_on_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = VaswaniTokenizer.train(iter(SENTENCES), 380, show_progress=False).backend_tokenizer.to_str()
+    for corpus in (SENTENCES, tuple(SENTENCES)):
+        assert VaswaniTokenizer.train(corpus, 380, show_progress=False).backend_tokenizer.to_str() == expected
+    for texts in (SENTENCES, iter(SENTENCES), [SENTENCES]):
+        trained = VaswaniTokenizer.train_from_iterator(texts, 380, show_progress=False)
+        assert trained.backend_tokenizer.to_str() == expected
+    (tmp_path / "Word").touch()
+    words = VaswaniTokenizer.train_from_iterator(["Word", "Word"], 270, show_progress=False, mask_token=MASK_TOKEN)
+    assert "ĠWord" in words.get_vocab() and words.mask_token_id == 4
+    # Nothing that a sentence may hold is taken for a path, and no length is too long for the question.
+    VaswaniTokenizer.train(["and/or", "A dog. " * 3000, "a \x00 b", "See example.org"], 270, show_progress=False)
+    for texts, message in (("Word", "one text or path"), (5, "texts are int"), ([], "No text to train on")):
+        with pytest.raises(ValueError, match=message):
+            VaswaniTokenizer.train_from_iterator(texts, 300, show_progress=False)
+
+
 @pytest.mark.fresh
 def test_training_is_deterministic_across_processes(tmp_path):
     file = str(write(tmp_path / "a.en", SENTENCES + ENGLISH))
@@ -440,7 +488,12 @@ def test_training_errors_name_the_place_and_the_mend(tmp_path):
     cases = [
         ([], "empty list"),
         ([tmp_path / "absent.en"], r"absent.en.*not a file"),
-        (["just a sentence"], r"iter\(sentences\)"),
+        (["absent.en", "absent.de"], r"absent.en.*not a file.*iter\(sentences\).*train_from_iterator"),
+        (["data dir/absent.en"], r"data dir/absent.en.*not a file"),
+        (["Word"], r"Word.*not a file.*train_from_iterator"),
+        ([latin, "just a sentence"], r"just a sentence.*not a file"),
+        ([str(latin), "just a sentence"], r"just a sentence.*not a file"),
+        ("just a sentence", r"just a sentence.*not a file"),
         (latin, r"latin.de, line 2: byte 4 .*0xf6.*UTF-8"),
         (blank, r"blank.de held no line with text"),
         (iter([]), "No text to train on"),

@@ -152,6 +152,14 @@ def test_the_pseudo_log_likelihood_masks_one_token_at_a_time(folder, name):
     result = evaluate(folder, name, "--pseudo", "--scores", str(scores))
     assert [float(line) for line in scores.read_text().split()] == pytest.approx(expected, rel=1e-4)
     assert result["pseudo_perplexity"] == pytest.approx(math.exp(-sum(expected) / count), rel=1e-4)
+    gaps = folder / "gaps.en"
+    gaps.write_text("".join(f"\n{line}\n \n" for line in LINES), encoding="utf-8")
+    of_gaps = evaluate(folder, name, "--pseudo", "--scores", str(scores), "--text", str(gaps))
+    found = [float(line) for line in scores.read_text().split()]
+    assert found[1::3] == pytest.approx(expected, rel=1e-4) and set(found[::3] + found[2::3]) == {0.0}
+    assert {key: of_gaps[key] for key in ("loss", "documents", "tokens", "pseudo_loss")} == {
+        key: result[key] for key in ("loss", "documents", "tokens", "pseudo_loss")
+    }
 
 
 def test_batches_of_any_size_give_the_same_scores(folder):
@@ -164,7 +172,7 @@ def test_batches_of_any_size_give_the_same_scores(folder):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model", "{}/nowhere"], "does not load as a language model"),
+        (["--model", "{}/nowhere"], "no model folder"),
         (["--text", "{}/nothing.txt"], r"nothing\.txt: there is no such file"),
         (["--pseudo"], "--pseudo is for masked models"),
         (["--length", "1"], "at least 2 tokens"),

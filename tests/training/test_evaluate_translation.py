@@ -266,3 +266,26 @@ def test_two_processes_give_the_results_of_one_in_order(corpus, tmp_path, capsys
         assert one[name] == two[name], name
     assert two["nll"] == pytest.approx(one["nll"], rel=1e-6)
     assert torch.distributed.is_initialized() is False
+
+
+@pytest.mark.parametrize("suffix", ["text", "jsonl"])
+def test_a_test_set_with_empty_lines_scores_as_sacrebleu_does(folder, tmp_path, capsys, suffix):
+    sources, references = sentences([4, 0, 7, 3]), sentences([5, 2, 0, 3])
+    if suffix == "text":
+        for name, lines in (("test.en", sources), ("test.de", references)):
+            (tmp_path / name).write_text("".join(f"{text}\n" for text in lines), encoding="utf-8")
+        files = ["--source", str(tmp_path / "test.en"), "--target", str(tmp_path / "test.de")]
+    else:
+        rows = [{"source": a or None, "target": b or None} for a, b in zip(sources, references, strict=True)]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        files = ["--source", str(tmp_path / "a.jsonl")]
+    words = ["--model", str(folder), *files, "--quiet", "--max-new-tokens", "6", "--device", "cpu", "--perplexity"]
+    words += ["--metrics", "bleu", "chrf", "ter", *outputs(tmp_path)]
+    assert evaluate_translation.main(words) == 0, capsys.readouterr().err
+    hypotheses = (tmp_path / "hypotheses.de").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(hypotheses) == 4 and hypotheses[1] == "" and hypotheses[0]
+    found = json.loads((tmp_path / "hypotheses.json").read_text(encoding="utf-8"))
+    assert found["bleu"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
+    assert found["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score
+    assert found["ter"] == sacrebleu.corpus_ter(hypotheses, [references]).score
+    assert found["sentences"] == 4 and found["reference_tokens"] == 5 + 2 + 0 + 3 + 4

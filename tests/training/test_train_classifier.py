@@ -1,5 +1,6 @@
 """The commands that train classifiers and classify, from end to end, on tasks that a few updates learn."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -327,8 +328,7 @@ def test_a_vocabulary_is_trained_on_the_texts(data, tmp_path):
     ],
 )
 def test_wrong_recipes_and_data_end_with_a_message(data, tmp_path, capsys, changes, message):
-    expect = 1 if "init_from" in changes and "architecture" not in changes else 2
-    output = run(data, tmp_path / "out", expect=expect, **changes)
+    output = run(data, tmp_path / "out", expect=2, **changes)
     printed = capsys.readouterr().err.replace("\n", " ")
     assert re.search(message, printed), printed
     assert not (output / "checkpoints").exists()
@@ -336,7 +336,7 @@ def test_wrong_recipes_and_data_end_with_a_message(data, tmp_path, capsys, chang
 
 def test_only_encoders_are_taken_over(data, tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "vaswani"}', encoding="utf-8")
-    run(data, tmp_path / "out", expect=1, init_from=tmp_path)
+    run(data, tmp_path / "out", expect=2, init_from=tmp_path)
     assert "holds a model of type 'vaswani'" in capsys.readouterr().err
 
 
@@ -378,6 +378,41 @@ def test_predictions_equal_the_validation(data, trained, tmp_path, capsys):
     assert "exact_match" in capsys.readouterr().out
     row = json.loads((tmp_path / "tagging.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert len(row["tokens"]) == len(row["tags"]) == len(row["scores"]) == 7 and row["spans"][0]["first"] == 1
+
+
+@pytest.mark.parametrize("way", ["-", "file"])
+def test_standard_input_is_read_as_files_are(trained, tmp_path, capsys, monkeypatch, way):
+    content = "\ufeffa red car\r\n\n10\u00a0000 \u2028b\n \nend".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+
+    def classified(task, data):
+        # A locale without letters; what is read and printed is UTF-8 all the same.
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), "ascii"))
+        words = ["--model", str(trained[task] / "best"), "--lines"]
+        status = classify.main([*words, "--input", "-" if way == "-" else str(tmp_path / "a.txt")])
+        printed = capsys.readouterr()
+        return status, [json.loads(line) for line in printed.out.split("\n")[:-1]], printed.err
+
+    status, rows, _ = classified("classification", content)
+    assert status == 0 and [row["text"] for row in rows] == ["a red car", "", "10\u00a0000 \u2028b", " ", "end"]
+    assert [row["label"] is None for row in rows] == [False, True, False, True, False]
+    status, rows, _ = classified("tagging", content)
+    assert [row["tokens"] for row in rows] == [["a", "red", "car"], [], ["10\u00a0000", "\u2028b"], [], ["end"]]
+    assert [len(row["tags"]) for row in rows] == [3, 0, 2, 0, 1] and rows[1]["spans"] == []
+    (tmp_path / "a.txt").write_bytes(b"good\nb\xffd\n")
+    status, _, error = classified("classification", b"good\nb\xffd\n")
+    name = "stdin" if way == "-" else "a.txt"
+    assert status == 2 and f"{name}, line 2: byte 2 of the line (0xff) is not valid UTF-8. Convert the" in error
+
+
+def test_rows_without_text_have_no_label_and_scores_need_all(trained, tmp_path, capsys):
+    rows = [{"text": "a red car"}, {"text": None}, {"text": ""}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--model", str(trained["classification"] / "best"), "--input", str(tmp_path / "a.jsonl")]
+    assert classify.main(words) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["label"] is None for row in found] == [False, True, True] and found[2]["text"] == ""
+    assert classify.main([*words, "--scores", str(tmp_path / "scores.json")]) == 2
 
 
 def test_lines_of_text_and_the_functions(trained, tmp_path, capsys, monkeypatch):

@@ -210,6 +210,9 @@ def test_labels_that_are_withheld_or_unknown(tmp_path):
     place = table(tmp_path / "unknown", train=["a", "b"] * 10, test=["a", "c"])
     with pytest.raises(ImageDataError, match="split test, row 1: the label 'c' in 'kind' is none of the classes"):
         load_images(keys(dataset=place, label_column="kind"))
+    place = table(tmp_path / "null", train=[None, *["a", "b"] * 10])
+    with pytest.raises(ImageDataError, match=r"split train, row 0: the label None in 'kind' .* remove the row"):
+        load_images(keys(dataset=place, label_column="kind"))
     place = table(tmp_path / "single", train=["a"] * 4)
     with pytest.raises(ImageDataError, match="has 1 class"):
         load_images(keys(dataset=place, label_column="kind"))

@@ -153,7 +153,7 @@ def test_a_run_starts_from_another_model(kind, trained, language, tmp_path):
 
 
 def test_a_model_of_another_family_is_refused(trained, language, tmp_path, capsys):
-    run("causal", language, tmp_path / "run", expect=1, init_from=trained["masked"] / "best")
+    run("causal", language, tmp_path / "run", expect=2, init_from=trained["masked"] / "best")
     assert "a model of type 'vaswani_encoder', not 'vaswani_decoder'" in capsys.readouterr().err
 
 

@@ -78,7 +78,7 @@ def test_other_data_do_not_resume(reversal, tmp_path, capsys):
     output = run(reversal, tmp_path / "run", max_steps=2)
     for side in ("src", "tgt"):
         (tmp_path / f"a.{side}").write_text("ba be bi\n" * 20)
-    run(reversal, output, expect=1, max_steps=4, data_dir=tmp_path)
+    run(reversal, output, expect=2, max_steps=4, data_dir=tmp_path)
     assert "other data or another tokenizer" in capsys.readouterr().err
 
 
@@ -210,7 +210,7 @@ def test_a_finished_or_different_run_is_not_touched(reversal, tmp_path, capsys):
     ],
 )
 def test_what_cannot_work_is_reported_before_anything_is_written(reversal, tmp_path, capsys, message, changes):
-    run(reversal, tmp_path / "run", expect=1 if "init_from" in changes else 2, **changes)
+    run(reversal, tmp_path / "run", expect=2, **changes)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -219,7 +219,7 @@ def test_a_truncated_checkpoint_is_named_with_the_fix(reversal, tmp_path, capsys
     output = run(reversal, tmp_path / "run", max_steps=4, save_every=2)
     weights = output / "checkpoints/step-00000004/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    run(reversal, output, expect=1, max_steps=6)
+    run(reversal, output, expect=2, max_steps=6)
     error = capsys.readouterr().err
     assert "model.safetensors' is damaged" in error
     assert "to resume from 'step-00000002'" in error

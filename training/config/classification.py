@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import vaswani_tx
+from vaswani_tx.limits import VOCABULARY
 from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
@@ -41,6 +42,7 @@ class ClassifierSettings(RunSettings):
     question_field: str = key("question", "Field of the question.")
     context_field: str = key("context", "Field of the context that holds its answer.")
     answers_field: str = key("answers", "Field of the answers: texts, and the characters where they begin.")
+    empty_lines: Literal["error", "drop"] = key("error", "What an example with an empty text or label does.")
     labels: list[str] | None = field(
         default=None, metadata={"help": "All labels in their order; empty: those of the training data, sorted."}
     )
@@ -49,7 +51,9 @@ class ClassifierSettings(RunSettings):
     too_long: Literal["truncate", "error"] = key("truncate", "What a longer text to classify does.")
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: that of init_from, or train one.")
-    tokenizer_vocab_size: int | None = key(None, "Vocabulary to train on the training texts where no folder exists.")
+    tokenizer_vocab_size: int | None = key(
+        None, "Vocabulary to train on the training texts where no folder exists.", bounds=VOCABULARY
+    )
     architecture: Literal["vaswani", "bert"] = key("vaswani", "bert: transformers' BERT of equal size, to compare.")
 
     max_tokens: int = key(4096, "Tokens of one batch on one process, padding counted.")

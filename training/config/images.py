@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import vaswani_tx
+from vaswani_tx.limits import SEED
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -25,7 +26,7 @@ class ImageSettings(RunSettings):
     test_split: str | None = key(None, "Split for the scores at the end; empty: test, or cut from train_split.")
     validation_share: float = key(0.1, "Share of train_split that is cut out for validation where there is no split.")
     test_share: float = key(0.1, "Share of train_split that is cut out as test set where there is no split.")
-    split_seed: int = key(1, "Seed of these cuts.")
+    split_seed: int = key(1, "Seed of these cuts.", bounds=SEED)
     image_memory: float = key(2.0, "GiB that decoded images may fill; a larger split is read again in every epoch.")
 
     architecture: Literal["vaswani", "vit"] = key("vaswani", "vit: transformers' ViT of the same sizes, to compare.")

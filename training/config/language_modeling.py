@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import vaswani_tx
+from vaswani_tx.limits import TOKENS, VOCABULARY
 from vaswani_tx.training.config.recipe import key
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -44,7 +45,7 @@ class LanguageModelSettings(RunSettings):
     stream_buffer: int = key(100_000, "Documents of one buffer of a stream; rows are packed within it.")
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
-    tokenizer_vocab_size: int | None = key(None, "Vocabulary to train where no folder exists.")
+    tokenizer_vocab_size: int | None = key(None, "Vocabulary to train where no folder exists.", bounds=VOCABULARY)
 
     row_length: int = key(256, "Tokens of a row, with <s> and </s>; longer documents are cut into blocks.")
     packing: bool = key(True, "Fill rows with several documents, which do not see each other; off: padding.")
@@ -83,7 +84,7 @@ class LanguageModelSettings(RunSettings):
 class CausalSettings(LanguageModelSettings):
     """Everything that decides the training run of a causal language model."""
 
-    sample_tokens: int = key(24, "Most tokens that the model adds to each sample.")
+    sample_tokens: int = key(24, "Most tokens that the model adds to each sample.", bounds=TOKENS)
 
     positive = (*LanguageModelSettings.positive, "sample_tokens")
 

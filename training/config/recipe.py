@@ -19,20 +19,24 @@ from typing import Any, Literal
 
 import yaml
 
+from vaswani_tx.limits import Bounds, shown
 from vaswani_tx.suggestions import nearest_name
 from vaswani_tx.training.config.shipped import find_shipped, known_files
 from vaswani_tx.training.errors import SettingsError
 
 
-def key(default: Any, help: str, choices: typing.Iterable[str] | None = None) -> Any:
+def key(default: Any, help: str, choices: typing.Iterable[str] | None = None, bounds: Bounds | None = None) -> Any:
     """Return a key of a recipe as a field of a dataclass.
 
     Args:
         default: its value where neither a recipe nor a flag sets it; of a list, each object gets its own copy.
         help: its line in `--help` and its comment in a resolved recipe.
         choices: the names that it may have, or of a list its entries.
+        bounds: the numbers that it may be, where the usual ones are too wide.
     """
-    metadata = {"help": help} | ({} if choices is None else {"choices": tuple(choices)})
+    metadata: dict[str, Any] = {"help": help} | ({} if choices is None else {"choices": tuple(choices)})
+    if bounds is not None:
+        metadata["bounds"] = bounds
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -66,23 +70,23 @@ def read_recipe(path: str | os.PathLike, settings_class: type) -> dict[str, Any]
     Args:
         path: a file, or the name of a ready-made recipe, such as `multi30k_en_de`.
     """
-    path = find_shipped(path, "recipes")
     try:
+        path = find_shipped(path, "recipes")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(f"No recipe at '{path}'. {known_files('recipes', path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The recipe '{path}' cannot be read: {error}.") from error
+    except (OSError, ValueError) as error:  # no UTF-8, or no name of a file
+        raise SettingsError(f"The recipe {shown(str(path))} cannot be read: {error}.") from error
     try:
-        values = yaml.load(text, Loader=UniqueKeyLoader)
+        values = load_yaml(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not a YAML mapping: {error}") from error
+        raise SettingsError(f"{path} is not a YAML mapping: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must be a mapping of keys to values, got a {type(values).__name__}.")
     for name in values:
-        check_known(str(name), _types(settings_class), f"{path}: unknown key '{name}'")
+        check_known(str(name), _types(settings_class), f"{path}: unknown key {_quoted(name)}")
     return {name: _coerce(settings_class, name, value, str(path)) for name, value in values.items()}
 
 
@@ -104,10 +108,23 @@ class UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
+            if isinstance(key, (list, dict, set)):
+                raise yaml.YAMLError(f"a key cannot be a list or mapping (line {key_node.start_mark.line + 1}).")
             if key in seen:
                 raise yaml.YAMLError(f"key '{key}' is given twice (line {key_node.start_mark.line + 1}).")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """Return what YAML makes of a text; raise yaml.YAMLError for whatever it cannot read."""
+    try:
+        return yaml.load(text, Loader=UniqueKeyLoader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply.") from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        # A tag that its value does not suit, a date that does not exist, a number of thousands of digits.
+        raise yaml.YAMLError(f"a value is not what it is written as ({error}).") from error
 
 
 @functools.cache
@@ -168,9 +185,9 @@ def _is_boolean(word: str) -> bool:
 
 def _yaml_value(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, Loader=UniqueKeyLoader)
+        return load_yaml(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{origin}: '{text}' cannot be read: {error}") from error
+        raise SettingsError(f"{origin}: {_quoted(text)} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _flag_value(settings_class: type, name: str, text: str, origin: str) -> Any:
@@ -204,10 +221,10 @@ def check_text(name: str, value: Any, origin: str) -> str:
     if isinstance(value, (bool, int, float, datetime.date)):
         what = {bool: "true or false", int: "a number", float: "a number"}.get(type(value), "a date")
         raise SettingsError(
-            f"{origin}: {name} holds text, which YAML read as {what} here ({value}): quote it, "
+            f"{origin}: {name} holds text, which YAML read as {what} here ({_quoted(value)[1:-1]}): quote it, "
             f"such as '{name}: \"...\"'."
         )
-    raise SettingsError(f"{origin}: {name} must be text, got '{value}'.")
+    raise SettingsError(f"{origin}: {name} must be text, got {_quoted(value)}.")
 
 
 def _coerce(settings_class: type, name: str, value: Any, origin: str) -> Any:
@@ -224,28 +241,28 @@ def _coerce(settings_class: type, name: str, value: Any, origin: str) -> Any:
     if expected == list[str]:
         entries = value.split(",") if isinstance(value, str) else value
         if not isinstance(entries, list):
-            raise SettingsError(f"{origin}: {name} must be a list of names, got '{value}'.")
+            raise SettingsError(f"{origin}: {name} must be a list of names, got {_quoted(value)}.")
         return [_chosen(settings_class, name, check_text(name, entry, origin).strip(), origin) for entry in entries]
     if typing.get_origin(expected) is list:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            raise SettingsError(f"{origin}: {name} must be a list of mappings, got '{value}'.")
+            raise SettingsError(f"{origin}: {name} must be a list of mappings, got {_quoted(value)}.")
         return [{str(key): entry for key, entry in item.items()} for item in value]
     if typing.get_origin(expected) is Literal:
         choices = typing.get_args(expected)
         text = "none" if value is False else str(value)
         if text not in choices:
-            raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got '{value}'.")
+            raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got {_quoted(value)}.")
         return text
     if typing.get_origin(expected) is dict:
         if not isinstance(value, dict):
-            raise SettingsError(f"{origin}: {name} must be a mapping of fields to values, got '{value}'.")
+            raise SettingsError(f"{origin}: {name} must be a mapping of fields to values, got {_quoted(value)}.")
         return {str(key): _number(entry) for key, entry in value.items()}
     if expected is str:
         return _chosen(settings_class, name, check_text(name, value, origin), origin)
     converted = _scalar(expected, value)
     if converted is None:
         what = {int: "a whole number", float: "a number", bool: "true or false"}[expected]
-        raise SettingsError(f"{origin}: {name} must be {what}, got '{value}'.")
+        raise SettingsError(f"{origin}: {name} must be {what}, got {_quoted(value)}.")
     return converted
 
 
@@ -253,7 +270,7 @@ def _chosen(settings_class: type, name: str, text: str, origin: str) -> str:
     """Return a text that a key may have; raise SettingsError, naming its choices, where it is none of them."""
     choices = settings_class.__dataclass_fields__[name].metadata.get("choices")
     if choices and text not in choices:
-        raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got '{text}'.")
+        raise SettingsError(f"{origin}: {name} must be one of {', '.join(choices)}, got {_quoted(text)}.")
     return text
 
 
@@ -266,11 +283,17 @@ def _scalar(expected: type, value: Any) -> Any:
         return value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if expected is int:
         return int(number) if number.is_integer() else None
     return number if math.isfinite(number) else None
+
+
+def _quoted(value: Any) -> str:
+    """Return a value in quotes, for a message; not more of it than fits a line."""
+    text = " ".join(value.split()) if isinstance(value, str) else shown(value)
+    return f"'{text if len(text) <= 60 else text[:60] + '...'}'"
 
 
 def _number(value: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
+from vaswani_tx.errors import NumberError
+from vaswani_tx.limits import LARGEST_WHOLE, SEED, real, thread_bounds, whole
 from vaswani_tx.training.config.recipe import check_known, check_text, key
 from vaswani_tx.training.config.schedules import SCHEDULES
 from vaswani_tx.training.errors import SettingsError
@@ -46,7 +48,7 @@ class RunSettings:
     layer_lr_decay: float | None = key(
         None, "Factor on the rate from each layer to the one below it, embeddings last (layer-wise rates): 0.8."
     )
-    seed: int = key(1, "Seed of initialisation, dropout and data order.")
+    seed: int = key(1, "Seed of initialisation, dropout and data order.", bounds=SEED)
 
     accumulation_steps: int = key(1, "Batches whose gradients make one update, on each process.")
     label_smoothing: float = key(0.1, "Smoothing of the target distribution.")
@@ -83,7 +85,7 @@ class RunSettings:
     precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "Arithmetic of the forward pass; weights stay float32.")
     compile: bool = key(False, "torch.compile the model.")
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass to save memory.")
-    num_threads: int | None = key(None, "CPU threads of PyTorch; empty: its default.")
+    num_threads: int | None = key(None, "CPU threads of PyTorch; empty: its default.", bounds=thread_bounds())
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = key("tensorboard", "Where curves go besides JSONL.")
 
     resume: str = key("auto", "auto: from the last checkpoint of output_dir; never; or a checkpoint folder.")
@@ -103,6 +105,7 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise SettingsError(f"{name} must be greater than 0, got {value}.")
+        self._check_bounds()
         self.check_least(1, "keep_last")
         for name in ("label_smoothing", "adam_beta1", "adam_beta2", "ema_decay"):
             if getattr(self, name) is not None and not 0.0 <= getattr(self, name) < 1.0:
@@ -116,6 +119,18 @@ class RunSettings:
             raise SettingsError(f"layer_lr_decay must be at most 1, got {self.layer_lr_decay}.")
         if SCHEDULES[self.schedule].needs_rate and self.learning_rate is None:
             raise SettingsError(f"schedule: {self.schedule} needs learning_rate, its rate after the warm-up.")
+
+    def _check_bounds(self) -> None:
+        """Raise SettingsError where a number is not finite or larger than any sensible one."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            usual = whole(-LARGEST_WHOLE) if isinstance(value, int) else real()
+            try:
+                item.metadata.get("bounds", usual).check(value)
+            except NumberError as error:
+                raise SettingsError(f"{item.name} {error}.") from None
 
     def check_least(self, least: int, *names: str) -> None:
         """Raise SettingsError where a key's value is below `least`."""
@@ -155,6 +170,12 @@ class RunSettings:
         fields = {*config_class.__dataclass_fields__, *config_class.attribute_map}
         for name in self.model:
             check_known(name, fields, f"model: {config_class.__name__} has no field '{name}'")
+        if self.init_from or getattr(self, "encoder_from", None):
+            return  # the other fields are those of that model
+        try:
+            config_class.from_preset(self.preset, **self.model)
+        except Exception as error:  # the configuration raises ValueErrors and what huggingface_hub wraps them in
+            raise SettingsError(f"model: {' '.join(str(error).split())}") from error
 
     def check_for_training(self) -> None:
         """Raise SettingsError where a key that training needs is empty."""

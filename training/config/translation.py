@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vaswani_tx.limits import BEAMS, VOCABULARY, whole
 from vaswani_tx.training.config.recipe import check_known, key, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
@@ -42,7 +43,9 @@ class TranslationSettings(RunSettings):
     cache_dir: str | None = key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
-    tokenizer_vocab_size: int | None = key(None, "Joint vocabulary to train on both sides where no folder exists.")
+    tokenizer_vocab_size: int | None = key(
+        None, "Joint vocabulary to train on both sides where no folder exists.", bounds=VOCABULARY
+    )
 
     architecture: Literal["vaswani", "lstm"] = key(
         "vaswani", "The Transformer, or its predecessor: an LSTM encoder-decoder with attention."
@@ -70,9 +73,11 @@ class TranslationSettings(RunSettings):
         "vocabulary", "Spread over all entries, as the paper's citation; others: all but the right one, tensor2tensor."
     )
 
-    eval_sentences: int | None = key(None, "Validation sentences to translate; empty: all, 0: loss only.")
-    eval_beam: int = key(1, "Beam of the translations during training; 1: greedy.")
-    final_beam: int = key(4, "Beam of the last validation, of the best and of the averaged model.")
+    eval_sentences: int | None = key(
+        None, "Validation sentences to translate; empty: all, 0: loss only.", bounds=whole(0)
+    )
+    eval_beam: int = key(1, "Beam of the translations during training; 1: greedy.", bounds=BEAMS)
+    final_beam: int = key(4, "Beam of the last validation, of the best and of the averaged model.", bounds=BEAMS)
     metrics: list[str] = key(
         ["bleu", "chrf"], "Scores of the translated validation sentences.", choices=signed_metrics()
     )

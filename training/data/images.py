@@ -159,7 +159,11 @@ def _labelled(splits: dict[str, datasets.Dataset], settings: Any) -> tuple[dict[
     # Where the data set does not name its classes, the training split's labels in order are the names.
     names = list(feature.names) if _is_class(feature) else None
     known = (
-        names if names is not None else sorted(set(_values(train, label)), key=lambda value: (str(type(value)), value))
+        names
+        if names is not None
+        else sorted(
+            {value for value in _values(train, label) if value is not None}, key=lambda value: (str(type(value)), value)
+        )
     )
     if len(known) < 2:
         raise ImageDataError(f"label_column '{label}' has {len(known)} class: at least two are needed.")
@@ -186,7 +190,10 @@ def _numbers(split, column: str, numbers: dict | None, count: int, origin: str) 
     for row, value in enumerate(values):
         number = value if numbers is None else numbers.get(value)
         if not isinstance(number, int) or not 0 <= number < count:
-            raise ImageDataError(f"{origin}, row {row}: the label {value!r} in '{column}' is none of the classes.")
+            fix = "name its class, or remove the row" if value is None else "fix it"
+            raise ImageDataError(
+                f"{origin}, row {row}: the label {value!r} in '{column}' is none of the classes; {fix}."
+            )
         found[row] = number
     return found
 

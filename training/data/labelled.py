@@ -5,6 +5,7 @@ a file of any format | a data set of the Hub -> `read_rows` -> Row
 """
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 
 from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields  # noqa: F401 - commands take both from here
 from vaswani_tx.training.data.hub import hub_records, is_dataset_name, open_hub
-from vaswani_tx.training.data.lines import check_file
+from vaswani_tx.training.data.lines import check_file, trimmed, words_of
+from vaswani_tx.training.data.pairs import NAMED_IN_ERRORS
 from vaswani_tx.training.data.readers import (
     Records,
     Wanted,
@@ -26,6 +28,11 @@ from vaswani_tx.training.data.readers import (
     text_formats,
 )
 from vaswani_tx.training.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_NO_LABEL_IS_ONE = ("multi_label", "question_answering")  # an empty cell or list says that there is none
+FILL = "Fill it, or let such examples be dropped (`empty_lines: drop` in a recipe)."
 
 
 class Row(NamedTuple):
@@ -76,18 +83,69 @@ def read_examples(
     split: str = "train",
     name: str | None = None,
     labelled: bool = True,
+    empty: str = "error",
 ) -> list[Example]:
     """Return all examples of a file or data set; without `labelled`, their labels may be missing.
+
+    Args:
+        empty: what happens to an example whose text or label is null or blank: `"error"`, `"drop"` (counted and
+            logged), or, without `labelled`, `"keep"`: as one without text.
 
     Raises:
         DataError: file, line and field of what is missing or of the wrong type, or nothing at all to read.
     """
     make = {"tagging": _words, "question_answering": _question}.get(task, _text)
     words = (fields.tokens, fields.tags) if task == "tagging" else None
-    examples = [make(row, task, fields, labelled) for row in read_rows(path, split, name, words)]
+    examples: list[Example] = []
+    dropped = []
+    for row in read_rows(path, split, name, words):
+        if empty == "error" or not _is_empty(row, task, fields, labelled):
+            examples.append(make(row, task, fields, labelled))
+        elif empty == "keep":
+            examples.append(_without_text(row, task, fields))
+        else:
+            dropped.append(row.where)
+    if dropped:
+        named = "; ".join(dropped[:NAMED_IN_ERRORS])
+        total = len(dropped) + len(examples)
+        logger.warning("Dropped %d of %d examples with an empty text or label, first %s", len(dropped), total, named)
     if not examples:
         raise DataError(f"{path}: there is no example in it; give a file with examples.")
     return examples
+
+
+def has_text(example: Example) -> bool:
+    """Return whether an example has something to predict from: words, or text on both sides."""
+    if isinstance(example, WordsExample):
+        return bool(example.words)
+    sides = (example.text, example.pair) if isinstance(example, TextExample) else (example.question, example.context)
+    return all(side is None or bool(side.strip()) for side in sides)
+
+
+def _is_empty(row: Row, task: str, fields: Fields, labelled: bool) -> bool:
+    """Return whether a text of the row is null or blank, or its label is null."""
+    if task == "tagging":
+        texts, label = [fields.tokens], fields.tags
+    elif task == "question_answering":
+        texts, label = [fields.question, fields.context], fields.answers
+    else:
+        texts, label = [fields.text, *([fields.pair] if fields.pair else [])], fields.label
+    if labelled and row.fields.get(label, "missing") in (None, *([] if task in _NO_LABEL_IS_ONE else [""])):
+        return True
+    values = [row.fields.get(name, "missing") for name in texts]
+    return any(value is None or value == [] or (isinstance(value, str) and not value.strip()) for value in values)
+
+
+def _without_text(row: Row, task: str, fields: Fields) -> Example:
+    def text(name: str) -> str:
+        return row.fields.get(name) or ""
+
+    if task == "tagging":
+        return WordsExample(row.where, [], None)
+    if task == "question_answering":
+        name = str(row.fields.get("id", row.where))
+        return QuestionExample(row.where, name, text(fields.question), text(fields.context), None)
+    return TextExample(row.where, text(fields.text), text(fields.pair) if fields.pair else None, None)
 
 
 def read_rows(
@@ -152,7 +210,7 @@ def _text(row: Row, task: str, fields: Fields, labelled: bool) -> TextExample:
         return TextExample(row.where, text, pair, None)
     if value is None:
         _field(row, fields.label, "label_field")
-        raise DataError(f"{row.where}: field {fields.label!r} is empty: every example needs its label.")
+        raise DataError(f"{row.where}: field {fields.label!r} is empty: every example needs its label. {FILL}")
     if task == "regression":
         label: Any = _numbers(row, fields.label, value)
     elif task == "multi_label":
@@ -164,18 +222,19 @@ def _text(row: Row, task: str, fields: Fields, labelled: bool) -> TextExample:
 
 def _words(row: Row, task: str, fields: Fields, labelled: bool) -> WordsExample:
     words = _field(row, fields.tokens, "tokens_field")
-    words = words.split() if isinstance(words, str) else words
+    words = words_of(words) if isinstance(words, str) else words
     if not isinstance(words, list) or not words:
-        raise DataError(f"{row.where}: field {fields.tokens!r} must hold a list of words, got {_short(words)}.")
+        fill = f" {FILL}" if words in (None, []) else ""
+        raise DataError(f"{row.where}: field {fields.tokens!r} must hold a list of words, got {_short(words)}.{fill}")
     for number, word in enumerate(words, start=1):
-        if not isinstance(word, str) or not word.strip():
+        if not isinstance(word, str) or not trimmed(word):
             raise DataError(f"{row.where}: word {number} of field {fields.tokens!r} is {_short(word)}, not a word.")
     check_encodable(" ".join(words), row.where)
     tags = row.fields.get(fields.tags)
     if tags is None and not labelled:
         return WordsExample(row.where, words, None)
     tags = _field(row, fields.tags, "tags_field") if tags is None else tags
-    tags = tags.split() if isinstance(tags, str) else tags
+    tags = words_of(tags) if isinstance(tags, str) else tags
     if not isinstance(tags, list) or len(tags) != len(words):
         count = len(tags) if isinstance(tags, list) else _short(tags)
         raise DataError(f"{row.where}: {len(words)} words but {count} tags: every word needs one.")
@@ -190,7 +249,7 @@ def _question(row: Row, task: str, fields: Fields, labelled: bool) -> QuestionEx
     if found is None:
         if labelled:
             _field(row, fields.answers, "answers_field")
-            raise DataError(f"{row.where}: field {fields.answers!r} is empty; no answer at all is [].")
+            raise DataError(f"{row.where}: field {fields.answers!r} is empty; no answer at all is []. {FILL}")
         return QuestionExample(row.where, name, question, context, None)
     if isinstance(found, dict):
         texts, starts = found.get("text"), found.get("answer_start")
@@ -229,7 +288,8 @@ def _field(row: Row, name: str, key: str) -> Any:
 def _string(row: Row, name: str, key: str) -> str:
     value = _field(row, name, key)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{row.where}: field {name!r} must hold text, got {_short(value)}.")
+        fill = f" {FILL}" if value is None or isinstance(value, str) else ""
+        raise DataError(f"{row.where}: field {name!r} must hold text, got {_short(value)}.{fill}")
     check_encodable(value, row.where)
     return value
 

@@ -27,9 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vaswani_tx.limits import SEED, whole
 from vaswani_tx.sentences_vaswani import split_sentences
-from vaswani_tx.training.data.lines import read_lines
-from vaswani_tx.training.errors import CheckpointError, DataError
+from vaswani_tx.text_files import use_utf8
+from vaswani_tx.training.command_line import exit_status
+from vaswani_tx.training.data.lines import read_lines, words_of
+from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 
 MARKS = {",": "COMMA", ".": "PERIOD", "?": "QUESTION", "!": "EXCLAMATION", ";": "COMMA", ":": "COMMA"}
@@ -39,7 +42,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 def punctuation(text: str) -> list[tuple[str, str]]:
     """Return the words of a text in lower case, each with its tag."""
     found = []
-    for piece in text.split():
+    for piece in words_of(text):
         matches = list(_WORD.finditer(piece))
         for match in matches:
             word, rest = match[0], piece[match.end() :]
@@ -114,7 +117,7 @@ def first_sentences(lines: Sequence[str], words: int) -> Iterator[tuple[str, str
     for line in lines:
         sentences = [sentence.text for sentence in split_sentences(line)]
         pair = " ".join(sentences[1:]), sentences[0] if sentences else ""
-        if min(len(text.split()) for text in pair) >= words and pair not in seen:
+        if min(len(words_of(text)) for text in pair) >= words and pair not in seen:
             seen.add(pair)
             yield pair
 
@@ -173,39 +176,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     tags = commands.add_parser("punctuation", help="words to tag with the capitals and marks that were removed")
     tags.add_argument("--text", nargs="+", required=True, help="text files, a sentence a line")
-    tags.add_argument("--join", type=int, default=3, help="most sentences of an example (3)")
-    tags.add_argument("--limit", type=int, help="lines read of each file; all if absent")
+    tags.add_argument("--join", type=whole(), default=3, help="most sentences of an example (3)")
+    tags.add_argument("--limit", type=whole(), help="lines read of each file; all if absent")
     tags.add_argument("--output", type=Path, required=True, help="CoNLL file to write")
     first = commands.add_parser("first-sentence", help="documents to shorten, from paragraphs")
     first.add_argument("--text", nargs="+", required=True, help="text files, a paragraph a line")
-    first.add_argument("--words", type=int, default=4, help="fewest words of a summary and of a document (4)")
+    first.add_argument("--words", type=whole(), default=4, help="fewest words of a summary and of a document (4)")
     first.add_argument("--output", type=Path, required=True, help="JSONL file to write")
     source = commands.add_parser("source", help="excerpts labelled with the text that they come from")
     source.add_argument("--text", nargs="+", required=True, metavar="NAME=FILE", help="texts to distinguish")
-    source.add_argument("--words", type=int, default=6, help="words of an excerpt (6)")
-    source.add_argument("--most", type=int, default=10_000, help="excerpts of each text at most (10000)")
-    source.add_argument("--validation", type=int, default=500, help="excerpts of each text to validate on (500)")
-    source.add_argument("--test", type=int, default=500, help="excerpts of each text to test on (500)")
+    source.add_argument("--words", type=whole(), default=6, help="words of an excerpt (6)")
+    source.add_argument("--most", type=whole(), default=10_000, help="excerpts of each text at most (10000)")
+    source.add_argument("--validation", type=whole(0), default=500, help="excerpts of each text to validate on (500)")
+    source.add_argument("--test", type=whole(0), default=500, help="excerpts of each text to test on (500)")
     source.add_argument("--output", type=Path, required=True, help="folder to write")
     for one in (tags, source):
-        one.add_argument("--seed", type=int, default=1, help="decides what is chosen and joined (1)")
-    options = parser.parse_args(argv)
-    for name in ("join", "limit", "words", "most"):
-        if (getattr(options, name, None) or 1) < 1:
-            parser.error(f"--{name} must be at least 1")
-    return options
+        one.add_argument("--seed", type=SEED, default=1, help="decides what is chosen and joined (1)")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse(argv)
-    try:
-        makers = {"punctuation": make_punctuation, "first-sentence": make_first_sentence, "source": make_source}
-        makers[options.command](options)
-    except (DataError, CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    use_utf8()
+    makers = {"punctuation": make_punctuation, "first-sentence": make_first_sentence, "source": make_source}
+    return exit_status(lambda: makers[options.command](options))
 
 
 if __name__ == "__main__":

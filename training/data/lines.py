@@ -1,84 +1,38 @@
-"""Lines of UTF-8 text files, compressed or not: the one strict reader that every command shares.
+"""Lines of UTF-8 text files, compressed or not, and of standard input: the one strict reader that every command shares.
 
-    a file, .gz, .bz2, .xz or .zst -> byte_blocks -> line_chunks -> numbered_lines | read_lines
+    a file, .gz, .bz2, .xz or .zst, or standard input -> line_chunks -> numbered_lines | read_lines
 
-Only a newline ends a line; one carriage return before it and a byte order mark at the start of the file are removed.
-Bytes that are not UTF-8 are an error that names the file, the line and the byte.
+Bytes and their text are those of `vaswani_tx.text_files`, which the library's own command line reads by, too. Only a
+newline ends a line; one carriage return before it and a byte order mark at the start of the file are removed. Bytes
+that are not UTF-8 are an error that names the file, the line and the byte.
 """
 
-import bz2
-import gzip
-import lzma
 import os
-import zlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from vaswani_tx.suggestions import nearest_name
+from vaswani_tx import text_files
+from vaswani_tx.text_files import COMPRESSIONS, STDIN, TextFileError, compression_of  # noqa: F401 - readers take them from here
 from vaswani_tx.training.errors import DataError
 
-BLOCK_BYTES = 1 << 22
-# Small, because one block of a very repetitive file may grow a thousandfold.
-COMPRESSED_BYTES = 1 << 16
-_MARKS = {
-    b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "zip", b"\x1f\x8b": ".gz", b"BZh": ".bz2",
-    b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst",
-}  # fmt: skip
+BLOCK_BYTES = text_files.BLOCK_BYTES
+_GAPS = re.compile(r"(?:[ \t]|\r?\n)+")
+_GAP = " \t\r\n"
 
 
-def _with(open_file: Callable[..., Any]) -> Callable[[str], Iterator[bytes]]:
-    """Return a reader of blocks for a function that opens a file."""
+def words_of(text: str) -> list[str]:
+    """Return the words of a text: what is between spaces, tabs and ends of lines.
 
-    def blocks(path: str) -> Iterator[bytes]:
-        with open_file(path, "rb") as stream:
-            while block := stream.read(BLOCK_BYTES):
-                yield block
-
-    return blocks
+    Not str.split: it also splits at U+00A0, U+2028 and the like, which occur inside words such as `10 000`.
+    """
+    return [word for word in _GAPS.split(text) if word]
 
 
-def _zst_blocks(path: str) -> Iterator[bytes]:
-    """Yield the content of one frame after another: the package's own streams accept a truncated file."""
-    zstandard = _zstandard(path)
-    try:
-        with open(path, "rb") as stream:
-            frame = None
-            while block := stream.read(COMPRESSED_BYTES):
-                while block:
-                    frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                    if text := frame.decompress(block):
-                        yield text
-                    frame, block = (None, frame.unused_data) if frame.eof else (frame, b"")
-    except zstandard.ZstdError as error:
-        raise OSError(str(error)) from error
-    if frame is not None:
-        raise EOFError("compressed file ended before the end of the data")
-
-
-def _zstandard(path: str) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise DataError(
-            f"{path}: reading .zst files takes the package zstandard, which is not installed; install it with "
-            "`pip install zstandard`, or decompress the file with `zstd -d`."
-        ) from None
-    return zstandard
-
-
-COMPRESSIONS: dict[str, Callable[[str], Iterator[bytes]]] = {
-    ".gz": _with(gzip.open),
-    ".bz2": _with(bz2.open),
-    ".xz": _with(lzma.open),
-    ".zst": _zst_blocks,
-}
-
-
-def compression_of(path: str) -> str:
-    """Return the ending of a compressed file, "" for any other."""
-    ending = os.path.splitext(path)[1].lower()
-    return ending if ending in COMPRESSIONS else ""
+def trimmed(text: str) -> str:
+    """Return a text without the spaces, tabs and ends of lines around it, the only ones that `words_of` splits at."""
+    return text.strip(_GAP)
 
 
 def format_of(path: str) -> str:
@@ -87,35 +41,24 @@ def format_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
+@contextmanager
+def _data_errors() -> Iterator[None]:
+    try:
+        yield
+    except TextFileError as error:
+        raise DataError(str(error)) from error.__cause__
+
+
 def check_file(path: str) -> None:
     """Raise DataError where there is no such file, naming a file beside it of a similar name."""
-    if os.path.isfile(path):
-        return
-    if os.path.isdir(path):
-        raise DataError(f"{path}: this is a folder; name a file.")
-    folder, base = os.path.split(path)
-    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = nearest_name(base, beside)
-    hint = f" Did you mean {os.path.join(folder, near)}?" if near else ""
-    raise DataError(f"{path}: there is no such file.{hint}")
+    with _data_errors():
+        text_files.check_file(path)
 
 
 def byte_blocks(path: str) -> Iterator[bytes]:
     """Yield the content of a file block by block, decompressed as its ending says; DataError where it is damaged."""
-    ending = compression_of(path)
-    if not ending:
-        yield from _with(open)(path)
-        return
-    done = 0
-    try:
-        for block in COMPRESSIONS[ending](path):
-            yield block
-            done += len(block)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(
-            f"{path}: cannot be decompressed beyond byte {done:,} of its content ({error}); copy the file again, or "
-            f"rename it if it is no {ending} file."
-        ) from error
+    with _data_errors():
+        yield from text_files.byte_blocks(path, BLOCK_BYTES)
 
 
 def line_chunks(path: str, remedy: str = "remove the line") -> Iterator[list[str]]:
@@ -127,39 +70,25 @@ def line_chunks(path: str, remedy: str = "remove the line") -> Iterator[list[str
     Raises:
         DataError: a line that is not UTF-8, or a compressed file that is damaged.
     """
-    # Not str.splitlines: it also splits at U+2028, U+0085, form feeds and the like, which occur inside sentences.
+    return _line_chunks(byte_blocks(path), path, remedy)
+
+
+def _line_chunks(blocks: Iterable[bytes], name: str, remedy: str) -> Iterator[list[str]]:
+    what = "text" if name == STDIN else "file"
+    fix = f"Convert the {what}, with `iconv -t UTF-8` for example{remedy and f', or {remedy}'}."
     first, rest = 1, []
-    for block in byte_blocks(path):
-        cut = block.rfind(b"\n") + 1
-        if not cut:
-            rest.append(block)
-            continue
-        lines = _decode(b"".join([*rest, block[:cut]]), path, first, remedy)
-        rest = [block[cut:]]
-        yield lines
-        first += len(lines)
-    if last := b"".join(rest):
-        yield _decode(last, path, first, remedy)
-
-
-def _decode(block: bytes, path: str, first: int, remedy: str) -> list[str]:
-    try:
-        text = block.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = first + block.count(b"\n", 0, error.start)
-        column = error.start - block.rfind(b"\n", 0, error.start)
-        found = next((name for mark, name in _MARKS.items() if first == 1 and block.startswith(mark)), None)
-        guess = f"; it looks like a {found} file" if found else ""
-        if found in COMPRESSIONS:
-            guess += f", whose name must end with {found}"
-        raise DataError(
-            f"{path}, line {line}: byte {column} of the line (0x{block[error.start]:02x}) is not valid UTF-8{guess}. "
-            f"Convert the file, with `iconv -t UTF-8` for example{remedy and f', or {remedy}'}."
-        ) from None
-    lines = (text[1:] if first == 1 and text.startswith("\ufeff") else text).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line[:-1] if line.endswith("\r") else line for line in lines] if "\r" in text else lines
+    with _data_errors():
+        for block in blocks:
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                rest.append(block)
+                continue
+            lines = text_files.split_lines(b"".join([*rest, block[:cut]]), first, name, fix)
+            rest = [block[cut:]]
+            yield lines
+            first += len(lines)
+        if last := b"".join(rest):
+            yield text_files.split_lines(last, first, name, fix)
 
 
 def numbered_lines(path: str | Path, remedy: str = "remove the line") -> Iterator[tuple[int, str]]:
@@ -175,3 +104,10 @@ def read_lines(path: str | Path) -> list[str]:
     """Return all lines of a text file, blank ones too; DataError where there is no such file, or no UTF-8."""
     # Other files may refer to these lines by number: none is to be removed.
     return [line for _, line in numbered_lines(path, remedy="")]
+
+
+def stdin_lines() -> list[str]:
+    """Return all lines of standard input, blank ones too; DataError where it is no UTF-8."""
+    stream = text_files.standard_input()
+    blocks = iter(lambda: stream.read(BLOCK_BYTES), b"")
+    return [line for lines in _line_chunks(blocks, STDIN, "") for line in lines]

@@ -26,6 +26,8 @@ from vaswani_tx.training.errors import DataError
 logger = logging.getLogger(__name__)
 
 NAMED_IN_ERRORS = 5
+# What happens to a pair with a blank side. Test sets keep it: their lines count.
+EMPTY = ("keep", "error", "drop")
 
 
 def iterate_parallel(
@@ -36,8 +38,8 @@ def iterate_parallel(
     empty: str = "error",
 ) -> Iterator[Chunk]:
     """Yield chunks of pairs from files of any size, in order; arguments and errors are those of `load_parallel`."""
-    if empty not in ("error", "drop"):
-        raise DataError(f"empty={empty!r}: choose 'error' or 'drop'.")
+    if empty not in EMPTY:
+        raise DataError(f"empty={empty!r}: choose {', '.join(map(repr, EMPTY[:-1]))} or {EMPTY[-1]!r}.")
     return without_empty(read_pairs(source, target, source_field, target_field), empty)
 
 
@@ -106,13 +108,16 @@ def _read_aligned(source: str, target: str) -> Iterator[Chunk]:
 
 
 def without_empty(chunks: Iterator[Chunk], empty: str, counts: Any = None, at_once: bool = False) -> Iterator[Chunk]:
-    """Drop pairs with a blank side, or raise DataError once all of them are counted.
+    """Drop pairs with a blank side, raise DataError once all of them are counted, or keep them, as `empty` says.
 
     Args:
         counts: an object with `read`, `empty` and `empty_places` that takes the numbers and places of what is dropped,
             to be reported by the caller; otherwise they are logged at the end.
         at_once: raise at the first chunk with such a pair, as a stream without an end must.
     """
+    if empty == "keep":
+        yield from chunks
+        return
     count, total, named = 0, 0, []
     for chunk in chunks:
         blank = [

@@ -45,16 +45,21 @@ def load_parallel(
         source_field, target_field: field or column; for TSV and CSV without a header the column's number from 0. It
             may be in an object `translation`, as in data sets of the Hub.
         split, name: split and configuration of a data set of the Hub.
-        empty: what happens to a pair with a blank side, `"error"` or `"drop"` (counted and logged).
+        empty: what happens to a pair with a blank side: `"error"`, `"drop"` (counted and logged), or `"keep"`, as for
+            test sets. A null is a blank side.
 
     Raises:
         DataError: data that cannot be read or used; the message names the file, the line or field.
     """
     if target is None and is_dataset_name(source):
         return _load_hub(os.fspath(source), source_field, target_field, split, name, empty)
+    return _in_memory(iterate_parallel(source, target, source_field, target_field, empty), repr(source))
+
+
+def _in_memory(chunks: Iterable[Chunk], name: str) -> datasets.Dataset:
     files: dict[str, int] = {}
     tables = []
-    for chunk in iterate_parallel(source, target, source_field, target_field, empty):
+    for chunk in chunks:
         index = files.setdefault(chunk.file, len(files))
         columns = {
             "source": pa.array(chunk.source, pa.string()),
@@ -64,7 +69,7 @@ def load_parallel(
         }
         tables.append(pa.table(columns))
     if not tables:
-        raise DataError(f"{source!r} holds no pair with text on both sides: nothing is left to work on.")
+        raise DataError(f"{name} holds no pair with text on both sides: nothing is left to work on.")
     info = datasets.DatasetInfo(features=_features(list(files)))
     return datasets.Dataset(pa.concat_tables(tables), info=info)
 
@@ -80,6 +85,8 @@ def _load_hub(
         dataset = dataset.flatten()
     dataset = dataset.select_columns([".".join(place) for place in places])
     dataset = dataset.rename_columns(dict(zip(dataset.column_names, ("source", "target"), strict=True)))
+    if empty == "keep":
+        return _in_memory(hub_pairs(dataset, origin, "source", "target"), origin)
     keep = [chunk.lines for chunk in without_empty(hub_pairs(dataset, origin, "source", "target"), empty)]
     lines = np.concatenate(keep) if keep else np.zeros(0, dtype=np.int64)
     if not len(lines):

@@ -19,7 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vaswani_tx.suggestions import nearest_name
-from vaswani_tx.training.data.lines import byte_blocks, compression_of, format_of, line_chunks, numbered_lines
+from vaswani_tx.training.data.lines import (
+    byte_blocks,
+    compression_of,
+    format_of,
+    line_chunks,
+    numbered_lines,
+    trimmed,
+    words_of,
+)
 from vaswani_tx.training.errors import DataError
 
 ROWS_PER_CHUNK = 1 << 16
@@ -47,7 +55,7 @@ class Wanted(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Consecutive records of one file: the fields of each (None: a blank line), and its number, from 1.
+    """Consecutive records of one file: the fields of each (None: a blank line or a null), and its number, from 1.
 
     Where the reader was told the wanted fields, each row has all of them, whatever they hold.
     """
@@ -72,7 +80,7 @@ def as_list(paths: Paths | None) -> list[str]:
 
 
 def text_columns(records: Iterable[Records], wanted: Wanted) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
-    """Yield the numbers of records and one list of texts for each wanted field; blank lines are empty texts.
+    """Yield the numbers of records and one list of texts for each wanted field; blank lines and nulls are empty texts.
 
     Raises:
         DataError: a value that is not text (file, line or row, field).
@@ -80,7 +88,7 @@ def text_columns(records: Iterable[Records], wanted: Wanted) -> Iterator[tuple[n
     for chunk in records:
         columns = []
         for name in wanted.names:
-            texts = ["" if row is None else row[name] for row in chunk.rows]
+            texts = ["" if row is None or row[name] is None else row[name] for row in chunk.rows]
             for index, value in enumerate(texts):
                 if not isinstance(value, str):
                     found = json.dumps(value, default=repr)[:60] if chunk.noun == "field" else repr(value)[:60]
@@ -130,7 +138,8 @@ def _read_jsonl(path: str, wanted: Wanted | None) -> Iterator[Records]:
             row = None
             if line and not line.isspace():
                 where = f"{path}, line {number}"
-                row = _chosen(_object(_parse(line, where), where), wanted, where)
+                content = _parse(line, where)
+                row = None if content is None else _chosen(_object(content, where), wanted, where)
             rows.append(row)
         yield Records(path, range(first, first + len(lines)), rows)
         first += len(lines)
@@ -145,6 +154,10 @@ def _read_json(path: str, wanted: Wanted | None) -> Iterator[Records]:
         raise DataError(f"{path}: a list of objects is needed, or SQuAD's 'data' with such a list.")
     places, rows = [], []
     for number, entry in enumerate(content, start=1):
+        if entry is None:
+            places.append(f"entry {number}")
+            rows.append(None)
+            continue
         entry = _object(entry, f"{path}, entry {number}")
         nested = "paragraphs" in entry
         found = _squad_rows(entry, path, f"entry {number}") if nested else [(f"entry {number}", entry)]
@@ -183,6 +196,8 @@ def _chosen(row: Row, wanted: Wanted | None, where: str) -> Row:
     if wanted is None:
         return row
     inner = row.get("translation")
+    if inner is None and "translation" in row:
+        inner = dict.fromkeys(wanted.names)  # as in a Parquet file, where a null has every field
     inner = inner if isinstance(inner, dict) else {}
     for name in wanted.names:
         if name not in row and name not in inner:
@@ -295,13 +310,14 @@ def read_conll(path: str, wanted: Wanted | None) -> Iterator[Records]:
     rows: list[Row | None] = []
     words: list[str] = []
     for number, line in numbered_lines(path):
-        if not line.strip() or line.startswith("-DOCSTART-"):
+        if not trimmed(line) or line.startswith("-DOCSTART-"):
             words = []
             continue
-        cells = line.split("\t") if "\t" in line else line.split()
+        # Not at U+00A0 and the like, which str.split would take for the end of a word.
+        cells = [trimmed(cell) for cell in line.split("\t")] if "\t" in line else words_of(line)
         if cells[0] == "#" and "\t" not in line:
             continue  # a comment
-        if len(cells) < 2 or not cells[0].strip() or not cells[-1].strip():
+        if len(cells) < 2 or not cells[0] or not cells[-1]:
             raise DataError(
                 f"{path}, line {number}: a word, a tab and its tag are needed here, got {line[:60]!r}. A blank line "
                 "ends a sentence."
@@ -312,8 +328,8 @@ def read_conll(path: str, wanted: Wanted | None) -> Iterator[Records]:
                 numbers, rows = [], []
             numbers.append(number)
             rows.append({tokens: words, tags: []})
-        words.append(cells[0].strip())
-        rows[-1][tags].append(cells[-1].strip())
+        words.append(cells[0])
+        rows[-1][tags].append(cells[-1])
     if rows:
         yield Records(path, numbers, rows)
 

@@ -40,7 +40,7 @@ class TextCorpus(CorpusSource):
 
     Args:
         documents: "line" or "paragraph", of text files.
-        empty: "drop" or "error", for documents without text.
+        empty: "drop", "error" or "keep", for documents without text.
     """
 
     text: Paths
@@ -70,11 +70,11 @@ class TextCorpus(CorpusSource):
         for file, documents in self._sources(streaming):
             for lines, texts in documents:
                 keep = [i for i, text in enumerate(texts) if text and not text.isspace()]
-                if len(keep) < len(texts):
+                any_text = any_text or bool(keep)
+                if len(keep) < len(texts) and self.empty != "keep":
                     self._drop(file, np.delete(lines, keep), counts)
                     lines, texts = lines[keep], [texts[i] for i in keep]
                 if texts:
-                    any_text = True
                     yield Chunk(file, lines, texts, texts)
         if not any_text:
             raise DataError(f"{self.name} holds no document with text; give another file or field.")

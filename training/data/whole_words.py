@@ -1,8 +1,8 @@
 """Words that a tokenizer must never cut, such as the symbols of a linearised tree: each becomes one token.
 
-They are words between white space (or the ends of the text), whatever characters they are made of: `(NP` and `)NP` are
-as good as `XX`. A whole word is no control token: it is text like any other, and decoding gives back exactly the text
-that was encoded. The byte-pair merges are learned from the text without these words.
+They are words between spaces, tabs and ends of lines (or the ends of the text), whatever characters they are made of:
+`(NP` and `)NP` are as good as `XX`. A whole word is no control token: it is text like any other, and decoding gives
+back exactly the text that was encoded. The byte-pair merges are learned from the text without these words.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from vaswani_tx.tokenization_vaswani import MINIMAL_VOCAB_SIZE, NAMED_TOKENS, VaswaniTokenizer
 from vaswani_tx.training.errors import DataError
@@ -49,16 +50,17 @@ def add_whole_words(tokenizer: VaswaniTokenizer, words: Sequence[str]) -> Vaswan
         vocabulary.setdefault(_in_bytes(tokenizer, f" {word}"), len(vocabulary))
     # Found in the vocabulary as a whole, such a word needs no merges.
     pipeline["model"]["ignore_merges"] = True
-    split = pipeline["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    # The last two steps are the split into words and the bytes.
+    split = pipeline["pre_tokenizer"]["pretokenizers"][-2]["pattern"]
     # Longest first, though the white space behind a word leaves only one of them: the order then does not matter.
     choices = "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
-    split["Regex"] = f" (?:{choices})(?!\\S)|{split['Regex']}"
+    split["Regex"] = f" (?:{choices})(?![^ \\t\\r\\n])|{split['Regex']}"
     options = {"split_special_tokens": True, "clean_up_tokenization_spaces": False, "whole_words": list(words)}
     return VaswaniTokenizer(tokenizer_object=Tokenizer.from_str(json.dumps(pipeline)), **NAMED_TOKENS, **options)
 
 
 def check_whole_words(words: Sequence[str]) -> list[str]:
-    """Return the words without repetition; raise DataError if there are none, or one is empty or holds white space."""
+    """Return the words without repetition; raise DataError if there are none, or one is empty or holds a space."""
     words = list(dict.fromkeys(words))
     if not words:
         raise DataError("There are no whole words: give one a line, or leave the option out.")
@@ -76,5 +78,4 @@ def _without(corpus: Iterable[list[str]], words: set[str]) -> Iterator[list[str]
 
 def _in_bytes(tokenizer: VaswaniTokenizer, text: str) -> str:
     """Return `text` in the alphabet of the vocabulary, in which every byte is a character."""
-    byte_level = tokenizer.backend_tokenizer.pre_tokenizer[1]
-    return byte_level.pre_tokenize_str(text)[0][0]
+    return ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]

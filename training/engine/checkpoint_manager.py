@@ -41,6 +41,7 @@ from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.engine.task import Task
 from vaswani_tx.training.errors import CheckpointError, TrainingError
 from vaswani_tx.training.files import atomic_folder
+from vaswani_tx.training.models.loading import STATE, repair_hint
 
 # Whole tensors: on the main process's host memory to be written, on every process to be read.
 _ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -117,8 +118,13 @@ class CheckpointManager:
             CheckpointError: a damaged checkpoint, or one of other data.
         """
         content = read_state(folder)
-        data, scaler = content.pop("data"), content.pop("scaler")
-        state = TrainingState(**content)
+        try:
+            data, scaler = content.pop("data"), content.pop("scaler")
+            state = TrainingState(**content)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"'{folder / STATE / 'state.json'}' is damaged ({error}). {repair_hint(folder)}"
+            ) from error
         if self.task.in_buffers:
             # A checkpoint at the end of a buffer holds the fingerprint of that buffer, not of the next one.
             self.task.epoch(state.epoch if state.batches_done else max(state.epoch - 1, 0))

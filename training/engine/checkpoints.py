@@ -88,7 +88,11 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def read_rng(folder: Path) -> list[dict[str, Any]]:
     """Return the random states of all processes."""
-    return _read_json(Path(folder) / STATE / "rng.json", Path(folder))
+    path = Path(folder) / STATE / "rng.json"
+    states = _read_json(path, Path(folder), list)
+    if not all(isinstance(state, dict) and {"torch", "numpy", "python"} <= state.keys() for state in states):
+        raise CheckpointError(f"'{path}' is damaged (it holds no random states). {repair_hint(Path(folder))}")
+    return states
 
 
 def read_optimizer(folder: Path) -> dict[str, torch.Tensor]:
@@ -148,12 +152,15 @@ def restore_rng(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8), device)
 
 
-def _read_json(path: Path, folder: Path) -> Any:
+def _read_json(path: Path, folder: Path, kind: type = dict) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, kind):
+            raise ValueError(f"it holds a {type(values).__name__}, no {kind.__name__}")
+        return values
     except FileNotFoundError:
         raise CheckpointError(
             f"The checkpoint '{folder}' lacks '{path.relative_to(folder)}'. {repair_hint(folder)}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}). {repair_hint(folder)}") from error

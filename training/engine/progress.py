@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.errors import WriteError
 
 
 class MetricsLog:
@@ -32,7 +32,7 @@ class MetricsLog:
         temporary.replace(self.path)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; raise CheckpointError, with the file unchanged, where the disk is full."""
+        """Append one record; raise WriteError, with the file unchanged, where the disk is full."""
         line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
         size = self.path.stat().st_size
         try:
@@ -40,9 +40,7 @@ class MetricsLog:
                 file.write(line)
         except OSError as error:
             os.truncate(self.path, size)
-            raise CheckpointError(
-                f"'{self.path}' could not be written: {error}. Free some space and run again."
-            ) from error
+            raise WriteError(f"'{self.path}' could not be written: {error}. Free some space and run again.") from error
         self.count += 1
 
 

@@ -111,7 +111,7 @@ class RunFolder:
             parts = json.loads(self.environment.read_text(encoding="utf-8"))["parts"]
             if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
                 raise ValueError("'parts' is not a list of objects")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"'{self.environment}' is damaged ({error}): restore or delete it to continue.") from error
         return parts
 
@@ -181,16 +181,25 @@ class RunFolder:
                 "Choose another output_dir, restore those values to resume, or --overwrite to delete it."
             )
 
+    def _read_finished(self, settings: RunSettings) -> dict[str, Any]:
+        try:
+            done = json.loads(self.finished.read_text(encoding="utf-8"))
+            if not (hasattr(settings, done["reason"]) and {"step", done["reason"]} <= done.keys()):
+                raise ValueError("it names no limit that was reached")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RunError(f"'{self.finished}' is damaged ({error}): restore or delete it to continue.") from error
+        return done
+
     def is_done(self, settings: RunSettings) -> bool:
         """Return whether the finished run has done all that the settings ask for; RunError where it is another run."""
-        done = json.loads(self.finished.read_text(encoding="utf-8"))
+        done = self._read_finished(settings)
         self.check_same(settings)
         limit = getattr(settings, done["reason"])
         return limit is not None and limit <= done[done["reason"]]
 
     def _check_unfinished(self, settings: RunSettings) -> None:
         if self.finished.exists() and self.is_done(settings):
-            done = json.loads(self.finished.read_text(encoding="utf-8"))
+            done = self._read_finished(settings)
             reason = done["reason"]
             raise RunError(
                 f"The run in '{self.path}' is finished (step {done['step']}, {reason} {done[reason]}): raise "

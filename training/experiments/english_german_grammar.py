@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from vaswani_tx.limits import SEED, whole
+from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.experiments import english_german_frames as frames
 from vaswani_tx.training.experiments import english_german_lexicon as lexicon
 from vaswani_tx.training.experiments import english_german_syntax as syntax
@@ -330,9 +332,10 @@ def split_corpus(
 def main() -> None:
     """Print some pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("count", nargs="?", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=2017)
+    parser.add_argument("count", nargs="?", type=whole(), default=20)
+    parser.add_argument("--seed", type=SEED, default=2017)
     arguments = parser.parse_args()
+    use_utf8()
     for pair in generate_corpus(arguments.count, arguments.seed):
         print(pair.source, pair.target, ", ".join(pair.phenomena), sep="\n    ")
 

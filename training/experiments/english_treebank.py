@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from vaswani_tx.limits import SEED
 from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
 from vaswani_tx.training.experiments import english_german_frames as frames
 from vaswani_tx.training.experiments import english_german_lexicon as lexicon
@@ -27,8 +28,7 @@ from vaswani_tx.training.experiments.english_german_sampler import ClauseSampler
 from vaswani_tx.training.experiments.english_german_syntax import Clause, Nominal, NounPhrase, Phrase, leaf, node
 from vaswani_tx.training.parsing.trees import Tree
 
-SHORTEST, LONGEST = 4, 30  # words, punctuation counted
-COMMA, STOP = syntax.COMMA, syntax.STOP
+SHORTEST, LONGEST, COMMA, STOP = 4, 30, syntax.COMMA, syntax.STOP  # lengths in words, punctuation counted
 QUESTION, AND = leaf(".", "?"), leaf("CC", "and")
 OPENING_QUOTE, CLOSING_QUOTE = leaf("``", "``"), leaf("''", "''")
 
@@ -436,12 +436,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = make_parser(__doc__, "python -m vaswani_tx.training.experiments.english_treebank")
     parser.add_argument("count", type=positive_int, nargs="?", default=10, help="trees to print (10)")
-    parser.add_argument("--seed", type=int, default=2015, help="of the trees (2015)")
+    parser.add_argument("--seed", type=SEED, default=2015, help="of the trees (2015)")
     options = parser.parse_args(argv)
 
     def show() -> None:
         for tree in generate_trees(options.count, options.seed):
-            print(f"{' '.join(tree.words())}\n{tree.pretty()}\n")
+            print(" ".join(tree.words()), tree.pretty(), "", sep="\n")
 
     return exit_status(show)
 

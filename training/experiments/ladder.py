@@ -15,7 +15,7 @@ import yaml
 
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.language_modeling import CausalSettings, MaskedSettings
-from vaswani_tx.training.config.recipe import UniqueKeyLoader, check_known, parse
+from vaswani_tx.training.config.recipe import check_known, load_yaml, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.config.shipped import find_shipped, known_files, recipe_beside
 from vaswani_tx.training.config.translation import TranslationSettings
@@ -70,7 +70,7 @@ def read_ladder(path: str | Path, flags: list[str], output_dir: str | Path) -> L
     if not path.exists():
         raise LadderError(f"There is no ladder at '{path}'. {known_files('ladders', path)}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LadderError(f"The ladder '{path}' cannot be read: {error}") from error
     if not isinstance(content, dict):

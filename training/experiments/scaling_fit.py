@@ -57,7 +57,9 @@ def read_run(size: str, seed: int, folder: RunFolder) -> Run:
     tokens_at: dict[int, int] = {}
     losses: dict[int, float] = {}
     seconds = 0.0
-    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+    for line in folder.metrics.read_text(encoding="utf-8").split("\n"):
+        if not line:
+            continue
         record = json.loads(line)
         if record["event"] == "train":
             tokens_at[record["step"]] = record["target_tokens"]

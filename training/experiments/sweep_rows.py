@@ -18,7 +18,7 @@ import yaml
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from vaswani_tx.suggestions import did_you_mean
-from vaswani_tx.training.config.recipe import UniqueKeyLoader
+from vaswani_tx.training.config.recipe import load_yaml
 from vaswani_tx.training.config.shipped import find_shipped, known_files, recipe_beside
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
 from vaswani_tx.training.engine.run_folder import RunFolder
@@ -116,7 +116,7 @@ def read_sweep(path: str | Path, flags: list[str] | None = None, output_dir: str
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SweepError(f"No sweep file at '{path}'; it comes first. {known_files('sweeps', path)}") from None
     except (OSError, UnicodeDecodeError) as error:

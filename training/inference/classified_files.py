@@ -5,12 +5,9 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator
 from typing import Any
 
-import torch
-
+from vaswani_tx.devices import choose_device
 from vaswani_tx.training.config.labelled import TEXT_TASKS, Fields
 from vaswani_tx.training.data.labelled import (
     Example,
@@ -18,17 +15,19 @@ from vaswani_tx.training.data.labelled import (
     TextExample,
     WordsExample,
     check_labels,
+    has_text,
     read_examples,
 )
-from vaswani_tx.training.data.lines import format_of, numbered_lines
+from vaswani_tx.training.data.lines import STDIN, format_of, read_lines, stdin_lines, words_of
 from vaswani_tx.training.errors import DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.inference.classifier import Classifier
+from vaswani_tx.training.inference.task_specs import TaskSpec
 
 
 def classify_file(options: argparse.Namespace) -> None:
     """Predict, write, score; raise a ValueError where input cannot be used."""
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     settings = {"max_length": options.max_length, "stride": options.stride}
     classifier = Classifier.load(options.model, device, **settings)
     classifier.batch_tokens = options.batch_tokens
@@ -36,7 +35,8 @@ def classify_file(options: argparse.Namespace) -> None:
     examples = read_input(options, kind.task)
     if options.scores is not None:
         check_labels(examples if kind.names and kind.task != "regression" else (), kind.names, "the model")
-    predictions = classifier.predict(examples)
+    answers = iter(classifier.predict(asked) if (asked := [one for one in examples if has_text(one)]) else [])
+    predictions = [next(answers) if has_text(example) else nothing(kind, example) for example in examples]
     lines = [shown(*pair) for pair in zip(examples, predictions, strict=True)]
     if options.output is not None:
         atomic_text(options.output, "".join(line + "\n" for line in lines))
@@ -57,26 +57,26 @@ def read_input(options: argparse.Namespace, task: str) -> list[Example]:
         fields = {name: getattr(options, name) for name in Fields.__dataclass_fields__}
         return read_examples(
             path, task, Fields(**fields), split=options.split, name=options.dataset_config,
-            labelled=options.scores is not None,
+            labelled=options.scores is not None, empty="keep" if options.scores is None else "error",
         )  # fmt: skip
     if options.scores is not None or task == "question_answering":
         raise DataError(f"{path}: lines of text hold no labels and no questions; give .tsv, .jsonl or the like.")
-    lines = list(_stdin_lines() if path == "-" else numbered_lines(path))
     found: list[Example] = []
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        if not line.strip():
-            raise DataError(f"{where}: there is no text in it.")
-        words = WordsExample(where, line.split(), None)
-        found.append(words if task == "tagging" else TextExample(where, line, None, None))
+    for number, line in enumerate(stdin_lines() if path == "-" else read_lines(path), start=1):
+        where = f"{STDIN if path == '-' else path}, line {number}"
+        found.append(
+            WordsExample(where, words_of(line), None) if task == "tagging" else TextExample(where, line, None, None)
+        )
     if not found:
         raise DataError(f"{path}: there is no text in it.")
     return found
 
 
-def _stdin_lines() -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(sys.stdin, start=1):
-        yield number, line.removesuffix("\n")
+def nothing(kind: TaskSpec, example: Example) -> dict[str, Any]:
+    """Return the prediction for an example without text, which no model is asked for: none."""
+    if isinstance(example, WordsExample):
+        return kind.join(example, [])
+    return {"answer": "", "score": None, "start": None} if isinstance(example, QuestionExample) else {"label": None}
 
 
 def shown(example: Example, prediction: dict[str, Any]) -> str:

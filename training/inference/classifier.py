@@ -1,6 +1,5 @@
 """A classifier, a tagger or a question answering model with its tokenizer, to predict with."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer
 
 import vaswani_tx  # noqa: F401  registers the Auto classes
+from vaswani_tx.loading import check_vocabulary, load_tokenizer, read_config, read_object
 from vaswani_tx.training.data.labelled import Example, QuestionExample, TextExample, WordsExample
 from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.inference.classification import predict
 from vaswani_tx.training.inference.task_specs import TaskSpec, task_spec
-from vaswani_tx.training.inference.translation import check_vocabulary
 from vaswani_tx.training.models.loading import check_folder, load_pretrained
 
 
@@ -37,18 +35,22 @@ class Classifier:
         """
         folder = Path(folder)
         check_folder(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        own = ((config.get("task_specific_params") or {}).get("vaswani_tx")) or {}
-        task = own.get("task") or _task_of(config, folder)
-        labels = {int(number): name for number, name in config.get("id2label", {}).items()}
-        names = [] if task == "question_answering" else [labels[number] for number in sorted(labels)]
+        config = read_config(folder)  # its fields have the right types
+        own = _own_settings(folder)
+        task = own.pop("task", None) or _task_of(config, folder)
+        names = [] if task == "question_answering" else [config.id2label[n] for n in sorted(config.id2label)]
         settings = {name: value for name, value in settings.items() if value is not None}
-        own = {name: value for name, value in own.items() if name != "task"}
-        kind = task_spec(task, names=names, **(own | settings))
+        try:
+            kind = task_spec(task, names=names, **(own | settings))
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"config.json of '{folder}': task_specific_params.vaswani_tx is damaged ({error}): copy the folder "
+                "again."
+            ) from error
         model = load_pretrained(getattr(transformers, kind.auto_class), folder, dtype=torch.float32)
         if not (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
             raise CheckpointError(f"'{folder}' holds no tokenizer: copy tokenizer.json and its configuration there.")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         check_vocabulary(model, tokenizer, str(folder))
         return cls(model.to(device).eval(), tokenizer, kind)
 
@@ -71,15 +73,26 @@ class Classifier:
         return self.predict([QuestionExample("the question", "1", question, context, None)])[0]
 
 
-def _task_of(config: dict[str, Any], folder: Path) -> str:
+def _own_settings(folder: Path) -> dict[str, Any]:
+    """Return what our training noted in a configuration; nothing for a model that was made elsewhere."""
+    noted = read_object(folder / "config.json").get("task_specific_params") or {}
+    own = noted.get("vaswani_tx") or {} if isinstance(noted, dict) else noted
+    if not isinstance(own, dict):
+        raise CheckpointError(
+            f"config.json of '{folder}': task_specific_params must be a mapping of mappings: copy the folder again."
+        )
+    return dict(own)
+
+
+def _task_of(config: Any, folder: Path) -> str:
     """Return the task by the class and the problem type, for models that were made elsewhere."""
-    name = next(iter(config.get("architectures") or []), "")
+    name = next(iter(config.architectures or []), "")
     if name.endswith("ForTokenClassification"):
         return "tagging"
     if name.endswith("ForQuestionAnswering"):
         return "question_answering"
     if name.endswith("ForSequenceClassification"):
         return {"multi_label_classification": "multi_label", "regression": "regression"}.get(
-            config.get("problem_type"), "classification"
+            config.problem_type, "classification"
         )
     raise CheckpointError(f"'{folder}' holds a {name or 'model without a class'}, which is no classifier.")

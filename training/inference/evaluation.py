@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import vaswani_tx
+from vaswani_tx.devices import choose_device
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
 from vaswani_tx.training.command_line import DTYPES
 from vaswani_tx.training.data.lines import read_lines
@@ -99,6 +100,7 @@ def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
         target_field=_field(options.target_field),
         split=options.split,
         name=options.dataset_config,
+        empty="keep",
     )
     references = [list(pairs["target"]), *(read_lines(path) for path in targets[1:])]
     return list(pairs["source"]), _same_length(targets, references)
@@ -174,7 +176,7 @@ def _device(name: str | None) -> tuple[torch.device, bool]:
 
         # Without a GPU and without `cpu` accelerate makes no group: each process would do all of the work.
         return Accelerator(cpu=name == "cpu" or not torch.accelerator.is_available()).device, True
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu")), False
+    return choose_device(name), False
 
 
 def is_main_process() -> bool:

@@ -5,15 +5,16 @@
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import vaswani_tx
+from vaswani_tx.devices import choose_device
+from vaswani_tx.loading import load_model, load_tokenizer, read_config
 from vaswani_tx.training.command_line import DTYPES
 from vaswani_tx.training.data.masking import Masker
 from vaswani_tx.training.data.text import TextCorpus
@@ -26,7 +27,6 @@ from vaswani_tx.training.inference.language_modeling import (
 )
 from vaswani_tx.training.metrics.registry import BY_NAME
 from vaswani_tx.training.metrics.scoring import aligned
-from vaswani_tx.training.models.loading import load_pretrained
 
 MODELS = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 ENDINGS = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForMaskedLM": "masked"}
@@ -39,9 +39,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(options.num_threads)
     corpus = TextCorpus(
         options.text, split=options.split, config=options.dataset_config, field=options.field,
-        documents=options.documents,
+        documents=options.documents, empty="keep",
     )  # fmt: skip
-    texts = read_documents(corpus)[: options.limit]
+    lines = read_documents(corpus)
+    filled = [number for number, text in enumerate(lines) if text.strip()][: options.limit]
+    texts = [lines[number] for number in filled]
     kind, model, tokenizer = load(options)
     if options.pseudo and kind != "masked":
         raise ValueError("--pseudo is for masked models: a causal model's likelihood is what is measured anyhow.")
@@ -59,7 +61,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         masker = Masker.of(tokenizer, rate=options.rate, seed=options.seed)
         result |= masked_scores(model, tokenizer, texts, masker, **shared)
         if options.pseudo:
-            nats, count = pseudo_log_likelihoods(model, tokenizer, texts, **shared)
+            found, count = pseudo_log_likelihoods(model, tokenizer, texts, **shared)
+            # A document without text has no token to predict, but its line: number N is that of line N.
+            nats = [0.0] * (len(lines) if options.limit is None else filled[-1] + 1)
+            for number, value in zip(filled, found, strict=True):
+                nats[number] = value
             result |= {"pseudo_tokens": count, "pseudo_loss": -sum(nats) / max(count, 1), "pseudo_scores": nats}
             result["pseudo_perplexity"] = math.exp(min(result["pseudo_loss"], 700.0))
     versions = {module.__name__: module.__version__ for module in (vaswani_tx, transformers, torch)}
@@ -69,32 +75,18 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def load(options: argparse.Namespace) -> tuple[str, Any, Any]:
     """Return kind, model and tokenizer; raise CheckpointError naming the folder where they cannot be loaded."""
-    try:
-        config = AutoConfig.from_pretrained(options.model)
-        names = config.architectures or [""]
-        kind = options.kind or next((kind for end, kind in ENDINGS.items() if names[0].endswith(end)), None)
-        if kind is None:
-            raise CheckpointError(
-                f"'{options.model}' holds a {names[0] or 'model that does not say its class'}: name a causal or masked "
-                "language model, or say with --kind what it is to be loaded as."
-            )
-        make = MODELS[kind].from_pretrained
-        if Path(options.model).exists():
-            make = partial(load_pretrained, MODELS[kind])
-        model, found = make(options.model, dtype=getattr(torch, DTYPES[options.dtype]), output_loading_info=True)
-        if missing := sorted(found["missing_keys"]):
-            # from_pretrained only warns of these and leaves random numbers in their place.
-            raise CheckpointError(
-                f"The weights of '{options.model}' lack {len(missing)} tensors of {type(model).__name__}, first "
-                f"'{missing[0]}': name a folder of such a model."
-            )
-        tokenizer = AutoTokenizer.from_pretrained(options.model)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the libraries raise a dozen types, each of which means the same to the user
-        raise CheckpointError(f"'{options.model}' does not load as a language model: {error}") from error
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return kind, model.to(name).eval(), tokenizer
+    device = choose_device(options.device)
+    config = read_config(options.model)
+    names = config.architectures or [""]
+    kind = options.kind or next((kind for end, kind in ENDINGS.items() if str(names[0]).endswith(end)), None)
+    if kind is None:
+        raise CheckpointError(
+            f"'{options.model}' holds a {names[0] or 'model that does not say its class'}: name a causal or masked "
+            "language model, or say with --kind what it is to be loaded as."
+        )
+    model = load_model(MODELS[kind], options.model, dtype=getattr(torch, DTYPES[options.dtype]))
+    tokenizer = load_tokenizer(options.model)
+    return kind, model.to(device).eval(), tokenizer
 
 
 def report(result: dict[str, Any]) -> str:

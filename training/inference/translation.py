@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import vaswani_tx.training.models.architectures  # noqa: F401  registers the Auto classes
+from vaswani_tx.loading import load_translator, looks_like_path
 from vaswani_tx.training.data.batching import IGNORED_LABEL
 from vaswani_tx.training.errors import CheckpointError
-from vaswani_tx.training.models.loading import check_folder, load_pretrained
+from vaswani_tx.training.models.loading import check_folder, repair_hint
 
 # What `generate` falls back to where a model sets no limit: far too short for a translation.
 UNSET_MAX_LENGTH = (None, 20)
@@ -54,40 +54,14 @@ def load_model_and_tokenizer(
     Raises:
         CheckpointError: a file is missing or damaged, or the tokenizer does not fit; the message names it.
     """
-    local = Path(model).exists() or _is_path(model)
-    if local:
+    hint = repair_hint(Path(model))
+    if Path(model).exists() or looks_like_path(model):
         check_folder(Path(model))
-    loaded_tokenizer = _load_tokenizer(tokenizer or model)
-    options["output_loading_info"] = True
-    if local:
-        loaded, report = _explained(model, "model", load_pretrained, AutoModelForSeq2SeqLM, model, **options)
-    else:
-        loaded, report = _explained(model, "model", AutoModelForSeq2SeqLM.from_pretrained, model, **options)
-    # from_pretrained only warns of these and leaves random numbers in their place.
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"the weights of {model!r} lack {len(missing)} tensors of {type(loaded).__name__}, first {missing[0]!r}: "
-            "the folder is incomplete or its config.json belongs to another model"
-        )
-    check_vocabulary(loaded, loaded_tokenizer, model)
-    return loaded.to(device).eval(), loaded_tokenizer
-
-
-def check_vocabulary(model: Any, tokenizer: Any, name: str = "the model") -> None:
-    """Raise CheckpointError where the tokenizer makes ids that the model does not know or takes for others."""
-    size, known = len(tokenizer), model.get_input_embeddings().num_embeddings
-    if size > known:
-        raise CheckpointError(
-            f"the tokenizer has {size} tokens but {name!r} has embeddings for {known}: take the tokenizer that the "
-            f"model was trained with, or call model.resize_token_embeddings({size}) and train on"
-        )
+    loaded, words = load_translator(model, tokenizer, hint=hint, **options)
     for token in ("pad_token_id", "eos_token_id"):
-        own, models = getattr(tokenizer, token), getattr(model.config, token, None)
-        if own is not None and isinstance(models, int) and own != models:
-            raise CheckpointError(
-                f"{token} is {own} in the tokenizer but {models} in {name!r}: take the tokenizer that the model was "
-                "trained with"
-            )
+        if getattr(words, token) is None:
+            raise CheckpointError(f"the tokenizer of '{tokenizer or model}' has no {token}: set it and save it again.")
+    return loaded.to(device).eval(), words
 
 
 def translate(model: Any, tokenizer: Any, sentences: Sequence[str], **options: Any) -> list[str]:
@@ -111,7 +85,7 @@ def translate_corpus(
     Args:
         model: any encoder-decoder with `generate`, not wrapped for distributed training.
         tokenizer: its tokenizer.
-        sentences: texts of any length and order; an empty one is translated from its end token only.
+        sentences: texts of any length and order; a blank one is not given to the model, its translation is empty.
         batch_tokens: source tokens of a batch with its padding, before beams; a longer sentence is a batch of its own.
         max_source_length: cut sources to this many tokens; None: never.
         progress: show a bar with sentences done.
@@ -122,7 +96,8 @@ def translate_corpus(
     """
     start = time.perf_counter()
     encoded = _encode(tokenizer, sentences, max_source_length)
-    plan = length_batches([len(ids) for ids in encoded], batch_tokens)
+    filled = [index for index, text in enumerate(sentences) if text.strip()]
+    plan = [[filled[i] for i in batch] for batch in length_batches([len(encoded[i]) for i in filled], batch_tokens)]
     rank, world = _rank_and_world(distributed)
     own = plan[rank::world]
     done: dict[int, str] = {}
@@ -138,9 +113,9 @@ def translate_corpus(
     shares = _gather((done, target_tokens)) if world > 1 else [(done, target_tokens)]
     found = {index: text for share, _ in shares for index, text in share.items()}
     return Translations(
-        texts=[found[index] for index in range(len(sentences))],
+        texts=[found.get(index, "") for index in range(len(sentences))],
         source_tokens=sum(map(len, encoded)),
-        target_tokens=sum(count for _, count in shares),
+        target_tokens=sum(count for _, count in shares) + len(sentences) - len(filled),  # of an empty one: its end
         seconds=time.perf_counter() - start,
     )
 
@@ -234,8 +209,11 @@ def _bounded(model: Any, source_width: int, generate_kwargs: dict[str, Any]) -> 
 def _count_tokens(sequences: torch.Tensor, model: Any, tokenizer: Any) -> int:
     """Count generated tokens with the end of sentence, without the start token and the padding after the end."""
     made = sequences[:, 1:]
-    ended = (made == tokenizer.eos_token_id).cumsum(dim=1)
-    after_end = (ended - (made == tokenizer.eos_token_id).long()) > 0
+    # A model may end with other tokens too.
+    more = getattr(model.generation_config, "eos_token_id", None)
+    ends = [tokenizer.eos_token_id, *(more if isinstance(more, list) else () if more is None else (more,))]
+    is_end = torch.isin(made, torch.tensor(ends, device=made.device))
+    after_end = is_end.cumsum(dim=1) - is_end.long() > 0
     return int((~after_end & (made != tokenizer.pad_token_id)).sum())
 
 
@@ -260,38 +238,3 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _is_path(name: str) -> bool:
-    """Return whether a name can only be meant as a folder: the Hub knows `name` and `owner/name`."""
-    parts = name.split("/")
-    if name.startswith((".", "/", "~")) or "\\" in name or len(parts) > 2:
-        return True
-    return len(parts) == 2 and Path(parts[0]).is_dir()
-
-
-def _load_tokenizer(name: str) -> Any:
-    folder = Path(name)
-    if not folder.is_dir() and (folder.exists() or _is_path(name)):
-        raise CheckpointError(f"there is no tokenizer folder {name!r}")
-    tokenizer = _explained(name, "tokenizer", AutoTokenizer.from_pretrained, name)
-    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-        raise CheckpointError(f"the tokenizer in {name!r} has no padding or no end-of-sentence token")
-    return tokenizer
-
-
-def _explained(name: str, what: str, load: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a loader; turn whatever damaged files make it raise into one CheckpointError with a fix."""
-    try:
-        return load(*args, **kwargs)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        if Path(name).is_dir():
-            fix = "a file is missing or damaged: copy the folder again or take another checkpoint"
-        else:
-            fix = "there is no such folder, and no model of that name could be loaded from the Hub: check the name"
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"the {what} {name!r} cannot be loaded; {fix} ({type(error).__name__}: {reason})"
-        ) from error

@@ -3,17 +3,15 @@
 Importing this registers their classes, so that `AutoModelForSeq2SeqLM` loads what any of them saved.
 """
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vaswani_tx import PRESETS, VaswaniConfig, VaswaniForConditionalGeneration
 from vaswani_tx.training.errors import CheckpointError
-from vaswani_tx.training.models.loading import check_folder, load_pretrained
+from vaswani_tx.training.models.loading import build_model, load_pretrained, read_model_type
 from vaswani_tx.training.models.lstm import LSTM_PRESETS, LstmForConditionalGeneration, LstmSeq2SeqConfig
 
 
@@ -35,9 +33,13 @@ class Architecture:
         """Return the fields that the recipe's `model` mapping may set."""
         return {*self.config_class.__dataclass_fields__, *self.config_class.attribute_map}
 
-    def make(self, preset: str, fields: dict[str, Any]) -> PreTrainedModel:
-        """Return a new model of a preset's size, changed by `fields`; raise ValueError for a wrong field."""
-        return self.model_class(self.config_class.from_preset(preset, **fields))
+    def make(self, preset: str, fields: dict[str, Any], copies: int = 1) -> PreTrainedModel:
+        """Return a new model of a preset's size, changed by `fields`; raise ValueError for a wrong field.
+
+        Args:
+            copies: how often the memory of its weights is needed, 4 for training.
+        """
+        return build_model(self.model_class, self.config_class.from_preset(preset, **fields), copies)
 
     def load(self, folder: str | os.PathLike, **options: Any) -> PreTrainedModel:
         """Return the model that a folder holds; `options` go to `from_pretrained`.
@@ -45,8 +47,7 @@ class Architecture:
         Raises:
             CheckpointError: the folder is damaged, or holds a model of another architecture.
         """
-        check_folder(Path(folder))
-        found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type")
+        found = read_model_type(folder)
         if found != self.config_class.model_type:
             raise CheckpointError(
                 f"'{folder}' holds a model of type {found!r}, not {self.config_class.model_type!r}: set `architecture` "

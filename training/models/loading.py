@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
 
-from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx import loading
+from vaswani_tx.model_size import check_memory
+from vaswani_tx.training.errors import CheckpointError, SettingsError
 
 _STEP = re.compile(r"step-(\d{8,})$")
 STATE = "training_state"
@@ -30,24 +33,57 @@ def check_folder(folder: Path, inner: str = "") -> None:
         raise CheckpointError(
             f"'{folder}' holds no {inner}/ and so cannot be resumed. To start from its weights: --init-from."
         )
-    if not inner and not (folder / "config.json").is_file():
-        raise CheckpointError(f"'{folder}' is not a model folder: it has no config.json.")
+    if not inner:
+        loading.check_folder(folder)
 
 
-def load_pretrained(model_class: type, folder: str | os.PathLike, **options: Any) -> torch.nn.Module:
-    """Return `model_class.from_pretrained` of a local folder; raise CheckpointError, naming the file, for damage."""
-    folder = Path(folder)
-    check_folder(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise CheckpointError(f"'{folder}' has no weights: model.safetensors is missing. {repair_hint(folder)}")
-    for path in weights:
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' is damaged ({error}). {repair_hint(folder)}") from error
-    return model_class.from_pretrained(folder, **options)
+def read_model_type(folder: str | os.PathLike) -> Any:
+    """Return the `model_type` of a model folder; raise CheckpointError where its config.json holds none."""
+    check_folder(Path(folder))
+    return loading.read_object(Path(folder) / "config.json", repair_hint(Path(folder))).get("model_type")
+
+
+def check_model(folder: str | os.PathLike) -> None:
+    """Raise CheckpointError where a folder's configuration, weights or other files cannot be read."""
+    check_folder(Path(folder))
+    loading.read_config(folder)
+    loading.check_files(folder, repair_hint(Path(folder)))
+
+
+def load_pretrained(model_class: Any, folder: str | os.PathLike, **options: Any) -> Any:
+    """Return the model of a local folder; raise CheckpointError, naming the file, where it is damaged or incomplete."""
+    check_folder(Path(folder))
+    return loading.load_model(model_class, folder, hint=repair_hint(Path(folder)), **options)
+
+
+def load_changed(model_class: Any, folder: str | os.PathLike, **options: Any) -> tuple[Any, set[str], dict[str, Any]]:
+    """Return the model of a local folder whose weights need not all fit, and the names of those that do not.
+
+    The third is the report of transformers. Raises CheckpointError where the folder is damaged.
+    """
+    check_folder(Path(folder))
+    model, report = loading.load_with_report(
+        model_class, folder, hint=repair_hint(Path(folder)), ignore_mismatched_sizes=True, **options
+    )
+    return model, {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}, report
+
+
+def training_copies(settings: Any) -> int:
+    """Return how often the weights' size a training takes of this machine's memory: gradients and two moments of Adam.
+
+    Parts that do not learn have none of these; several processes share them; a GPU has memory of its own.
+    """
+    shares = settings.freeze or torch.accelerator.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return 1 if shares else 4
+
+
+def build_model(model_class: Any, config: PreTrainedConfig, copies: int = 1) -> Any:
+    """Return a new model; raise SettingsError where this machine has no memory for so many copies of its weights."""
+    try:
+        check_memory(config, model_class, "the model of this recipe", torch.float32, copies)
+    except ValueError as error:
+        raise SettingsError(f"{error}, by `preset` and `model`.") from error
+    return model_class(config)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -280,12 +280,14 @@ class LstmForConditionalGeneration(PreTrainedModel, VaswaniGenerationMixin):
         """Project [B, T, E] to logits [B, T, V]; return the loss and the logits, each of which may be None."""
         settings = {"label_smoothing": smoothing, "num_items_in_batch": items}
         head = self.lm_head
-        if labels is not None and skip_logits:
+        # The weights of a quantised head are no matrix.
+        if labels is not None and skip_logits and type(head) is nn.Linear:
             return linear_smoothed_cross_entropy(outputs, head.weight, head.bias, labels, **settings), None
         logits = head(outputs)
         if labels is None:
             return None, logits
-        return self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **settings), logits
+        loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **settings)
+        return loss, None if skip_logits else logits
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift labels [B, T] right, the start token first: what transformers' data collators call."""

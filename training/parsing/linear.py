@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vaswani_tx.training.data.lines import words_of
 from vaswani_tx.training.parsing.trees import MAX_DEPTH, Tree
 
 LEAF = "XX"
@@ -71,7 +72,7 @@ def read_back(output: str, words: Sequence[str], leaves: str = "XX") -> ReadBack
     """Return the tree of a model's output, with its words; what is malformed is repaired by the rules above.
 
     Args:
-        output: the symbols, separated by white space.
+        output: the symbols, separated by spaces.
         words: of the sentence, as a bracketed tree can hold them.
         leaves: one of LEAVES; the leaves of the tree get the tags of the output where it has them, else XX.
 
@@ -79,7 +80,7 @@ def read_back(output: str, words: Sequence[str], leaves: str = "XX") -> ReadBack
     """
     if not words:
         raise ValueError("a sentence without words has no tree: remove empty lines")
-    return _Builder(words, leaves).read(output.split())
+    return _Builder(words, leaves).read(words_of(output))
 
 
 def count_faults(results: Iterable[ReadBack]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vaswani_tx.limits import BEAMS, GNMT_ALPHA, TOKENS
 from vaswani_tx.training.command_line import (
     check_writable,
     exit_status,
@@ -23,7 +24,7 @@ from vaswani_tx.training.command_line import (
     positive_int,
     print_status,
 )
-from vaswani_tx.training.data.lines import read_lines
+from vaswani_tx.training.data.lines import read_lines, stdin_lines, words_of
 from vaswani_tx.training.errors import CheckpointError, DataError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.parsing.linear import FAULTS, ReadBack, count_faults
@@ -51,12 +52,11 @@ def parse_sentences(
 
 def load_parser(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the model and tokenizer that the options name; raise DataError where they are no parser."""
-    import torch
-
+    from vaswani_tx.devices import choose_device
     from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
     from vaswani_tx.training.inference.translation import load_model_and_tokenizer
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     try:
         model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device)
     except CheckpointError as error:
@@ -85,10 +85,10 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="folder of a model: best/, averaged/ or a checkpoint of a run")
     add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
-    add("--beam", type=positive_int, default=PAPER_PARSING["num_beams"], metavar="N", help="beam size (21)")
-    add("--alpha", type=_alpha, default=PAPER_PARSING["gnmt_alpha"], help="exponent of GNMT's length penalty (0.3)")
+    add("--beam", type=BEAMS, default=PAPER_PARSING["num_beams"], metavar="N", help="beam size (21)")
+    add("--alpha", type=GNMT_ALPHA, default=PAPER_PARSING["gnmt_alpha"], help="exponent of GNMT's length penalty (0.3)")
     add(
-        "--extra-tokens", type=positive_int, default=PAPER_PARSING["max_extra_tokens"], metavar="N",
+        "--extra-tokens", type=TOKENS, default=PAPER_PARSING["max_extra_tokens"], metavar="N",
         help="tokens that an output may have beyond its input's (300)",
     )  # fmt: skip
     add("--batch-tokens", type=positive_int, default=600, metavar="N", help="source tokens of a batch (600)")
@@ -106,10 +106,8 @@ def run(options: argparse.Namespace) -> None:
     """Parse the sentences that the options name, and print or write their trees."""
     check_writable(options.output)
     model, tokenizer = load_parser(options)
-    lines = read_lines(options.input) if options.input else sys.stdin.read().split("\n")
-    if not options.input and not lines[-1]:
-        lines.pop()
-    sentences = [[bracket_word(word) for word in line.split()] for line in lines]
+    lines = read_lines(options.input) if options.input not in (None, "-") else stdin_lines()
+    sentences = [[bracket_word(word) for word in words_of(line)] for line in lines]
     asked = [words for words in sentences if words]
     if not asked:
         raise DataError(f"{options.input or 'standard input'} holds no sentence: give one a line.")
@@ -132,13 +130,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pretty", action="store_true", help="each tree over several lines")
     options = parser.parse_args(argv)
     return exit_status(lambda: run(options))
-
-
-def _alpha(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be a number of at least 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vaswani_tx.training.command_line import exit_status, make_parser, positive_int
+from vaswani_tx.limits import VOCABULARY
+from vaswani_tx.training.command_line import exit_status, make_parser
+from vaswani_tx.training.data.lines import words_of
 from vaswani_tx.training.errors import TreeError
 from vaswani_tx.training.files import atomic_folder
 from vaswani_tx.training.parsing.linear import LEAVES, linearise, symbols_of
@@ -94,7 +96,7 @@ def _measure(
     return {
         "trees": len(trees),
         "words": sum(len(tree.words()) for tree in trees),
-        "symbols": sum(len(line.split()) for line in lines[1]),
+        "symbols": sum(len(words_of(line)) for line in lines[1]),
         "longest_source": longest[0],
         "longest_target": longest[1],
         "unknown_symbols": sorted(unknown),
@@ -110,7 +112,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--{name}", nargs="+", required=name == "train", metavar="PATH", help=f"trees of the {name} part"
         )
     parser.add_argument(
-        "--vocab-size", type=positive_int, default=16000, help="entries of the vocabulary (16000, the paper's)"
+        "--vocab-size", type=VOCABULARY, default=16000, help="entries of the vocabulary (16000, the paper's)"
     )
     parser.add_argument("--leaves", choices=LEAVES, default="XX", help="symbol of a word in a tree (XX)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

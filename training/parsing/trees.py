@@ -2,7 +2,8 @@
 
     ( (S (NP-SBJ (DT The) (NN dog)) (VP (VBZ barks)) (. .)) )
 
-A file holds any number of trees, each over any number of lines; a folder is read as all its `.mrg` and `.txt` files.
+A file holds any number of trees, each over any number of lines; a folder is read as all its `.mrg` and `.txt` files,
+compressed or not.
 The outer bracket without a label is dropped. Words are kept as written (`-LRB-` for a bracket); `plain_word` and
 `bracket_word` go between that and plain text.
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vaswani_tx.training.data.lines import read_lines
+from vaswani_tx.training.data.lines import format_of, read_lines
 from vaswani_tx.training.errors import DataError, TreeError
 
 SUFFIXES = (".mrg", ".txt")
@@ -22,7 +23,8 @@ ROOTS = ("TOP", "ROOT", "S1")
 MAX_DEPTH = 200
 WIDTH = 100  # of a pretty printed line
 
-_TOKEN = re.compile(r"[()]|[^\s()]+")
+# ASCII white space only: a word of the treebank may hold U+00A0 and the like.
+_TOKEN = re.compile(r"[()]|[^\s()]+", re.ASCII)
 _ESCAPES = {
     "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "\\/": "/", "\\*": "*",
 }  # fmt: skip
@@ -174,7 +176,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise TreeError(f"{path}: there is no such file or folder.")
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    files = sorted(file for file in path.rglob("*") if format_of(str(file)) in SUFFIXES and file.is_file())
     if not files:
         raise TreeError(f"{path}: the folder holds no file whose name ends in {' or '.join(SUFFIXES)}.")
     return files

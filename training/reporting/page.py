@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 import vaswani_tx
 from vaswani_tx.training.command_line import check_writable
-from vaswani_tx.training.errors import CheckpointError
+from vaswani_tx.training.errors import WriteError
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.metrics.registry import BY_NAME, MetricSpec
 from vaswani_tx.training.reporting import AXES
@@ -215,6 +215,6 @@ def write_png(runs: Sequence[Run], target: Path, title: str, axis: str) -> None:
         draw_curves([run.curves for run in runs], temporary, title, axis)
         temporary.replace(target)
     except OSError as error:
-        raise CheckpointError(f"'{target}' could not be written: {error}.") from error
+        raise WriteError(f"'{target}' could not be written: {error}.") from error
     finally:
         temporary.unlink(missing_ok=True)

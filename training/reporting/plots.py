@@ -128,7 +128,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("not an object with an 'event'")
             if not is_number(record.get("step")):
                 raise ValueError("'step' is not a number")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number > whole:
                 break
             raise MetricsError(

@@ -212,7 +212,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"'{path}' is damaged ({error}): restore it or delete it.") from error
     if not isinstance(content, dict):
         raise ReportError(f"'{path}' is damaged (not an object): restore it or delete it.")
@@ -225,7 +225,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ReportError(f"'{path}' cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ReportError(f"'{path}' is not a mapping of keys to values.")
@@ -242,7 +242,7 @@ def _read_samples(path: Path) -> list[dict[str, Any]]:
             try:
                 entry = json.loads(line)
                 samples.append({key: str(entry[key]) for key in ("source", "reference", "hypothesis")})
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ReportError(
                     f"{path} line {number} is not an object with source, reference and hypothesis ({error!r}): fix "
                     "or delete it."

@@ -3,7 +3,6 @@
 recipe -> prepare -> TaskComponents -> engine
 """
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vaswani_tx import VaswaniEncoderConfig, VaswaniTokenizer
+from vaswani_tx.loading import check_vocabulary, explained, read_object
 from vaswani_tx.training.config.classification import ClassifierSettings
 from vaswani_tx.training.data.batching import BatchPlan, Side
 from vaswani_tx.training.data.labelled import (
@@ -33,10 +33,16 @@ from vaswani_tx.training.errors import CheckpointError, DataError, SettingsError
 from vaswani_tx.training.files import resolve_path
 from vaswani_tx.training.inference.classification import predict
 from vaswani_tx.training.inference.task_specs import TaskSpec, task_spec
-from vaswani_tx.training.inference.translation import check_vocabulary
 from vaswani_tx.training.models.bert import bert_class, bert_config, with_first_token
 from vaswani_tx.training.models.initialization import scale_attention
-from vaswani_tx.training.models.loading import check_folder, load_pretrained
+from vaswani_tx.training.models.loading import (
+    build_model,
+    check_model,
+    load_changed,
+    load_pretrained,
+    read_model_type,
+    training_copies,
+)
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
 from vaswani_tx.training.tasks.tokenizers import model_fields, run_tokenizer
 
@@ -141,7 +147,9 @@ def prepare(context: RunContext) -> TaskComponents:
 def load_examples(settings: ClassifierSettings, name: str, split: str) -> list[Example]:
     """Return the examples of one of the recipe's files or data sets."""
     path = resolve_path(settings.data_dir, name)
-    return read_examples(path, settings.task, settings.fields(), split=split, name=settings.dataset_config)
+    return read_examples(
+        path, settings.task, settings.fields(), split=split, name=settings.dataset_config, empty=settings.empty_lines
+    )
 
 
 def make_task_spec(settings: ClassifierSettings, examples: list[Example], validation: list[Example] | None) -> TaskSpec:
@@ -235,9 +243,10 @@ def make_model(
     else:
         config = make_config(settings, spec, len(tokenizer))
         if settings.architecture == "bert":
-            model = bert_class(settings.task)(bert_config(config, spec.max_length))
+            bert = bert_config(config, spec.max_length)
+            model = build_model(bert_class(settings.task), bert, training_copies(settings))
         else:
-            model = spec.model_class(config)
+            model = build_model(spec.model_class, config, training_copies(settings))
             scale_attention(model, settings.attention_init_gain)
         start_at_mean(model, task)
     check_vocabulary(model, tokenizer, str(resume_from or settings.init_from or "the model of this recipe"))
@@ -260,21 +269,18 @@ def start_from(settings: ClassifierSettings, spec: TaskSpec) -> PreTrainedModel:
         CheckpointError: a damaged folder, or a model of another family.
     """
     folder = Path(settings.init_from)
-    check_folder(folder)
-    former = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if former.get("model_type") != VaswaniEncoderConfig.model_type:
+    if (found := read_model_type(folder)) != VaswaniEncoderConfig.model_type:
         raise CheckpointError(
-            f"init_from '{folder}' holds a model of type {former.get('model_type')!r}: a classifier starts from one of "
+            f"init_from '{folder}' holds a model of type {found!r}: a classifier starts from one of "
             f"type {VaswaniEncoderConfig.model_type!r}, such as `vaswani-tx train masked-lm` makes."
         )
+    check_model(folder)
+    former = read_object(folder / "config.json")
     # Not as keywords of from_pretrained, which takes only those for fields that the former configuration had.
-    config = VaswaniEncoderConfig.from_dict(former | spec.config_fields() | settings.model)
-    model, report = load_pretrained(
-        spec.model_class, folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )  # fmt: skip
+    fields = former | spec.config_fields() | settings.model
+    config = explained(str(folder), "model", None, VaswaniEncoderConfig.from_dict, fields)
+    model, new, report = load_changed(spec.model_class, folder, config=config, dtype=torch.float32)
     head = getattr(model, spec.head)
-    new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
     lost = sorted(name for name in new if not name.startswith(f"{spec.head}."))
     if lost:
         raise CheckpointError(

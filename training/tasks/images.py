@@ -14,14 +14,16 @@ import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from vaswani_tx import VaswaniForImageClassification, VaswaniImageProcessor, VaswaniVisionConfig
+from vaswani_tx.loading import explained, read_object
 from vaswani_tx.training.config.images import ImageSettings
 from vaswani_tx.training.data.image_batches import ImagePlan, Pixels, statistics
 from vaswani_tx.training.data.images import ImageData, Images, load_images
 from vaswani_tx.training.engine.run import RunContext, configure_model
 from vaswani_tx.training.engine.task import BatchSize, TaskComponents, Validation
+from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.metrics import registry
 from vaswani_tx.training.models.initialization import scale_attention
-from vaswani_tx.training.models.loading import load_pretrained
+from vaswani_tx.training.models.loading import build_model, load_changed, load_pretrained, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
 
 
@@ -130,15 +132,22 @@ def make_model(context: RunContext, names: list[str]) -> PreTrainedModel:
     if context.resume_from:
         model = load_model(context.resume_from)
     elif settings.architecture == "vit":
-        model = ViTForImageClassification(vit_config(make_config(settings, names)))
+        config = vit_config(make_config(settings, names))
+        model = build_model(ViTForImageClassification, config, training_copies(settings))
     elif settings.init_from:
         # A model of as many other classes fits too, and starts with what it learned about those.
-        model = load_pretrained(
-            VaswaniForImageClassification, settings.init_from, dtype=torch.float32, ignore_mismatched_sizes=True,
-            **class_names(names), **settings.model,
+        model, new, _ = load_changed(
+            VaswaniForImageClassification, settings.init_from, dtype=torch.float32, **class_names(names),
+            **settings.model,
         )  # fmt: skip
+        if lost := sorted(name for name in new if not name.startswith("classifier.")):
+            raise CheckpointError(
+                f"init_from '{settings.init_from}' lacks {len(lost)} weights of the encoder or has others of their "
+                f"names, first {lost[0]!r}: its config.json belongs to another model, or `model` changes sizes."
+            )
     else:
-        model = VaswaniForImageClassification(make_config(settings, names))
+        config = make_config(settings, names)
+        model = build_model(VaswaniForImageClassification, config, training_copies(settings))
         scale_attention(model, settings.attention_init_gain)
     return configure_model(model, settings)
 
@@ -171,7 +180,11 @@ def make_processor(context: RunContext, data: ImageData) -> VaswaniImageProcesso
     settings = context.settings
     for folder in filter(None, (context.resume_from, settings.init_from)):
         if (Path(folder) / "preprocessor_config.json").is_file():
-            return VaswaniImageProcessor.from_pretrained(folder)
+            read_object(Path(folder) / "preprocessor_config.json")
+            found = explained(str(folder), "image processor", None, VaswaniImageProcessor.from_pretrained, folder)
+            if not isinstance(found.rescale_factor, (int, float)):
+                raise CheckpointError(f"preprocessor_config.json of '{folder}': rescale_factor must be a number.")
+            return found
     processor = VaswaniImageProcessor.from_config(make_config(settings, data.names))
     if settings.normalize == "data":
         mean, deviation = statistics(Pixels(data.train, processor, 0))

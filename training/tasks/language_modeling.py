@@ -3,7 +3,6 @@
 recipe -> prepare_causal, prepare_masked -> TaskComponents -> engine
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 import transformers
 
 from vaswani_tx import VaswaniForCausalLM, VaswaniForMaskedLM, VaswaniTokenizer
+from vaswani_tx.loading import check_vocabulary
 from vaswani_tx.tokenization_vaswani import MASK_TOKEN
 from vaswani_tx.training.config.language_modeling import CausalSettings, LanguageModelSettings, MaskedSettings
 from vaswani_tx.training.data.language_data import LanguageData, prepare_language_data
@@ -28,10 +28,9 @@ from vaswani_tx.training.inference.language_modeling import (
     masked_scores,
     read_documents,
 )
-from vaswani_tx.training.inference.translation import check_vocabulary
 from vaswani_tx.training.metrics import registry
 from vaswani_tx.training.models.initialization import scale_attention
-from vaswani_tx.training.models.loading import check_folder, load_pretrained
+from vaswani_tx.training.models.loading import build_model, load_pretrained, read_model_type, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
 from vaswani_tx.training.tasks.tokenizers import model_fields, run_tokenizer
 
@@ -224,7 +223,8 @@ def make_model(
         changes = {} if weights != settings.init_from else settings.model
         model = load_model(model_class, weights, dtype=torch.float32, **changes)
     else:
-        model = model_class(config_class.from_preset(settings.preset, **model_fields(settings, len(tokenizer))))
+        config = config_class.from_preset(settings.preset, **model_fields(settings, len(tokenizer)))
+        model = build_model(model_class, config, training_copies(settings))
         scale_attention(model, settings.attention_init_gain)
     check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
     _check_positions(model.config, settings)
@@ -233,8 +233,7 @@ def make_model(
 
 def load_model(model_class: type[transformers.PreTrainedModel], folder: str | Path, **options: Any) -> Any:
     """Return the model that a folder holds; raise CheckpointError where it is damaged or of another family."""
-    check_folder(Path(folder))
-    found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type")
+    found = read_model_type(folder)
     wanted = model_class.config_class.model_type
     if found != wanted:
         raise CheckpointError(

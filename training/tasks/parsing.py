@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from vaswani_tx.training.config.parsing import ParsingSettings
+from vaswani_tx.training.data.lines import words_of
 from vaswani_tx.training.engine.run import RunContext
 from vaswani_tx.training.engine.task import Scores, TaskComponents
 from vaswani_tx.training.errors import DataError
@@ -88,7 +89,7 @@ def load_gold(settings: ParsingSettings, validation: tuple[list[str], list[str]]
     if len(trees) != len(sources):
         raise DataError(f"validation_trees: {path} holds {len(trees):,} trees for {len(sources):,} sentences; {fix}.")
     for number, (source, tree) in enumerate(zip(sources, trees, strict=True), start=1):
-        if source.split() != sentence(tree).split():
+        if words_of(source) != words_of(sentence(tree)):
             raise DataError(
                 f"validation_trees: tree {number} of {path} is over {sentence(tree)!r}, but sentence {number} of "
                 f"{settings.validation_source} is {source!r}; {fix}."

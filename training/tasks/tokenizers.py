@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vaswani_tx import VaswaniTokenizer
+from vaswani_tx.loading import load_tokenizer
 from vaswani_tx.training.engine.processes import on_main_process
 from vaswani_tx.training.engine.run import RunContext
 from vaswani_tx.training.errors import SettingsError
@@ -33,7 +34,7 @@ def _find_or_train(context: RunContext, folders: list[Any], train_one: Callable[
         folders = [context.resume_from, context.folder.tokenizer]
     for folder in filter(None, folders):
         if (Path(folder) / "tokenizer.json").is_file():
-            return VaswaniTokenizer.from_pretrained(folder)
+            return load_tokenizer(folder, tokenizer_class=VaswaniTokenizer)
     vocab_size = context.settings.tokenizer_vocab_size
     if context.resume_from or not vocab_size:
         raise SettingsError(

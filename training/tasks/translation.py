@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
+from vaswani_tx.loading import check_vocabulary, explained, load_tokenizer
 from vaswani_tx.loss_vaswani import uniform_over_others
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.translation import TranslationSettings
@@ -24,11 +25,12 @@ from vaswani_tx.training.engine.run import RunContext, configure_model
 from vaswani_tx.training.engine.task import BatchSize, Scores, TaskComponents, Validation
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.files import resolve_path
-from vaswani_tx.training.inference.translation import check_vocabulary, perplexity, translate
+from vaswani_tx.training.inference.translation import perplexity, translate
 from vaswani_tx.training.metrics import registry
 from vaswani_tx.training.metrics.scoring import score_translations
 from vaswani_tx.training.models.architectures import ARCHITECTURES
 from vaswani_tx.training.models.initialization import scale_attention
+from vaswani_tx.training.models.loading import check_model, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
 from vaswani_tx.training.tasks.tokenizers import model_fields, run_tokenizer
 
@@ -168,14 +170,17 @@ def loss_options(settings: TranslationSettings, model: transformers.PreTrainedMo
 
 
 def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]] | None:
-    """Return sources and targets of the validation set, or None where the recipe names none."""
+    """Return sources and targets of the validation set, or None where the recipe names none.
+
+    A pair with an empty side is scored as it is, unless the recipe drops such pairs everywhere.
+    """
     if not settings.validation_source:
         return None
     at = partial(resolve_path, settings.data_dir)
     pairs = load_parallel(
         at(settings.validation_source), at(settings.validation_target), split=settings.validation_split,
-        empty=settings.empty_lines, source_field=settings.source_field, target_field=settings.target_field,
-        name=settings.dataset_config,
+        empty="drop" if settings.empty_lines == "drop" else "keep", source_field=settings.source_field,
+        target_field=settings.target_field, name=settings.dataset_config,
     )  # fmt: skip
     return list(pairs["source"]), list(pairs["target"])
 
@@ -201,12 +206,14 @@ def make_model(
             adopt_vocabulary(model, tokenizer, settings)
     elif settings.encoder_from:
         for source in filter(None, (settings.encoder_from, settings.decoder_from)):
+            check_model(source)
             check_same_vocabulary(tokenizer, source)
-        model = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained(
-            settings.encoder_from, settings.decoder_from, embeddings=settings.embeddings_from, **settings.model
-        ).train()
+        model = explained(
+            settings.encoder_from, "model", None, VaswaniForConditionalGeneration.from_encoder_decoder_pretrained,
+            settings.encoder_from, settings.decoder_from, embeddings=settings.embeddings_from, **settings.model,
+        ).train()  # fmt: skip
     else:
-        model = architecture.make(settings.preset, model_fields(settings, len(tokenizer)))
+        model = architecture.make(settings.preset, model_fields(settings, len(tokenizer)), training_copies(settings))
         scale_attention(model, settings.attention_init_gain)
     check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
     return configure_model(model, settings)
@@ -221,7 +228,7 @@ def adopt_vocabulary(
         return
     if not (Path(settings.init_from) / "tokenizer.json").is_file():
         raise SettingsError(f"new_vocabulary: there is no tokenizer.json in '{settings.init_from}' to compare with.")
-    counts = transfer_vocabulary(model, VaswaniTokenizer.from_pretrained(settings.init_from), tokenizer)
+    counts = transfer_vocabulary(model, load_tokenizer(settings.init_from, tokenizer_class=VaswaniTokenizer), tokenizer)
     print_status(f"new vocabulary on '{settings.init_from}': {counts}")
 
 
@@ -229,7 +236,7 @@ def check_same_vocabulary(tokenizer: VaswaniTokenizer, source: str) -> None:
     """Raise SettingsError where a pre-trained model's own tokenizer is another one than the run's."""
     if not (Path(source) / "tokenizer.json").is_file():
         return
-    former = VaswaniTokenizer.from_pretrained(source).get_vocab()
+    former = load_tokenizer(source, tokenizer_class=VaswaniTokenizer).get_vocab()
     if former != tokenizer.get_vocab():
         raise SettingsError(
             f"tokenizer: '{source}' was trained with another vocabulary ({len(former):,} tokens) than this run's "

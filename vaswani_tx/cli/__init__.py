@@ -4,8 +4,8 @@
     cat test.en | vaswani-tx translate runs/first/averaged > test.out.de
 
 `vaswani-tx --help` and `vaswani-tx VERB --help` are its manual, and import neither torch nor transformers. Exit status:
-0 all is well, 1 it failed (disk, memory of the device, network), 2 wrong usage or input, 130 Ctrl-C, 141 the reader of
-the output went away.
+0 all is well, 1 it failed (disk, memory, network, an internal error), 2 wrong usage or input, 130 Ctrl-C, 141 the
+reader of the output went away. `--debug`, or VASWANI_TX_DEBUG=1, prints the traceback of an error.
 """
 
 import importlib
@@ -22,15 +22,25 @@ from vaswani_tx.cli.common import (
     OK,
     USAGE,
     CliError,
-    abandon_stdout,
-    print_status,
     quiet_libraries,
 )
+from vaswani_tx.errors import CheckpointError, DeviceError
+from vaswani_tx.failures import (
+    abandon_stdout,
+    describe_unforeseen,
+    print_status,
+    print_traceback,
+    take_debug_flag,
+)
+from vaswani_tx.text_files import use_utf8
 
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command and return its exit status; what went wrong is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] != ["run"]:  # the words after it are another program's
+        words = take_debug_flag(words)
+    use_utf8()
     try:
         status = _carry_out(words)
         sys.stdout.flush()
@@ -41,11 +51,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _print_once(f"interrupted{f': {error}' if str(error) else ''}")
         return INTERRUPTED
-    except CliError as error:
+    except (CliError, CheckpointError, DeviceError) as error:
+        print_traceback()
         _print_once(f"error: {error}")
-        return error.status
+        return error.status if isinstance(error, CliError) else USAGE
     except OSError as error:
+        print_traceback()
         _print_once(f"error: {error}")
+        return FAILURE
+    except Exception as error:
+        print_traceback()
+        _print_once(describe_unforeseen(error))
         return FAILURE
 
 

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from vaswani_tx.cli.training import COMMANDS, Command, kinds_of
+from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, TOKENS, thread_bounds, whole
 from vaswani_tx.suggestions import did_you_mean
 
 DESCRIPTION = """\
@@ -56,9 +57,10 @@ examples:
   vaswani-tx run -m transformers.cli.transformers serve
   vaswani-tx run examples/pytorch/translation/run_translation.py --model_name_or_path runs/first/averaged ..."""
 STATUS = """\
-exit status: 0 all is well; 1 it failed (disk, device memory, network); 2 wrong
-usage or input; 130 Ctrl-C; 141 the reader of the output went away, as in
-`... | head -1`."""
+exit status: 0 all is well; 1 it failed (disk, memory, network, an internal
+error); 2 wrong usage or input; 130 Ctrl-C; 141 the reader of the output went
+away, as in `... | head -1`. --debug, or VASWANI_TX_DEBUG=1, prints the
+traceback of an error."""
 TRANSLATE = """\
 Translate text, one line a sentence, and answer each line by one line in the same order. An empty line stays empty.
 
@@ -79,7 +81,8 @@ formats:
   text    the best translation of each line
   tsv     line number, rank, score, translation; --n-best rows for each line
   jsonl   {"line", "source", "hypotheses": [{"text", "score", "alignment"}]} for each line
-The score is what the beams are ranked by: log P(translation | source) over the length penalty.
+The score is what the search ranked by: log P(translation | source) over the length penalty.
+--forbid and --require look at the text, so "cat" is also in "cats"; --whole-words makes them words.
 
 """
 SCORE = """\
@@ -190,6 +193,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error("--alignments needs --format jsonl")
         if options.gnmt_alpha is not None and options.length_penalty is not None:
             parser.error("--gnmt-alpha and --length-penalty are two rankings of the same beams: give one")
+        if options.whole_words and not (options.require or options.forbid):
+            parser.error("--whole-words is about --require and --forbid: give one of them")
         if options.restart and options.output in (None, "-"):
             parser.error("--restart needs --output: only a file can be started again")
     if options.verb == "score" and options.source == options.target == "-":
@@ -215,31 +220,32 @@ def _translate(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FILE", help="file that appears when all is done; default, and `-`: standard output")
     add("--restart", action="store_true", help="ignore what an earlier run left of --output, start again")
     add("--format", choices=("text", "tsv", "jsonl"), default="text", help="of the output, see below; default: text")
-    add("--n-best", type=positive, metavar="N", help="the N best translations of each line (tsv and jsonl)")
+    add("--n-best", type=BEAMS, metavar="N", help="the N best translations of each line (tsv and jsonl)")
     add("--alignments", nargs="?", const="words", choices=("words", "tokens"),
         help="jsonl only: from which source word each word comes, by cross-attention; default: words")  # fmt: skip
     _errors(add)
     add = parser.add_argument_group("search").add_argument
-    add("--beams", type=positive, metavar="N", help="beams; 1 is greedy and several times as fast")
-    add("--length-penalty", type=float, metavar="P", help="rank by log P / length**P")
-    add("--gnmt-alpha", type=_not_negative, metavar="A",
+    add("--beams", type=BEAMS, metavar="N", help="beams; 1 is greedy and several times as fast")
+    add("--length-penalty", type=LENGTH_PENALTY, metavar="P", help="rank by log P / length**P")
+    add("--gnmt-alpha", type=GNMT_ALPHA, metavar="A",
         help="rank by log P / ((5 + length) / 6)**A, the paper's way; this package's models only")  # fmt: skip
-    add("--max-length", type=positive, metavar="N", help="most tokens of a translation")
-    add("--no-repeat-ngram-size", type=positive, metavar="N", help="let no N tokens in a row come twice")
+    add("--max-length", type=TOKENS, metavar="N", help="most tokens of a translation")
+    add("--no-repeat-ngram-size", type=whole(), metavar="N", help="let no N tokens in a row come twice")
     add("--require", action="append", metavar="PHRASE",
         help='every translation holds it; "A|B": one of the two; may be repeated')  # fmt: skip
     add("--forbid", action="append", metavar="PHRASE", help="no translation holds it; may be repeated")
+    add("--whole-words", action="store_true", help="--require and --forbid are whole words: `cat` is not in `cats`")
     add("--prefix", metavar="TEXT", help="every translation begins so")
     add = parser.add_argument_group("long lines and batches").add_argument
     add("--long-lines", choices=("split", "truncate", "error"), default="split",
         help="lines with more tokens than that: translated in pieces (default), cut off, or refused")  # fmt: skip
     add(
         "--max-source-length",
-        type=positive,
+        type=whole(),
         metavar="N",
         help="tokens of a line that is not long; default: the model's, at most 1024",
     )
-    add("--buffer-size", type=positive, default=512, metavar="N",
+    add("--buffer-size", type=whole(), default=512, metavar="N",
         help="lines that are read ahead, sorted by length, and then answered; default: 512")  # fmt: skip
     _batches(add)
     _loading(parser)
@@ -254,9 +260,9 @@ def _score(parser: argparse.ArgumentParser) -> None:
     add("--by-token", action="store_true", help="the log-probability of every token")
     _errors(add)
     add = parser.add_argument_group("long lines and batches").add_argument
-    add("--max-length", type=positive, metavar="N",
+    add("--max-length", type=whole(), metavar="N",
         help="longer lines (in tokens) are refused; default: the model's, at most 1024")  # fmt: skip
-    add("--buffer-size", type=positive, default=512, metavar="N", help="pairs that are sorted by length; default: 512")
+    add("--buffer-size", type=whole(), default=512, metavar="N", help="pairs that are sorted by length; default: 512")
     _batches(add)
     _loading(parser)
 
@@ -274,13 +280,13 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("figure").add_argument
     add("--figure", metavar="NAME", help="write one diagram instead of the page, see below")
     add("--attention", choices=("encoder", "decoder", "cross"), help="whose; default: cross where there is one")
-    add("--layer", type=positive, metavar="N", help="counted from 1; default: the last")
-    add("--head", type=positive, default=1, metavar="N", help="counted from 1; default: 1")
+    add("--layer", type=whole(), metavar="N", help="counted from 1; default: the last")
+    add("--head", type=whole(), default=1, metavar="N", help="counted from 1; default: 1")
     add("--format", choices=("svg", "pdf", "png"), help="default: the ending of --output, else svg")
     add = parser.add_argument_group("model").add_argument
     add("--tokenizer", metavar="DIR", help="folder or name of the tokenizer; default: the model's")
     add("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    add("--num-threads", type=positive, metavar="N", help="CPU threads; default: torch's choice")
+    add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")
     add("--trust-remote-code", action="store_true",
         help="run Python code that comes with the model: read it first; our models need none")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="print nothing")
@@ -327,8 +333,8 @@ def _errors(add: Any) -> None:
 
 
 def _batches(add: Any) -> None:
-    add("--batch-size", type=positive, default=128, metavar="N", help="most lines of a batch; default: 128")
-    add("--max-tokens", type=positive, default=4096, metavar="N",
+    add("--batch-size", type=whole(), default=128, metavar="N", help="most lines of a batch; default: 128")
+    add("--max-tokens", type=whole(), default=4096, metavar="N",
         help="most source tokens of a batch, padding included, beams not; default: 4096")  # fmt: skip
 
 
@@ -341,22 +347,7 @@ def _loading(parser: argparse.ArgumentParser) -> None:
     add("--tgt-lang", metavar="CODE", help="language of the translation")
     add("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="arithmetic; default: the checkpoint's")
-    add("--num-threads", type=positive, metavar="N", help="CPU threads; default: torch's choice")
+    add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")
     add("--trust-remote-code", action="store_true",
         help="run Python code that comes with the model: read it first; our models need none")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="no progress bar and no warnings")
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be a number of at least 0")
-    return value

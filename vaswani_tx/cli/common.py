@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vaswani_tx.failures import abandon_stdout as abandon_stdout
+from vaswani_tx.failures import print_status as print_status
+from vaswani_tx.failures import shorten as shorten
+
 OK, FAILURE, USAGE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 # A model's answer may hold what moves the cursor or changes colours: a terminal must not obey it.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -30,26 +34,6 @@ class CliFailure(CliError):
 
 class CliInterrupted(KeyboardInterrupt):
     """Ctrl-C, with a line that says what is kept."""
-
-
-def print_status(message: str) -> None:
-    """Print one line on standard error, where it is not among the results."""
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
-
-
-def abandon_stdout() -> None:
-    """Send what is not written yet nowhere: its reader is gone, and the interpreter would complain at its end."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass
-
-
-def shorten(error: object, length: int = 300) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split())[:length]
 
 
 @contextmanager

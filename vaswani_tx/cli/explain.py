@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor
 
 from vaswani_tx.cli import models
-from vaswani_tx.cli.common import CliError, check_output, print_status, whole_file
+from vaswani_tx.cli.common import CliError, check_output, whole_file
 from vaswani_tx.explain import ExplainError, page
 from vaswani_tx.explain.figures import Choice, check_figure, figure
 from vaswani_tx.explain.trace import Trace, family_of, trace, trace_image
+from vaswani_tx.failures import print_status
+from vaswani_tx.loading import check_vocabulary, explained, load_model, load_tokenizer, read_config
 
 # Auto classes by what follows the family's name in `architectures`; without a head the bare model.
 HEADS = (
@@ -87,15 +89,12 @@ def _figure(options: argparse.Namespace, model: Any, words: Any, given: Any, out
 def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load a model of any family with its tokenizer or image processor."""
     name, trust = options.model, options.trust_remote_code
-    models.check_folder(name)
-    config = models._explained(name, "model", trust, AutoConfig.from_pretrained, name)
-    auto = getattr(transformers, _auto_class(config, name))
-    model = models._explained(name, "model", trust, auto.from_pretrained, name, dtype=torch.float32).eval()
+    auto = getattr(transformers, _auto_class(read_config(name, trust), name))
+    model = load_model(auto, name, trust=trust, dtype=torch.float32).eval()
     if family_of(model) == "image":
-        return model, models._explained(name, "image processor", trust, AutoImageProcessor.from_pretrained, name)
-    source = options.tokenizer or name
-    words = models._explained(source, "tokenizer", trust, AutoTokenizer.from_pretrained, source)
-    models._check_vocabulary(model, words, name)
+        return model, explained(name, "image processor", trust, AutoImageProcessor.from_pretrained, name)
+    words = load_tokenizer(options.tokenizer or name, trust)
+    check_vocabulary(model, words, name)
     return model, words
 
 

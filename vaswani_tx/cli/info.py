@@ -12,13 +12,15 @@ import torch
 import transformers
 from huggingface_hub import HfApi, get_safetensors_metadata
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 import vaswani_tx
 from vaswani_tx.cli.common import CliError, shorten, stdout_sink
-from vaswani_tx.cli.models import check_folder
+from vaswani_tx.errors import CheckpointError
 from vaswani_tx.hub.card_sources import CardError, find_run, read_object
+from vaswani_tx.loading import check_folder, load_tokenizer, read_config
+from vaswani_tx.model_size import ModelSize, build_without_memory, has_few_layers, model_size
 
 # What a configuration says of its sizes, under the names that families give them.
 SIZES = (
@@ -63,16 +65,16 @@ def gather(model: str) -> dict[str, Any]:
     check_folder(model)
     folder = Path(model) if Path(model).is_dir() else None
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:
+        config = read_config(model)
+    except CheckpointError as error:
+        # Of a model with code of its own, the headers of its files still tell the size.
+        if folder is None or "--trust-remote-code" not in str(error):
+            raise
         config = None
-        if folder is None or "trust_remote_code" not in str(error):
-            cause = "its config.json is damaged or of an unknown kind" if folder else "there is no such folder or model"
-            raise CliError(f"'{model}': {cause} ({type(error).__name__}: {shorten(error, 200)}).") from None
     tensors = _headers(model, folder)
     found: dict[str, Any] = {"model": model}
     found |= _architecture(config, folder)
-    found["parameters"], found["tensors"] = _parameters(config, tensors)
+    found["parameters"], found["tensors"] = _parameters(model, config, tensors)
     found["tokenizer"] = _tokenizer(model)
     found["generation"] = _generation(model)
     found["files"] = _files(model, folder)
@@ -103,7 +105,7 @@ def _class(config: Any) -> type | None:
     return MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
-def _parameters(config: Any, tensors: Tensors | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parameters(name: str, config: Any, tensors: Tensors | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters as torch counts them, from a model without memory; and what the files hold."""
     stored: dict[str, Any] = {}
     if tensors is not None:
@@ -111,28 +113,35 @@ def _parameters(config: Any, tensors: Tensors | None) -> tuple[dict[str, Any], d
     kind = None if config is None else _class(config)
     if kind is None:
         return {"total": stored.get("count"), "exact": False}, stored
-    with torch.device("meta"):
-        model = kind(config)
-    every = dict(model.named_parameters())  # a shared matrix comes once
-    tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    embedding = sum(p.numel() for p in every.values() if id(p) in tables)
-    total = sum(p.numel() for p in every.values())
+    try:
+        size = model_size(config, kind)
+    except ValueError as error:
+        raise CheckpointError(f"config.json of '{name}': {error}.") from None
     found = {
-        "total": total,
-        "trainable": sum(p.numel() for p in every.values() if p.requires_grad),
-        "embeddings": embedding,
-        "without_embeddings": total - embedding,
+        "total": size.parameters,
+        "trainable": size.trainable,
+        "embeddings": size.embeddings,
+        "without_embeddings": size.parameters - size.embeddings,
         "exact": True,
     }
-    if tensors is not None:
-        shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(every)
-        missing = [name for name in every if name not in tensors.entries and not _is_made_up(model, name)]
-        wrong = [n for n, p in every.items() if n in tensors.entries and tensors.entries[n][1] != tuple(p.shape)]
-        # The files may hold a shared matrix under another of its names.
-        missing = [] if shared & tensors.entries.keys() and len(missing) == 1 else missing
-        if missing or wrong:
-            stored["problems"] = [f"{n} is missing" for n in missing] + [f"{n} has another shape" for n in wrong]
+    if tensors is not None and (problems := _problems(config, kind, tensors, size)):
+        stored["problems"] = problems
     return found, stored
+
+
+def _problems(config: Any, kind: type, tensors: Tensors, size: ModelSize) -> list[str]:
+    """Return what the files lack of the model that the configuration describes."""
+    if not has_few_layers(config):
+        wanted, there = size.parameters, tensors.count()
+        return [] if wanted == there else [f"{there:,} numbers are there of the {wanted:,} of config.json"]
+    model = build_without_memory(kind, config)
+    every = dict(model.named_parameters())
+    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(every)
+    missing = [name for name in every if name not in tensors.entries and not _is_made_up(model, name)]
+    wrong = [n for n, p in every.items() if n in tensors.entries and tensors.entries[n][1] != tuple(p.shape)]
+    # The files may hold a shared matrix under another of its names.
+    missing = [] if shared & tensors.entries.keys() and len(missing) == 1 else missing
+    return [f"{n} is missing" for n in missing] + [f"{n} has another shape" for n in wrong]
 
 
 def _is_made_up(model: torch.nn.Module, name: str) -> bool:
@@ -164,8 +173,8 @@ def _headers(model: str, folder: Path | None) -> Tensors | None:
 
 def _tokenizer(model: str) -> dict[str, Any] | None:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:
+        tokenizer = load_tokenizer(model)
+    except CheckpointError as error:
         return {"problem": shorten(error, 200)}
     special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     return {

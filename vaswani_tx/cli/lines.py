@@ -1,26 +1,29 @@
-"""Lines of input: from a file, or from a pipe as they come; UTF-8, split at the line feed and nowhere else.
-
-A line's carriage return at its end and the mark at the front of a file (BOM) are dropped. All other characters, NUL,
-form feed, U+0085 and U+2028 among them, belong to the line.
-"""
+"""Lines of input: from a file, compressed or not, or from a pipe as they come, by `vaswani_tx.text_files`."""
 
 import io
 import os
 import queue
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from vaswani_tx.cli.common import CliError, is_stdio
+from vaswani_tx.text_files import (
+    STDIN,
+    TextFileError,
+    compression_of,
+    open_bytes,
+    similar_file,
+    standard_input,
+    text_of_line,
+)
 
 CHUNK = 1 << 16
 # A pipe that gives nothing for so long (seconds) is waited for by whoever writes to it: answer what is there.
 PATIENCE = 0.02
-BOM = b"\xef\xbb\xbf"
+REMEDY = "Convert the text (`iconv -t UTF-8`), or give --errors replace."
 
 
 @dataclass(frozen=True)
@@ -34,28 +37,30 @@ class Block:
 
 @contextmanager
 def open_input(path: str | None) -> Iterator[tuple[BinaryIO, str]]:
-    """Yield a byte stream and its name in messages.
+    """Yield a byte stream, decompressed as the file's ending says, and its name in messages.
 
     Raises:
         CliError: no such file, a folder, or a file that may not be read.
     """
     if is_stdio(path):
-        yield sys.stdin.buffer, "stdin"
+        yield standard_input(), STDIN
         return
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise CliError(f"'{path}' is a folder: name a text file.")
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(path, "rb"))
-        except FileNotFoundError:
-            raise CliError(f"there is no file '{path}'.") from None
-        except OSError as error:
-            raise CliError(f"'{path}' cannot be read: {error.strerror}.") from None
-        yield file, str(path)
+    if not os.path.exists(path):
+        raise CliError(f"there is no file '{path}'.{similar_file(str(path))}")
+    try:
+        stream = open_bytes(path)
+    except OSError as error:
+        raise CliError(f"'{path}' cannot be read: {error.strerror}.") from None
+    with stream:
+        yield stream, str(path)
 
 
-def is_regular(stream: BinaryIO) -> bool:
-    """Return whether a stream is a file on disk, all of which is there already."""
+def is_regular(stream: BinaryIO, name: str = "") -> bool:
+    """Return whether a stream is a file on disk, all of which is there already; `name` is that of the file."""
+    if compression_of(name) and os.path.isfile(name):
+        return True
     try:
         return os.path.isfile(stream.fileno()) if hasattr(stream, "fileno") else False
     except (OSError, io.UnsupportedOperation, ValueError):
@@ -63,11 +68,12 @@ def is_regular(stream: BinaryIO) -> bool:
 
 
 def skip(stream: BinaryIO, count: int, digest: Any = None) -> None:
-    """Read past `count` bytes, or to the end, and add them to a hash."""
-    while count > 0 and (chunk := stream.read(min(count, CHUNK))):
-        count -= len(chunk)
-        if digest is not None:
-            digest.update(chunk)
+    """Read past `count` bytes, or to the end, and add them to a hash; raise CliError where a file is damaged."""
+    with _cli_errors():
+        while count > 0 and (chunk := stream.read(min(count, CHUNK))):
+            count -= len(chunk)
+            if digest is not None:
+                digest.update(chunk)
 
 
 def blocks(
@@ -99,25 +105,31 @@ def blocks(
 
 def decode(raw: bytes, number: int, name: str, errors: str = "strict") -> str:
     """Return a line's text without its end; raise CliError naming the byte that is not UTF-8."""
-    line = raw.removesuffix(b"\n").removesuffix(b"\r")
-    if number == 1:
-        line = line.removeprefix(BOM)
+    with _cli_errors():
+        return text_of_line(raw, number, name, errors, REMEDY)
+
+
+@contextmanager
+def _cli_errors() -> Iterator[None]:
     try:
-        return line.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        raise CliError(
-            f"{name}, line {number}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not valid "
-            "UTF-8: convert the text (`iconv -t UTF-8`), or give --errors replace."
-        ) from None
+        yield
+    except TextFileError as error:
+        raise CliError(str(error)) from None
 
 
 def _full(stream: BinaryIO, size: int) -> Iterator[list[bytes]]:
     block: list[bytes] = []
-    for raw in stream:
-        block.append(raw)
-        if len(block) == size:
-            yield block
-            block = []
+    with _cli_errors():
+        try:
+            for raw in stream:
+                block.append(raw)
+                if len(block) == size:
+                    yield block
+                    block = []
+        except TextFileError:  # the lines before the damage are whole
+            if block:
+                yield block
+            raise
     if block:
         yield block
 

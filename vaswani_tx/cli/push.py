@@ -4,16 +4,17 @@ import argparse
 from pathlib import Path
 
 from vaswani_tx.cli.common import CliError, CliFailure, stdout_sink
-from vaswani_tx.cli.models import check_folder
 from vaswani_tx.hub.card_sources import CardError
-from vaswani_tx.hub.saving import HubError, push_to_hub
+from vaswani_tx.hub.families import DATA_FILES
+from vaswani_tx.hub.saving import HubError, check_repo_id, push_to_hub
+from vaswani_tx.loading import check_files, read_config, read_object
 
 
 def run(options: argparse.Namespace) -> None:
     """Carry out `vaswani-tx push`."""
     if not Path(options.model).is_dir():
         raise CliError(f"there is no model folder '{options.model}': what is pushed comes from a folder.")
-    check_folder(options.model)
+    _check(options)
     card = _read_card(options.card) if options.card else None
     # Imported when the verb runs: the library itself does without the training package.
     from vaswani_tx.training.metrics.registry import card_titles
@@ -42,6 +43,20 @@ def run(options: argparse.Namespace) -> None:
     total = f"{len(push.files)} files, {sum(push.files.values()):,} bytes"
     lines.append(f"would be sent to {push.repo_id}: {total}" if options.dry_run else f"{total} sent: {push.url}")
     stdout_sink().write("\n".join(lines) + "\n")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise CliError or CheckpointError for what is wrong with the command, before the Hub is asked."""
+    try:
+        check_repo_id(options.repo)
+    except HubError as error:
+        raise CliError(str(error)) from None
+    read_config(options.model)
+    check_files(options.model)
+    for folder in filter(None, (options.model, options.tokenizer)):
+        for path in sorted(Path(folder).glob("*.json")):
+            if path.name in DATA_FILES:
+                read_object(path)
 
 
 def _read_card(path: str) -> str:

@@ -45,7 +45,7 @@ class Scorer:
     def __init__(self, options: argparse.Namespace, model: Any, tokenizer: Any):
         self.options, self.model, self.tokenizer = options, model, tokenizer
         self.limit = options.max_length or models.source_limit(model, tokenizer)
-        self.vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.vocabulary = self._logits_width()
         for name in ("src_lang", "tgt_lang"):
             if (language := getattr(options, name)) is None:
                 continue
@@ -88,6 +88,13 @@ class Scorer:
                 )
             if not ids:
                 raise CliError(f"line {number}: the tokenizer makes nothing of the {side}: leave the pair out.")
+
+    @torch.no_grad()
+    def _logits_width(self) -> int:
+        """Return how many logits the model gives: the weights of a quantised head do not say it."""
+        token = torch.full((1, 1), self.tokenizer.eos_token_id or 0, device=self.model.device)
+        outputs = self.model(input_ids=token, attention_mask=torch.ones_like(token), labels=token, return_dict=True)
+        return outputs.logits.shape[-1]
 
     @torch.no_grad()
     def _batch(self, encoded: list[list[int]], labels: list[list[int]], batch: list[int]) -> list[Scored]:

@@ -28,7 +28,7 @@ from vaswani_tx.cli.common import (
     shorten,
     stdout_sink,
 )
-from vaswani_tx.cli.lines import Block, blocks, is_regular, open_input
+from vaswani_tx.cli.lines import Block, blocks, is_regular, open_input, skip
 from vaswani_tx.cli.pieces import cut, join, shorten_to
 from vaswani_tx.cli.resume import PartialOutput
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
@@ -41,8 +41,8 @@ MAX_WARNINGS = 5
 # The options that determine the text of the output, besides model and input.
 DECIDING = (
     "format", "n_best", "alignments", "beams", "length_penalty", "gnmt_alpha", "max_length", "no_repeat_ngram_size",
-    "forbid", "require", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors", "batch_size",
-    "max_tokens", "buffer_size", "precision", "tokenizer",
+    "forbid", "require", "whole_words", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors",
+    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer",
 )  # fmt: skip
 
 
@@ -76,6 +76,7 @@ class Translator:
             "forced_prefix": options.prefix,
             "bad_words": options.forbid,
             "required": [phrase.split("|") for phrase in options.require] if options.require else None,
+            "whole_words": options.whole_words or None,
             "src_lang": options.src_lang,
             "tgt_lang": options.tgt_lang,
             "num_return_sequences": options.n_best,
@@ -178,7 +179,7 @@ def run(options: argparse.Namespace) -> None:
     context = models.process_context(options.device, options.num_threads)
     try:
         with open_input(options.input) as (stream, name):
-            if context.world > 1 and not (is_regular(stream) and to_file):
+            if context.world > 1 and not (is_regular(stream, name) and to_file):
                 raise CliError("several processes need --input and --output with files, which all of them read.")
             options.quiet = options.quiet or not context.is_first
             model, tokenizer = models.load(
@@ -203,7 +204,7 @@ def _is_file(path: Path) -> bool:
 
 def _to_stream(translate: Translator, options: argparse.Namespace, stream: Any, name: str) -> None:
     """Translate lines of a file in full blocks, those of a pipe as they come; flush the output of every block."""
-    at_once = not is_regular(stream)
+    at_once = not is_regular(stream, name)
     with open_sink(options.output) as sink, _bar(options, stream) as bar:
         taken = blocks(stream, name, options.buffer_size, at_once=at_once, errors=options.errors)
         for block in taken:
@@ -250,7 +251,7 @@ def _begin(
     if said:
         raise _failure(*said)
     if not context.is_first:
-        stream.seek(consumed)
+        skip(stream, consumed)
     elif lines and not options.quiet:
         print_status(f"resuming after line {lines}, where an earlier run stopped.")
     return partial, lines

@@ -7,7 +7,7 @@
 The command is `vaswani-tx explain MODEL "source text" -o page.html`.
 """
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.page import Page, page
 
 __all__ = ["ExplainError", "Page", "page"]

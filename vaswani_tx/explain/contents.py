@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.packing import Packer
 from vaswani_tx.explain.recording import Recorded
 from vaswani_tx.explain.tokens import token_text
 from vaswani_tx.explain.trace import Prediction, Trace, stage_rows
 
 # Attention weights keep four digits, vectors three (see packing). Queries and keys keep four: the page computes scores
-# from them, and with three digits the second digit of a score would not be the model's.
+# from them, and with three digits the second digit of a score would not be the model's; embeddings are scaled up.
 WEIGHT_DECIMALS, VECTOR_DECIMALS, SCORE_DECIMALS = 4, 3, 4
 # Bytes of the packed block: the page may have 3 MB, of which style and scripts take about 0.2.
 BUDGET = 2_700_000
@@ -216,7 +216,7 @@ def _add_vectors(packer: Packer, kept: list[tuple[int, Recorded]], meta: dict[st
 
 def _stack(packer: Packer, side: str, stack: Any) -> dict[str, Any]:
     return {
-        "embeddings": packer.add(f"embeddings.{side}", stack.embeddings.cpu().numpy(), VECTOR_DECIMALS),
+        "embeddings": packer.add(f"embeddings.{side}", stack.embeddings.cpu().numpy(), SCORE_DECIMALS),
         "positions": packer.add(f"positions.{side}", stack.added.cpu().numpy(), VECTOR_DECIMALS),
         "scale": stack.scale,
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.recording import Recorded
 from vaswani_tx.explain.tokens import Token
 from vaswani_tx.explain.trace import Trace

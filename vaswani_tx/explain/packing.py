@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 
 TYPES = (np.uint8, np.uint16, np.int16, np.uint32, np.int32)
 

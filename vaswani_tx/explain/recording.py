@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 
 NAME = "vaswani_tx_explain"
 # What output projections are called: ours, BART and MarianMT, T5, GPT-2; BERT has it in a module beside the attention.

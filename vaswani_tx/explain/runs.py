@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 
 # Records of the training loss that a page keeps: more than a curve has pixels.
 MAX_POINTS = 600

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.generation_vaswani import GNMTLengthPenalty
 
 MAX_BEAMS = 16

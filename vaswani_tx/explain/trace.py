@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.explain.errors import ExplainError
+from vaswani_tx.errors import ExplainError
 from vaswani_tx.explain.recording import Recorded, Stage, attention_of, recorded_attention, recorded_sublayers
 from vaswani_tx.explain.search import Decoding, replay
 from vaswani_tx.explain.tokens import Token, token_text, tokens_of

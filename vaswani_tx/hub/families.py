@@ -41,31 +41,32 @@ class Family:
     needs: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-# Imported by every family. `modeling_vaswani.py` holds the encoder-decoder too, and so brings its generation.
+# Imported by every family. `modeling_vaswani.py` holds the encoder-decoder too: it brings its generation and pipelines.
 _SHARED_CODE = (
+    "alignments_vaswani.py",
     "configuration_vaswani.py",
     "constraints_vaswani.py",
+    "forbidden_vaswani.py",
     "generation_vaswani.py",
     "layers_vaswani.py",
     "loss_vaswani.py",
     "modeling_vaswani.py",
     "phrases_vaswani.py",
+    "pipeline_vaswani.py",
+    "pipeline_vaswani_parts.py",
+    "search_vaswani.py",
+    "sentences_vaswani.py",
+    "token_texts_vaswani.py",
     "transfer_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
-# Slow and fast class: transformers 5 loads the second.
-_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani.VaswaniTokenizer"]}
-_CHAT_TOKENIZER = {"AutoTokenizer": [None, "tokenization_vaswani_chat.VaswaniTokenizer"]}
+# In the order that transformers writes when a loaded tokenizer is saved again; it loads the one that is not None.
+_TOKENIZER = {"AutoTokenizer": ["tokenization_vaswani.VaswaniTokenizer", None]}
+_CHAT_TOKENIZER = {"AutoTokenizer": ["tokenization_vaswani_chat.VaswaniTokenizer", None]}
 
 FAMILIES = {
     "vaswani": Family(
-        code=(
-            *_TEXT_CODE,
-            "alignments_vaswani.py",
-            "pipeline_vaswani.py",
-            "pipeline_vaswani_parts.py",
-            "sentences_vaswani.py",
-        ),
+        code=_TEXT_CODE,
         auto_map={
             "config.json": {
                 "AutoConfig": "configuration_vaswani.VaswaniConfig",

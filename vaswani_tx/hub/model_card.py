@@ -37,6 +37,7 @@ from vaswani_tx.hub.card_sources import (
     test_set,
     without_folder,
 )
+from vaswani_tx.hub.card_tasks import CardTask, example_of, hub_datasets, task_of
 
 PAPER = "https://arxiv.org/abs/1706.03762"
 # Sentences for the page's input box, by source language.
@@ -81,51 +82,67 @@ def make_card(
     story = read_run(Path(run)) if run is not None else Run()
     scores = [read_evaluation(Path(path), folder) for path in evaluations]
     name = name or Path(os.path.abspath(folder)).name
+    task = task_of(config, story.recipe)
     sections = {
-        "How to use": _usage(load_from or name, code, about, config),
+        "How to use": _usage(load_from or name, code, about, config, task),
         "Data": _data(story, about),
         "Recipe": _recipe(story),
         "Results": _results(story, scores, folder.name, titles),
         "Training": _training(story),
-        "Limits": _limits(story, scores, config, about),
+        "Limits": _limits(story, scores, config, about, task),
         "Citation": _citation(),
         "Licence": _licence(about, code),
     }
-    body = [f"# {_text(name)}", _what(folder, config, about)]
+    body = [f"# {_text(name)}", _what(folder, config, about, task)]
     body += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return f"---\n{_metadata(name, scores, about, titles)}\n---\n\n" + "\n\n".join(body) + "\n"
+    metadata = _metadata(name, scores, about, titles, task, hub_datasets(story.recipe))
+    return f"---\n{metadata}\n---\n\n" + "\n\n".join(body) + "\n"
 
 
-def _metadata(name: str, scores: list[dict[str, Any]], about: About, titles: Mapping[str, str]) -> str:
+def _metadata(
+    name: str,
+    scores: list[dict[str, Any]],
+    about: About,
+    titles: Mapping[str, str],
+    task: CardTask,
+    trained_on: Sequence[str],
+) -> str:
     """Return the YAML between the dashes, by huggingface_hub's own writer."""
-    values: dict[str, Any] = {"language": list(about.languages), "datasets": [about.dataset_id or ""]}
+    named = [about.dataset_id] if about.dataset_id else trained_on
+    values: dict[str, Any] = {"language": list(about.languages), "datasets": list(named)}
     if about.license is not None:
         values["license"] = about.license.lower()
         if values["license"] not in LICENSES:
             values |= {"license": "other", "license_name": _slug(about.license)}
+        if about.license_name is not None:
+            values["license_name"] = about.license_name
+        values["license_link"] = about.license_link
     widget = about.widget
-    if widget is None:
+    if widget is None and task.example is None:
         widget = [WIDGET[code] for code in about.languages[:1] if code in WIDGET]
-    values["widget"] = [{"text": _plain(text)} for text in widget]
-    results = [result for score in scores for result in _eval_results(score, about, titles)]
+    values["widget"] = [{"text": _plain(text)} for text in widget or ()]
+    results = [result for score in scores for result in _eval_results(score, about, titles, task)]
     if results:
         values |= {"eval_results": results, "model_name": _plain(name)}
         values["metrics"] = sorted({result.metric_type for result in results})
-    values = {key: value for key, value in values.items() if value and value != [""]}
-    tags = ["translation", "transformer", "vaswani", "attention-is-all-you-need"]
-    card = ModelCardData(library_name="transformers", pipeline_tag="translation", tags=tags, **values)
+    values = {key: value for key, value in values.items() if value}
+    tags = [task.tag, "transformer", "vaswani", "attention-is-all-you-need"]
+    card = ModelCardData(library_name="transformers", pipeline_tag=task.tag, tags=tags, **values)
     return card.to_yaml(line_break="\n").strip()
 
 
-def _eval_results(score: dict[str, Any], about: About, titles: Mapping[str, str]) -> Iterator[EvalResult]:
+def _eval_results(
+    score: dict[str, Any], about: About, titles: Mapping[str, str], task: CardTask
+) -> Iterator[EvalResult]:
     test = test_set(score)
     stem = PurePosixPath(test[0]).name.partition(".")[0] if test else ""
     called = about.dataset_name or (test[0] if test else "test set")
     search = _decoding({"num_beams": _generation(score).get("num_beams")})
     for key, value, signature in scores_of(score):
         yield EvalResult(
-            task_type="translation",
-            task_name="Translation" + (f" {'-'.join(about.languages)}" if about.languages else ""),
+            task_type=task.tag,
+            task_name=task.tag.replace("-", " ").capitalize()
+            + (f" {'-'.join(about.languages)}" if about.languages else ""),
             dataset_type=about.dataset_id or _slug(called),
             dataset_name=_plain(called),
             dataset_split=_plain(stem) or None,
@@ -136,7 +153,7 @@ def _eval_results(score: dict[str, Any], about: About, titles: Mapping[str, str]
         )
 
 
-def _what(folder: Path, config: dict[str, Any], about: About) -> str:
+def _what(folder: Path, config: dict[str, Any], about: About, task: CardTask) -> str:
     layers = " + ".join(str(config[key]) for key in ("encoder_layers", "decoder_layers") if key in config)
     facts = {
         "parameters": f"{count:,}" if (count := parameters(folder)) else None,
@@ -153,26 +170,15 @@ def _what(folder: Path, config: dict[str, Any], about: About) -> str:
     }
     decoding = read_object(folder / "generation_config.json")
     facts["decoding by default"] = _decoding(decoding) or None
-    text = f"An encoder-decoder Transformer as in [Attention Is All You Need]({PAPER}) (Vaswani et al. 2017)"
-    if len(about.languages) == 2:
+    text = f"{task.kind} as in [Attention Is All You Need]({PAPER}) (Vaswani et al. 2017)"
+    if len(about.languages) == 2 and task.tag == "translation":
         text += f", for translation from `{about.languages[0]}` to `{about.languages[1]}`"
     return f"{text}.\n\n" + _table(("", ""), [(key, _text(value)) for key, value in facts.items() if value is not None])
 
 
-def _usage(load_from: str, code: bool, about: About, config: dict[str, Any]) -> str:
+def _usage(load_from: str, code: bool, about: About, config: dict[str, Any], task: CardTask) -> str:
     language = about.languages[0] if about.languages else None
     sentence = next(iter(about.widget or ()), WIDGET.get(language or "", "Replace this by a sentence of yours."))
-    trust = ", trust_remote_code=True" if code else ""
-    lines = [
-        *([] if code else ["import vaswani_tx  # registers the classes with transformers"]),
-        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
-        "",
-        f"name = {json.dumps(load_from)}  # the folder, or the name on the Hub",
-        f"tokenizer = AutoTokenizer.from_pretrained(name{trust})",
-        f"model = AutoModelForSeq2SeqLM.from_pretrained(name{trust})",
-        f'inputs = tokenizer([{json.dumps(_plain(sentence), ensure_ascii=False)}], return_tensors="pt")',
-        "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))",
-    ]
     if code:
         note = (
             "The code of the model travels with it: `trust_remote_code=True` runs it, so read the `*_vaswani.py` files "
@@ -183,7 +189,7 @@ def _usage(load_from: str, code: bool, about: About, config: dict[str, Any]) -> 
     version = config.get("transformers_version")
     if isinstance(version, str):
         note += f" Saved with transformers {_text(version)}."
-    return _fenced("python", "\n".join(lines)) + "\n\n" + note
+    return _fenced("python", example_of(task, load_from, code, _plain(sentence))) + "\n\n" + note
 
 
 def _data(story: Run, about: About) -> str:
@@ -294,7 +300,7 @@ def _revision(part: dict[str, Any]) -> str:
     return _code(git["revision"]) + (" with changes" if git.get("dirty") else "") if git.get("revision") else ""
 
 
-def _limits(story: Run, scores: list[dict[str, Any]], config: dict[str, Any], about: About) -> str:
+def _limits(story: Run, scores: list[dict[str, Any]], config: dict[str, Any], about: About, task: CardTask) -> str:
     lines = ["It knows text like its training data; other domains, spellings and languages come out worse, or wrong."]
     longest = [story.recipe.get(f"max_{side}_length") for side in ("source", "target")]
     if all(map(is_number, longest)):
@@ -304,7 +310,7 @@ def _limits(story: Run, scores: list[dict[str, Any]], config: dict[str, Any], ab
     if not scores:
         lines.append("No score on a test set is recorded here.")
     lines.append("This card holds no judgement of its output by readers, and no measure of bias.")
-    lines.append("It translates each sentence alone, and may leave out, repeat or invent words.")
+    lines.append(task.limit)
     if not about.dataset_name and not about.dataset_id and not story.recipe:
         lines.append("What it was trained on is not recorded here.")
     return "\n".join(f"- {line}" for line in lines)

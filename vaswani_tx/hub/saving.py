@@ -138,7 +138,7 @@ def push_to_hub(
     Raises:
         HubError: as in `save_with_code`, or the Hub cannot be reached or refuses.
     """
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     if not dry_run and get_token() is None:
         raise HubError("There is no token to push with: run `hf auth login`, or set the environment variable HF_TOKEN.")
     with tempfile.TemporaryDirectory() as scratch:
@@ -288,7 +288,7 @@ def _read_json(content: bytes | Path) -> dict[str, Any]:
     where = f"'{content}'" if isinstance(content, Path) else "a file"
     try:
         values = json.loads(content.read_text(encoding="utf-8") if isinstance(content, Path) else content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HubError(f"{where} is damaged ({error}): copy it again from where it is whole.") from None
     if not isinstance(values, dict):
         raise HubError(f"{where} holds no JSON object: copy it again from where it is whole.")
@@ -344,7 +344,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

@@ -316,5 +316,20 @@ def test_made_files_train_and_do_not_overlap(tmp_path, capsys):
     assert classifier_tasks.main(["punctuation", "--text", one, "--output", str(output)]) == 0
     examples = read_examples(str(output), "tagging", Fields())
     assert sum(len(example.words) for example in examples) == 360
-    assert classifier_tasks.main(["source", "--text", f"a={one}", *options]) == 1
+    assert classifier_tasks.main(["source", "--text", f"a={one}", *options]) == 2
     assert "at least two texts" in capsys.readouterr().err
+
+
+def test_words_part_at_ascii_space_and_tab_only(tmp_path, tokenizer):
+    odd = ["10\u00a0000", "a\u2028b", "c\x85d", "\u3000", "e\x0bf"]
+    for separator in ("\t", " ", "  ", " \t"):
+        content = "".join(f"{word}{separator}B-NUM\n" for word in odd)
+        (example,) = read_examples(write(tmp_path, "a.conll", content), "tagging", Fields())
+        assert (example.words, example.tags) == (odd, ["B-NUM"] * len(odd))
+    cell = json.dumps({"tokens": "\t".join(odd) + " \r\n g", "tags": " ".join(["O"] * 6)})
+    (example,) = read_examples(write(tmp_path, "a.jsonl", cell), "tagging", Fields())
+    assert example.words == [*odd, "g"]
+    rows = word_rows([example], tokenizer, {"O": 0}, 60)
+    assert (rows.labels >= 0).sum() == 6 and rows.targets.tolist() == [6]
+    with pytest.raises(DataError, match="line 1: a word, a tab and its tag are needed here"):
+        read_examples(write(tmp_path, "b.conll", "10\u00a0B-NUM\n"), "tagging", Fields())

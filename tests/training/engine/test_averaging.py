@@ -72,10 +72,10 @@ def test_the_command_takes_a_run_folder_or_chosen_ones(tmp_path, capsys):
     last_two = load_file(tmp_path / "averaged" / "model.safetensors")
     for name, tensor in average_checkpoints(folders[1:]).items():
         assert torch.equal(last_two[name], tensor)
-    assert command.main([str(folders[0]), str(folders[2]), "--output", output]) == 1
+    assert command.main([str(folders[0]), str(folders[2]), "--output", output]) == 2
     assert "exists already" in capsys.readouterr().err
     assert command.main([str(folders[0]), str(folders[2]), "--output", output, "--overwrite"]) == 0
-    assert command.main([str(tmp_path / "run"), "--last", "4", "--output", output, "--overwrite"]) == 1
+    assert command.main([str(tmp_path / "run"), "--last", "4", "--output", output, "--overwrite"]) == 2
     assert "3 checkpoints" in capsys.readouterr().err
 
 

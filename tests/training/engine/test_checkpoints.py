@@ -175,3 +175,17 @@ def test_small_files_are_whole_or_as_they_were(tmp_path, monkeypatch):
         atomic_text(tmp_path / "note", "second")
     assert (tmp_path / "note").read_text() == "first"
     assert names(tmp_path) == ["note"]
+
+
+@pytest.mark.parametrize("name", ["state.json", "rng.json", "files.json"])
+@pytest.mark.parametrize("text", ["[" * 5000, "null", "3", '"x"', "[1]"])
+def test_a_damaged_training_state_is_named(tmp_path, name, text):
+    folder = write(tmp_path, 1)
+    inner = folder / "training_state"
+    sizes = json.loads((inner / "files.json").read_text())
+    (inner / name).write_text(text)
+    if name != "files.json":
+        (inner / "files.json").write_text(json.dumps(sizes | {f"training_state/{name}": len(text)}))
+    with pytest.raises(CheckpointError, match=rf"{name}' is damaged"):
+        read_state(folder)
+        read_rng(folder)

@@ -78,6 +78,17 @@ def test_going_back_deletes_the_later_checkpoints(tmp_path):
     assert first.is_dir() and not later.exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["null", "[" * 5000, '{"reason": "tired"}', '{"reason": 3}', "", '{"reason": "max_steps"}']
+)
+def test_a_damaged_note_of_the_end_is_named(tmp_path, text):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(arguments(folder.path), None)
+    folder.finished.write_text(text)
+    with pytest.raises(RunError, match=r"finished\.json' is damaged"):
+        folder.is_done(arguments(folder.path))
+
+
 def test_a_finished_run_resumes_only_with_a_higher_limit(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(arguments(folder.path), None)

@@ -222,8 +222,8 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     path, out = write(tmp_path, reversal, rows=rows, note="Ours | theirs."), tmp_path / "out"
     assert sweep.main([str(path), "--output-dir", str(out)]) == 1
     error = capsys.readouterr().err
-    assert "row lost failed with status 1; continuing with the next row." in error
-    assert error.endswith("not done: lost failed with status 1\n")
+    assert "row lost failed with status 2; continuing with the next row." in error
+    assert error.endswith("not done: lost failed with status 2\n")
     train, evaluate = "train_translation", "evaluate_translation"
     assert [module for module, _ in in_process] == [train, evaluate, train, train, evaluate]
     table = json.loads((out / "table.json").read_text())
@@ -235,7 +235,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     assert evaluation["settings"]["model"] == str(out / "plain" / "averaged")
     config = VaswaniConfig.from_pretrained(out / "wide" / "averaged")
     assert wide["parameters"] == count_parameters(config) == plain["parameters"] + 2 * (2 * 16 * 32 + 32)
-    assert (plain["updates"], plain["state"], lost["state"]) == (2, "finished", "failed with status 1")
+    assert (plain["updates"], plain["state"], lost["state"]) == (2, "finished", "failed with status 2")
     lines = (out / "table.md").read_text().splitlines()
     assert lines[2] == "| row | changed | parameters | updates | PPL | BLEU | minutes | " + (
         "paper's PPL | paper's BLEU | paper's parameters | state |"

@@ -208,3 +208,10 @@ def test_tokenizer_that_does_not_fit_is_refused(folder, tmp_path):
     (other / "config.json").write_text(json.dumps(config | {"eos_token_id": 5}))
     with broken("eos_token_id is 2 in the tokenizer but 5"):
         load_model_and_tokenizer(str(other))
+
+
+def test_a_blank_sentence_stays_empty_and_is_not_given_to_the_model():
+    model = Echo()
+    done = translate_corpus(model, make_tokenizer(), ["", "w1 w2", " \t", "\u00a0", "w3"], batch_tokens=3)
+    assert done.texts == ["", "w1 w2", "", "", "w3"] and sum(shape[0] for shape, _ in model.calls) == 2
+    assert translate(model, make_tokenizer(), ["", " "]) == ["", ""] and len(model.calls) == 2

@@ -382,7 +382,7 @@ def test_the_loop_trains_it_and_a_stopped_run_resumes_exactly(reversal, tmp_path
 def test_folders_of_the_other_kind_are_refused(reversal, tmp_path, capsys):
     ours = run(reversal, tmp_path / "ours", max_steps=1, save_every=1)
     checkpoint = ours / "checkpoints" / "step-00000001"
-    train_lstm(reversal, tmp_path / "lstm", expect=1, init_from=checkpoint)
+    train_lstm(reversal, tmp_path / "lstm", expect=2, init_from=checkpoint)
     assert "holds a model of type 'vaswani', not 'lstm_seq2seq'" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="architecture"):
         ARCHITECTURES["lstm"].load(checkpoint)

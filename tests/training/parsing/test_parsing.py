@@ -186,6 +186,24 @@ def test_parse_decodes_as_the_paper_does(untrained, monkeypatch, capsys):
     assert {name: seen[name] for name in parse.PAPER_PARSING} == parse.PAPER_PARSING
 
 
+def test_parse_reads_standard_input_as_it_reads_files(untrained, monkeypatch, capsys):
+    seen = []
+
+    def spy(model, tokenizer, sources, **options):
+        seen.extend(sources)
+        return Translations(["(S XX XX )S"] * len(sources), 0, 0, 1.0)
+
+    def parsed(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), "ascii"))
+        return parse.main(["--model", str(untrained)])
+
+    monkeypatch.setattr(translation, "translate_corpus", spy)
+    assert parsed("\ufeffEs kostet\r\n\n10\u00a0000 \u20ac".encode()) == 0
+    assert seen == ["Es kostet", "10\u00a0000 \u20ac"]
+    assert capsys.readouterr().out == "(S (XX Es) (XX kostet))\n\n(S (XX 10\u00a0000) (XX \u20ac))\n"
+    assert parsed(b"a\n\xff\n") == 2 and "stdin, line 2: byte 1 of the line (0xff)" in capsys.readouterr().err
+
+
 def test_the_limit_is_the_input_and_what_is_allowed_beyond(untrained):
     options = {"model": str(untrained), "tokenizer": None, "device": "cpu"}
     model, tokenizer = parse.load_parser(type("Options", (), options))

@@ -1,5 +1,6 @@
 """Bracketed trees: read, written, cleaned; as symbols and back, also from symbols that make no tree."""
 
+import gzip
 import random
 import re
 
@@ -221,3 +222,16 @@ def test_a_bottomless_output_stays_readable():
 def test_a_sentence_without_words_has_no_tree():
     with pytest.raises(ValueError, match="without words"):
         read_back("(S XX )S", [])
+
+
+def test_words_part_at_ascii_white_space_only():
+    odd = "10\u00a0000"
+    tree = parse_tree(f"(S\t(CD {odd})\r (NN\x0ca\u2028b))")
+    assert tree.words() == [odd, "a\u2028b"] and parse_tree(str(tree)) == tree
+    assert read_back(linearise(tree, "words"), tree.words(), "words").faults == ()
+
+
+def test_a_folder_has_compressed_files_too(tmp_path):
+    (tmp_path / "a.mrg.gz").write_bytes(gzip.compress(b"(S (A a))"))
+    (tmp_path / "b.mrg").write_text("(S (B b))")
+    assert [tree.words() for tree in read_trees(tmp_path)] == [["a"], ["b"]]

@@ -91,6 +91,11 @@ def page_of(*folders, title=None):
 # What it says
 
 
+def test_the_data_of_a_classifier_have_no_corpora(tmp_path):
+    data = {"task": "classification", "labels": ["a", "b"], "train": {"examples": 60}}
+    assert "task classification" in page_of(make_run(tmp_path / "run", [train(2), train(4)], data=data)).text
+
+
 def test_a_finished_run_from_head_to_recipe(tmp_path):
     records = [train(2), train(4), validation(4, beam=1, sentences=5, bleu_signature="nrefs:1|tok:13a")]
     records += [train(6), {**validation(6, bleu=41.5, beam=4), "event": "averaged"}]

@@ -124,8 +124,10 @@ export function word(page, id) {
   return { id, text, special: /^<.*>$/.test(text), partial: false };
 }
 
-/** Fewer characters of a long text, with an ellipsis. */
+const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
+
+/** Fewer characters of a long text, with an ellipsis; an emoji of several code points is one character. */
 export function clip(text, length) {
-  const chars = Array.from(text);
+  const chars = Array.from(graphemes.segment(text), (found) => found.segment);
   return chars.length <= length ? text : chars.slice(0, length - 1).join("") + "\u2026";
 }

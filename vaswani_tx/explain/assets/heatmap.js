@@ -18,13 +18,20 @@ export function mix(low, high, share) {
 /** Colours of weights between 0 and 1: darker (or, on dark paper, brighter) is more. Square roots make small weights visible. */
 export function weightColour() {
   const [low, high] = [colour("--heat-low"), colour("--heat-high")];
-  return (value) => mix(low, high, Math.sqrt(value));
+  const steps = Array.from({ length: 256 }, (_, step) => mix(low, high, step / 255));
+  return (value) => steps[Math.round(255 * Math.sqrt(Math.max(0, Math.min(1, value))))];
 }
 
 /** Colours of numbers of both signs, `largest` at the ends. */
 export function signedColour(largest) {
   const [negative, zero, positive] = [colour("--heat-negative"), colour("--heat-zero"), colour("--heat-positive")];
-  return (value) => (value < 0 ? mix(zero, negative, -value / largest) : mix(zero, positive, value / largest));
+  const steps = Array.from({ length: 511 }, (_, step) => mix(zero, step < 255 ? negative : positive, Math.abs(step - 255) / 255));
+  return (value) => steps[255 + Math.round(255 * Math.max(-1, Math.min(1, value / largest)))];
+}
+
+/** What the labels of rows and the slant of the last column label take of a heatmap's width, in pixels. */
+export function besideCells() {
+  return parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--label-width")) * 16 + 40;
 }
 
 function labelText(label) {
@@ -57,12 +64,12 @@ export function heatmap(options) {
     canvas.style.height = rows * cellHeight + "px";
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    const colours = options.colours();
+    const [colours, masked] = [options.colours(), colour("--masked")];
     const gap = cell >= 10 ? 1 : 0;
     const gapBelow = cellHeight >= 10 ? 1 : 0;
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
-        context.fillStyle = options.masked?.(i, j) ? colour("--masked") : colours(options.value(i, j));
+        context.fillStyle = options.masked?.(i, j) ? masked : colours(options.value(i, j));
         context.fillRect(j * cell, i * cellHeight, cell - gap, cellHeight - gapBelow);
       }
     }
@@ -143,7 +150,7 @@ export function heatmap(options) {
     labels.columns = columnLabels.map((token, j) =>
       h("span", {
         css: { width: cell + "px", fontSize: fontSize(cell) }, "data-column": j, onclick: () => options.oncolumn?.(j),
-        onpointerenter: (event) => options.sayColumn && sayAt(event.currentTarget, options.sayColumn(j)), onpointerleave: hideHint,
+        onpointermove: (event) => options.sayColumn && sayAt(event.currentTarget, options.sayColumn(j)), onpointerleave: hideHint,
       }, h("bdi", {}, clip(labelText(token), 12))));
     element.append(h("div", { class: "column-labels", "aria-hidden": "true", css: { marginInlineStart: rowLabels ? "var(--label-width)" : "0" } }, labels.columns));
   }
@@ -160,7 +167,7 @@ export function heatmap(options) {
     labels.rows = rowLabels.map((token, i) =>
       h(options.onrow || options.sayRow ? "button" : "span", {
         type: "button", css: { height: cellHeight + "px", fontSize: fontSize(cellHeight) }, "data-row": i, "data-key": `${options.label} row ${i}`,
-        onclick: () => options.onrow?.(i), onpointerenter: enter(i), onfocus: enter(i), onpointerleave: leave, onblur: leave,
+        onclick: () => options.onrow?.(i), onpointerenter: enter(i), onpointermove: enter(i), onfocus: enter(i), onpointerleave: leave, onblur: leave,
       }, h("bdi", {}, clip(labelText(token), 14))));
     body.append(h("div", { class: "row-labels" }, labels.rows));
   }
@@ -175,10 +182,10 @@ export function heatmap(options) {
     const drawing = s("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${height}`, width, height,
       "font-family": "sans-serif", "font-size": 12 });
     drawing.append(s("rect", { width, height, fill: colour("--paper") }));
-    const colours = options.colours();
+    const [colours, masked] = [options.colours(), colour("--masked")];
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
-        const fillColour = options.masked?.(i, j) ? colour("--masked") : colours(options.value(i, j));
+        const fillColour = options.masked?.(i, j) ? masked : colours(options.value(i, j));
         drawing.append(s("rect", { x: left + j * cell, y: top + i * cellHeight, width: cell >= 10 ? cell - 1 : cell, height: cellHeight - 1, fill: fillColour }));
       }
     }

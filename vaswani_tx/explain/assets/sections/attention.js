@@ -4,7 +4,7 @@ import { SECTIONS } from "../sections.js";
 import { fixed, h, tokenElement, tokenText } from "../core.js";
 import { onState, setState, stateOf, wholeNumber } from "../state.js";
 import { buttons, choice, drawn, explainable, figure, refill } from "../diagram.js";
-import { heatmap, weightColour, weightHint } from "../heatmap.js";
+import { besideCells, heatmap, weightColour, weightHint } from "../heatmap.js";
 import { habits } from "./attention_habits.js";
 import { attentionLines } from "./attention_lines.js";
 import { allLayers, habitTable, oneLayer } from "./attention_overview.js";
@@ -45,6 +45,8 @@ function renderAttention(root, page) {
   const all = page.meta.attention;
   const kinds = kindsOf(all);
   const start = kinds.includes("cross") ? "cross" : kinds[0];
+  // Patches of an image stand in rows, so the one before in the sequence is no neighbour that means something.
+  for (const item of all) item.isSequence = page.meta.family !== "image";
   const defaults = { row: null, column: null, view: "matrix", heads: "one", from: null };
   const state = { kind: start, layer: null, head: 1, sort: "layer", ...defaults, ...stateOf("attention") };
   root.append(
@@ -52,6 +54,7 @@ function renderAttention(root, page) {
   );
   const [controls, place, reading, small, overview, table] = Array.from({ length: 6 }, () => h("div", {}));
   controls.className = "controls";
+  const shown = { item: null };
   root.append(controls, place, reading, small, overview, table);
 
   const normalise = () => {
@@ -80,10 +83,13 @@ function renderAttention(root, page) {
       buttons("View", [["matrix", "matrix"], ["lines", "lines"]], state.view, (view) => change({ view })),
     );
     const cursor = place.contains(document.activeElement);
-    refill(place, state.view === "lines" ? attentionLines(page, item, weights, state, change) : attentionMatrix(page, item, weights, state, change, place.clientWidth, cursor));
+    refill(place, state.view === "lines" ? attentionLines(page, item, weights, state, change, place.clientWidth) : attentionMatrix(page, item, weights, state, change, place.clientWidth, cursor));
     refill(reading, attentionReading(page, item, weights, state, change));
-    refill(small, oneLayer(item, weights, state, change));
-    refill(overview, items.length > 1 ? allLayers(page, items, state, change) : null);
+    if (shown.item === item) small.firstChild.update();
+    else refill(small, oneLayer(item, weights, state, change));
+    if (shown.item?.kind === item.kind) overview.firstChild?.update();
+    else refill(overview, items.length > 1 ? allLayers(page, items, state, change) : null);
+    shown.item = item;
     refill(table, habitTable(page, items, state, change));
   };
   show();
@@ -93,7 +99,8 @@ function renderAttention(root, page) {
   });
 }
 
-function attentionCell(rows, columns, available) {
+/** The size of a cell that lets a matrix fit into a width, large enough to be pointed at. */
+export function attentionCell(rows, columns, available) {
   if (Math.max(rows, columns) > MOST_ATTENTION_LABELS) return Math.max(4, Math.floor(available / columns));
   return Math.max(12, Math.min(28, Math.floor(available / columns)));
 }
@@ -111,9 +118,8 @@ function attentionMatrix(page, item, weights, state, change, width, hadFocus) {
     Object.assign(attentionCursor, { i, j: j ?? 0 });
     change(state.row === row && state.column === column ? { row: null, column: null } : { row, column });
   };
-  const labels = parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--label-width")) * 16;
   const map = heatmap({
-    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - labels - 40),
+    rows: rows.length, columns: columns.length, cell: attentionCell(rows.length, columns.length, (width || 900) - besideCells() - 30),
     rowLabels: labelled ? rows : null, columnLabels: labelled ? columns : null,
     value: (i, j) => weights.at(head, i, j), colours: weightColour, masked: isMasked, cursor: hadFocus ? attentionCursor : null,
     label: `Attention weights of ${KINDS[item.kind]}; arrow keys move over the cells, Enter chooses one`,
@@ -125,7 +131,7 @@ function attentionMatrix(page, item, weights, state, change, width, hadFocus) {
   if (state.row !== null) map.chooseRow(state.row - 1);
   if (state.column !== null) map.chooseColumn(state.column - 1);
   return figure(`${item.kind}-attention-layer${item.layer}-head${state.head}`,
-    `${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}. ${item.causal ? "Grey: later positions, masked. " : ""}Darker is more, by the square root of the weight, so that small weights can be seen.`, map, map.picture);
+    `${KINDS[item.kind]}, layer ${item.layer}, head ${state.head}. ${item.causal ? "Grey: later positions, masked. " : ""}A stronger colour is more, by the square root of the weight, so that small weights can be seen.`, map, map.picture);
 }
 
 /** The strongest few of a row or a column, for a hint. */
@@ -156,7 +162,7 @@ function attentionReading(page, item, weights, state, change) {
   const found = habits(weights, state.head - 1, item);
   const facts = h("p", { class: "note habits" },
     `Entropy ${fixed(found.entropy)} bits of at most ${fixed(found.most)}`,
-    item.kind === "cross" ? "" : `; mean distance ${fixed(found.distance, 1)} tokens`, found.habit ? `; this head ${found.habit}.` : ".");
+    item.kind === "cross" || !item.isSequence ? "" : `; mean distance ${fixed(found.distance, 1)} tokens`, found.habit ? `; this head ${found.habit}.` : ".");
   if (state.row === null) return [facts];
   const [i, head] = [state.row - 1, state.head - 1];
   const pair = state.column === null ? null

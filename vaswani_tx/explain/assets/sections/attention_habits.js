@@ -6,10 +6,11 @@ const knownHabits = new WeakMap();
 export function habits(weights, head, item) {
   if (!knownHabits.has(item)) knownHabits.set(item, []);
   const found = knownHabits.get(item);
-  return (found[head] ??= describeHead(weights, head, item.kind !== "cross", item.causal));
+  return (found[head] ??= describeHead(weights, head, item));
 }
 
-function describeHead(weights, head, isSelf, isCausal) {
+function describeHead(weights, head, { kind, causal: isCausal, isSequence }) {
+  const isSelf = kind !== "cross";
   const [, rows, columns] = weights.shape;
   const sums = { entropy: 0, most: 0, distance: 0, previous: 0, itself: 0, next: 0, first: 0, end: 0 };
   for (let i = 0; i < rows; i++) {
@@ -28,10 +29,11 @@ function describeHead(weights, head, isSelf, isCausal) {
   const means = Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / rows]));
   const named = [
     ["looks at the first token", means.first],
-    ...(isCausal ? [] : [["looks at the end", means.end]]),
-    ...(isSelf ? [["looks at the previous token", means.previous], ["looks at itself", means.itself]] : []),
-    ...(isSelf && !isCausal ? [["looks at the next token", means.next]] : []),
-  ].sort((a, b) => b[1] - a[1]);
+    !isCausal && isSequence && ["looks at the end", means.end],
+    isSelf && ["looks at itself", means.itself],
+    isSelf && isSequence && ["looks at the previous token", means.previous],
+    isSelf && isSequence && !isCausal && ["looks at the next token", means.next],
+  ].filter(Boolean).sort((a, b) => b[1] - a[1]);
   const spreads = means.entropy > 0.85 * means.most && means.most > 0;
   return { ...means, habit: named[0][1] > 0.5 ? named[0][0] : spreads ? "spreads over everything" : "" };
 }
@@ -39,13 +41,14 @@ function describeHead(weights, head, isSelf, isCausal) {
 /** The columns of the table of habits that make sense for this kind: [name, heading, digits, what it means]. */
 export function habitColumns(item) {
   const self = item.kind !== "cross";
+  const line = self && item.isSequence;
   return [
     ["entropy", "entropy", 2, "Mean entropy of the rows in bits: 0 looks at one token only"],
-    self && ["distance", "distance", 1, "Mean distance between the token that looks and what it looks at, in tokens"],
-    self && ["previous", "previous", 3, "Mean weight on the token before"],
+    line && ["distance", "distance", 1, "Mean distance between the token that looks and what it looks at, in tokens"],
+    line && ["previous", "previous", 3, "Mean weight on the token before"],
     self && ["itself", "itself", 3, "Mean weight on the token itself"],
-    self && !item.causal && ["next", "next", 3, "Mean weight on the token after"],
+    line && !item.causal && ["next", "next", 3, "Mean weight on the token after"],
     ["first", "first", 3, "Mean weight on the first token"],
-    !item.causal && ["end", "end", 3, "Mean weight on the last token, often the end of the sentence"],
+    item.isSequence && !item.causal && ["end", "end", 3, "Mean weight on the last token, often the end of the sentence"],
   ].filter(Boolean);
 }

@@ -10,10 +10,11 @@ export function headColour(head, heads) {
 }
 
 /** Two columns of tokens with a line for each weight from a limit on; hovering a token leaves its lines alone. */
-export function attentionLines(page, item, weights, state, change) {
+export function attentionLines(page, item, weights, state, change, available) {
   const [rows, columns] = [tokensOf(page, item.rows), tokensOf(page, item.columns)];
   const count = Math.max(rows.length, columns.length);
-  const [step, width, edge] = [count > 30 ? 18 : 24, 560, 150];
+  const width = Math.max(300, Math.min(640, (available || 640) - 30));
+  const [step, edge, most] = [count > 30 ? 18 : 24, width < 480 ? 105 : 150, width < 480 ? 11 : 16];
   const height = count * step + 10;
   const shown = state.heads === "all" ? Array.from({ length: item.heads }, (_, head) => head) : [state.head - 1];
   let from = attentionLinesFrom(state.from, columns.length);
@@ -21,21 +22,24 @@ export function attentionLines(page, item, weights, state, change) {
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "lines", role: "group", width, height,
     "aria-label": "Lines between the tokens that look, left, and the tokens they look at, right" });
   const bundle = s("g", {});
+  const none = h("p", { class: "note", role: "status" });
   const y = (i) => (i + 0.5) * step + 5;
   const drawLines = () => {
     const only = at ?? (state.row === null ? null : { side: "rows", index: state.row - 1 });
     bundle.replaceChildren();
     for (const head of shown) {
+      const aside = shown.length > 1 ? (head - (item.heads - 1) / 2) * Math.min(2, 12 / item.heads) : 0; // the same line of several heads shows as a bundle
       const stroke = shown.length > 1 ? headColour(head, item.heads) : colour("--second");
       for (let i = 0; i < rows.length; i++) {
         if (only?.side === "rows" && only.index !== i) continue;
         const row = weights.row(head, i);
         for (let j = 0; j < columns.length; j++) {
           if (row[j] < from || (only?.side === "columns" && only.index !== j)) continue;
-          bundle.append(s("line", { x1: edge, x2: width - edge, y1: y(i), y2: y(j), stroke, "stroke-width": 1 + 3 * row[j], opacity: Math.max(0.1, row[j]) }));
+          bundle.append(s("line", { x1: edge, x2: width - edge, y1: y(i) + aside, y2: y(j) + aside, stroke, "stroke-width": 1 + 3 * row[j], opacity: Math.sqrt(row[j]) }));
         }
       }
     }
+    none.textContent = bundle.childNodes.length ? "" : `No weight reaches ${fixed(from)}: move the slider to the left.`;
   };
   const label = (token, index, side) => {
     const isRow = side === "rows";
@@ -49,7 +53,7 @@ export function attentionLines(page, item, weights, state, change) {
       class: isRow && state.row === index + 1 ? "chosen" : "", tabindex: 0, role: isRow ? "button" : "img", "data-key": `${side} ${index}`, [isRow ? "data-row" : "data-column"]: index,
       onpointerenter: () => point({ side, index }), onpointerleave: () => point(null), onfocus: () => point({ side, index }), onblur: () => point(null),
       onclick: isRow && choose, onkeydown: isRow && ((event) => event.key === "Enter" && choose()),
-    }, clip(tokenText(token), 16));
+    }, clip(tokenText(token), most));
     return explainable(text, () => shown.flatMap((head) => {
       const title = shown.length > 1 ? [h("span", { css: { color: headColour(head, item.heads) } }, "\u25a0 "), `head ${head + 1}`]
         : [tokenText(token), isRow ? " looks at" : " is looked at by"];
@@ -70,8 +74,8 @@ export function attentionLines(page, item, weights, state, change) {
     h("span", {}, h("span", { css: { color: headColour(head, item.heads) }, "aria-hidden": "true" }, "\u25a0"), ` head ${head + 1} `))) : null;
   const name = shown.length > 1 ? "all-heads" : `head${state.head}`;
   return h("div", {}, controls, key, figure(`${item.kind}-lines-layer${item.layer}-${name}`,
-    "Left: the token that looks. Right: what it looks at. Point at a token on either side to see its lines only; choose one on the left to keep them.",
-    h("div", {}, drawing), () => standalone(drawing)));
+    "Left: the token that looks. Right: what it looks at. Fainter is less. Point at a token on either side to see its lines only; choose one on the left to keep them.",
+    h("div", {}, drawing, none), () => standalone(drawing)));
 }
 
 function attentionLinesFrom(value, columns) {

@@ -10,7 +10,7 @@ function attentionThumbnail(weights, head, size) {
   const [, rows, columns] = weights.shape;
   const canvas = h("canvas", { width: columns, height: rows, "aria-hidden": "true", class: "thumbnail" });
   const scale = size / Math.max(rows, columns);
-  Object.assign(canvas.style, { width: columns * scale + "px", height: rows * scale + "px" });
+  Object.assign(canvas.style, { width: columns * scale + "px", height: rows * scale + "px", imageRendering: scale < 1 ? "auto" : "pixelated" });
   drawn(() => {
     const context = canvas.getContext("2d");
     const colours = weightColour();
@@ -25,28 +25,32 @@ function attentionThumbnail(weights, head, size) {
   return canvas;
 }
 
-/** All heads of the chosen layer, with their habits. */
+function pressHeads(buttons, isPressed) {
+  buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(isPressed(i))));
+}
+
+/** All heads of the chosen layer, with their habits; `update()` follows the choice of a head. */
 export function oneLayer(item, weights, state, change) {
   const grid = h("div", { class: "multiples", role: "group", "aria-label": `All heads of layer ${item.layer}` });
   for (let head = 0; head < item.heads; head++) {
     const found = habits(weights, head, item);
-    grid.append(h("button", { type: "button", class: "multiple", "data-key": `multiple ${head}`, "aria-pressed": String(head + 1 === state.head), onclick: () => change({ head: head + 1 }) },
+    grid.append(h("button", { type: "button", class: "multiple", "data-key": `multiple ${head}`, onclick: () => change({ head: head + 1 }) },
       attentionThumbnail(weights, head, 112), h("span", {}, `head ${head + 1}`), h("span", { class: "note" }, `${fixed(found.entropy, 1)} bits`), found.habit ? h("span", { class: "habit" }, found.habit) : null));
   }
-  return [h("h3", {}, `All heads of layer ${item.layer}`), grid];
+  const update = () => pressHeads([...grid.children], (head) => head + 1 === state.head);
+  update();
+  return Object.assign(h("div", {}, h("h3", {}, `All heads of layer ${item.layer}`), grid), { update });
 }
 
-/** Every layer and head of one kind, small: layers downwards, heads across; arrow keys move. */
+/** Every layer and head of one kind, small: layers downwards, heads across; arrow keys move, `update()` follows the choice. */
 export function allLayers(page, items, state, change) {
   const heads = Math.max(...items.map((item) => item.heads));
   const grid = h("div", { class: "overview", role: "group", "aria-label": "All layers and heads; arrow keys move", css: { gridTemplateColumns: `auto repeat(${heads}, max-content)` } });
   const cells = items.map((item) => Array.from({ length: item.heads }, (_, head) => {
     const weights = page.array(item.weights);
     const found = habits(weights, head, item);
-    const here = item.layer === state.layer && head + 1 === state.head;
     const summary = `layer ${item.layer}, head ${head + 1}: entropy ${fixed(found.entropy, 1)} bits${found.habit ? ", " + found.habit : ""}`;
-    const button = h("button", { type: "button", class: "overview-cell", "aria-pressed": String(here), "aria-label": summary, tabindex: here ? 0 : -1,
-      "data-key": `overview ${item.layer} ${head}`, onclick: () => change({ layer: item.layer, head: head + 1 }, true) }, attentionThumbnail(weights, head, 56));
+    const button = h("button", { type: "button", class: "overview-cell", "aria-label": summary, onclick: () => change({ layer: item.layer, head: head + 1 }, true) }, attentionThumbnail(weights, head, 56));
     return explainable(button, () => summary);
   }));
   const move = (event) => {
@@ -59,7 +63,13 @@ export function allLayers(page, items, state, change) {
   grid.addEventListener("keydown", move);
   grid.append(h("span", {}), ...Array.from({ length: heads }, (_, head) => h("span", { class: "note" }, `${head + 1}`)));
   cells.forEach((row, i) => grid.append(h("span", { class: "note" }, `layer ${items[i].layer}`), ...row, ...Array.from({ length: heads - row.length }, () => h("span", {}))));
-  return [h("h3", {}, "All layers"), figure(`${items[0].kind}-attention-all-layers`, "Layers downwards, heads across. Choose one to see it large.", h("div", {}, grid), () => overviewPicture(page, items, heads))];
+  const update = () => cells.forEach((row, i) => {
+    pressHeads(row, (head) => items[i].layer === state.layer && head + 1 === state.head);
+    for (const button of row) button.tabIndex = button.getAttribute("aria-pressed") === "true" ? 0 : -1;
+  });
+  update();
+  const caption = "Layers downwards, heads across. Choose one to see it large.";
+  return Object.assign(h("div", {}, h("h3", {}, "All layers"), figure(`${items[0].kind}-attention-all-layers`, caption, h("div", {}, grid), () => overviewPicture(page, items, heads))), { update });
 }
 
 function overviewPicture(page, items, heads) {
@@ -91,8 +101,8 @@ export function habitTable(page, items, state, change) {
   const rows = items.flatMap((item) => Array.from({ length: item.heads }, (_, head) => ({ layer: item.layer, head: head + 1, ...habits(page.array(item.weights), head, item) })));
   if (state.row !== null && state.column !== null) {
     const [i, j] = [state.row - 1, state.column - 1];
-    const name = `${tokenText(tokensOf(page, items[0].rows)[i])} \u2192 ${tokenText(tokensOf(page, items[0].columns)[j])}`;
-    columns.unshift(["pair", name, 4, "The weight of the chosen cell in each head"]);
+    const [from, to] = [tokensOf(page, items[0].rows)[i], tokensOf(page, items[0].columns)[j]];
+    columns.unshift(["pair", [h("bdi", {}, tokenText(from)), " \u2192 ", h("bdi", {}, tokenText(to))], 4, "The weight of the chosen cell in each head"]);
     for (const row of rows) row.pair = page.array(items.find((item) => item.layer === row.layer).weights).at(row.head - 1, i, j);
   }
   const largest = Object.fromEntries(columns.map(([name]) => [name, Math.max(...rows.map((row) => row[name]), 1e-9)]));
@@ -108,7 +118,7 @@ export function habitTable(page, items, state, change) {
     const compare = (a, b) => (name === "habit" ? (b.habit !== "") - (a.habit !== "") || a.habit.localeCompare(b.habit) : a[name] - b[name]);
     const ordered = [...rows].sort((a, b) => sign * first * compare(a, b) || a.layer - b.layer || a.head - b.head);
     const heading = ([key, text, , what]) => {
-      const button = h("button", { type: "button", class: "sort", "data-key": `sort ${key}`, onclick: () => sortBy(key) }, h("bdi", {}, text), h("span", { "aria-hidden": "true" }, name !== key ? "" : sign * first < 0 ? " \u2193" : " \u2191"));
+      const button = h("button", { type: "button", class: "sort", "data-key": `sort ${key}`, onclick: () => sortBy(key) }, text, h("span", { "aria-hidden": "true" }, name !== key ? "" : sign * first < 0 ? " \u2193" : " \u2191"));
       return h("th", { scope: "col", "aria-sort": name !== key ? "none" : sign * first < 0 ? "descending" : "ascending" }, what ? explainable(button, () => what) : button);
     };
     refill(head, heading(["layer", "head"]), columns.map(heading), heading(["habit", "habit"]));

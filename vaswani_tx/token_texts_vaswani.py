@@ -1,0 +1,114 @@
+"""The text that each token of a vocabulary adds to a target, for matching on the text rather than on tokens."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+# Blocks of scripts that are written without spaces: Thai to Lao, Burmese, Khmer, Chinese, Japanese.
+UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x2E80, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+ANCHOR = "abcdef"  # a token to put in front: decoders take the space from the beginning of a text
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+# First bytes of characters that are punctuation and spaces far more often than letters (U+0080 and U+2000 on).
+PUNCTUATION_LEADS = (0xC2, 0xE2)
+
+
+def is_unspaced(character: str) -> bool:
+    """Return whether a character is of a script that is written without spaces."""
+    return any(low <= ord(character) <= high for low, high in UNSPACED)
+
+
+def is_word_character(character: str) -> bool:
+    """Return whether a character (a letter, mark, digit or underscore) joins its neighbours to one word."""
+    joins = unicodedata.category(character)[0] in "LMN" or character == "_"
+    return joins and not is_unspaced(character)
+
+
+class TokenTexts:
+    """The bytes that each id adds to a text in UTF-8; none for special tokens, which decoding leaves out."""
+
+    def __init__(self, tokenizer: Any):
+        special = set(tokenizer.all_special_ids)
+        added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items()}
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        # A token of a byte-level vocabulary may be a part of a character, which has no text of its own.
+        read = _read_byte_level() if "ByteLevel" in repr(getattr(backend, "decoder", None)) else _read_by(tokenizer)
+        self.of: dict[int, bytes] = {}
+        for token, index in tokenizer.get_vocab().items():
+            self.of[index] = b"" if index in special else added[index].encode() if index in added else read(token)
+
+    @cached_property
+    def sorted(self) -> list[tuple[bytes, int]]:
+        """Return the texts with their ids in the order of the bytes."""
+        return sorted((text, index) for index, text in self.of.items() if text)
+
+    @cached_property
+    def textless(self) -> frozenset[int]:
+        """Return the ids that add nothing: special tokens."""
+        return frozenset(index for index, text in self.of.items() if not text)
+
+    @cached_property
+    def separators(self) -> frozenset[int]:
+        """Return the ids of the tokens that surely begin with something else than a letter or digit."""
+        return frozenset(index for index, text in self.of.items() if separates(text, unsure=False))
+
+
+def separates(text: bytes, unsure: bool) -> bool:
+    """Return whether a text cannot continue the word before it; `unsure` for the first part of a likely such character.
+
+    A part of a character that is no likely one continues it.
+    """
+    if not text:
+        return False
+    character = text[:4].decode("utf-8", errors="ignore")[:1]
+    whole = bool(character) and text.startswith(character.encode())
+    if whole:
+        return not is_word_character(character)
+    # A byte that cannot begin a character is decoded to U+FFFD.
+    return unsure and (text[0] in PUNCTUATION_LEADS or 0x80 <= text[0] < 0xC0)
+
+
+def token_texts(tokenizer: Any) -> TokenTexts:
+    """Return the texts of a tokenizer's tokens; they are read once, and again when tokens were added."""
+    known = _KNOWN.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        known = _KNOWN[tokenizer] = (len(tokenizer), TokenTexts(tokenizer))
+    return known[1]
+
+
+_KNOWN: WeakKeyDictionary[Any, tuple[int, TokenTexts]] = WeakKeyDictionary()
+
+
+def _read_byte_level() -> Callable[[str], bytes]:
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    values = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+    def read(token: str) -> bytes:
+        return bytes(values[c] for c in token) if values.keys() >= set(token) else token.encode()
+
+    return read
+
+
+def _read_by(tokenizer: Any) -> Callable[[str], bytes]:
+    def read(token: str) -> bytes:
+        if byte := BYTE_TOKEN.fullmatch(token):
+            return bytes([int(byte[1], 16)])
+        if token.strip("▁") == "":
+            return b" " * len(token)
+        text = tokenizer.convert_tokens_to_string([ANCHOR, token])
+        return text[text.find(ANCHOR) + len(ANCHOR) :].encode()
+
+    return read
+
+
+__all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "token_texts"]
