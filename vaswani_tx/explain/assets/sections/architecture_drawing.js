@@ -95,7 +95,7 @@ function planCrossing(left, right, [encoder, decoder], go) {
   const path = s("polyline", { class: "architecture-memory-line", fill: "none", "stroke-width": 2,
     points: `${from},${encoder.last} ${from},${upper} ${middle},${upper} ${middle},${decoder.cross} ${right - 6},${decoder.cross}` });
   const tip = s("polygon", { class: "architecture-memory-tip", points: `${right},${decoder.cross} ${right - 8},${decoder.cross - 5} ${right - 8},${decoder.cross + 5}` });
-  const labels = ["K and V", "of the encoder\u2019s", "last layer"].map((text, i) => planText(middle - 8, upper + 20 + 15 * i, text, 12, "architecture-memory", "end"));
+  const labels = ["K and V of", "the encoder\u2019s", "last layer"].map((text, i) => planText(middle - 8, upper + 20 + 15 * i, text, 12, "architecture-memory", "end"));
   const group = s("g", { class: "architecture-crossing", role: "link", "aria-label": "Keys and values of the encoder go to the decoder", "data-part": "memory",
     onclick: () => go(["attention/kind=cross"]), onkeydown: (event) => event.key === "Enter" && go(["attention/kind=cross"]) }, path, tip, labels);
   return explainable(group, () => [h("strong", {}, "K and V of the encoder"),
