@@ -66,7 +66,7 @@ def test_lines_before_the_damage_are_whole(tmp_path):
 
 
 @pytest.mark.parametrize("content, words", [
-    (gzip.compress(b"a"), ["line 1: byte 2", "looks like a .gz file, whose name must end with .gz."]),
+    (gzip.compress(b"a", mtime=0), ["line 1: byte 2", "looks like a .gz file, whose name must end with .gz."]),
     (b"PK\x03\x04\xff", ["looks like a zip file: decompress it first."]),
     ("\u00e4\n".encode("utf-16"), ["looks like a UTF-16 file", "iconv"]),
     (b"a\nb\xe4\n", ["line 2: byte 2 of the line (0xe4) is not valid UTF-8. Convert the text", "--errors replace"]),

@@ -335,7 +335,7 @@ def test_a_closed_pipe_ends_quietly(folder, expected):
         (["--gnmt-alpha", 1, "--length-penalty", 1], "give one"),
         (["--restart"], "--output"),
         (["--beams", 0], "at least 1"),
-        (["--gnmt-alpha", "nan"], "at least 0"),
+        (["--gnmt-alpha", "nan"], "must be a number, not nan"),
         (["--beam", 4], "unrecognized"),
     ],
 )

@@ -90,7 +90,7 @@ def own_cache(monkeypatch, tmp_path):
             {"rows": {"one": {"set": {"max_steps": "many"}}}},
             "row one: --max-steps: max_steps must be a whole number, got",
         ),
-        ({"rows": {"one": {"set": {"model.num_heads": 3}}}}, "row one: num_heads=3 does not divide d_model=16"),
+        ({"rows": {"one": {"set": {"model.num_heads": 3}}}}, "row one: model: num_heads=3 does not divide d_model=16"),
         ({"rows": {"one": {"set": {"output_dir": "x"}}}}, "row one: output_dir is made from the row's name"),
         ({"rows": {"one": {"paper": {"blue": 2}}}}, "row one, paper: unknown key 'blue': did you mean 'bleu'?"),
         ({"rows": {"one": {"paper": {"bleu": "2 %"}}}}, "row one, paper: bleu must be a number, got '2 %'"),
@@ -126,7 +126,7 @@ def test_wrong_flags_and_names_start_nothing(tmp_path, capsys):
             "row plain, with the flags given: Unknown flag '--wramup-steps': did you mean '--warmup",
         ),
         (["--only", "plian"], "has no row 'plian': did you mean 'plain'?"),
-        (["--model.num_heads", "3"], "row plain, with the flags given: num_heads=3"),
+        (["--model.num_heads", "3"], "row plain, with the flags given: model: num_heads=3"),
     ):
         assert sweep.main([str(path), "--output-dir", str(out), *words]) == 2
         assert message in capsys.readouterr().err
