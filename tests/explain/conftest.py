@@ -14,6 +14,15 @@ ADVICE = "needs a browser and playwright: apt-get install chromium, pip install 
 # .ci/run sets this: there a missing browser is a failure.
 REQUIRED = "VASWANI_TX_REQUIRE_BROWSER"
 HINT = "() => { const box = document.getElementById('hint'); return box && !box.hidden ? box.innerText : '' }"
+# These show every section, a number of the model and hostile text, and stay in `make test`.
+SHORT = ("draws_on_a_phone_and_in_the_dark[vaswani]", "hovered_weight_is_the_models[vaswani]", "hostile_text_is_text")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that open a browser, but for a few."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()) and not item.name.endswith(SHORT):
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="session")
