@@ -5,8 +5,9 @@
 
 It writes an English-German corpus from a grammar (20,000 pairs; no test sentence is seen in training), trains on it for
 about three minutes on two cores, translates the test split with the paper's beam search, loads the saved model in a new
-process through the Auto classes, and draws two pictures. OUTPUT_DIR then holds `data/`, `run/` (the training
-run), `model/` (the model), `translations.tsv`, `scores.json`, `training_curve.png`, `cross_attention.png`.
+process through the Auto classes, draws two pictures, and writes the page that explains the model. OUTPUT_DIR then holds
+`data/`, `run/` (the training run), `model/` (the model), `translations.tsv`, `scores.json`, `training_curve.png`,
+`cross_attention.png`, `explain.html`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from vaswani_tx import explain
 from vaswani_tx.limits import SEED, whole
 from vaswani_tx.text_files import use_utf8
 from vaswani_tx.training.command_line import make_parser, print_status
@@ -188,14 +190,17 @@ def demonstrate(options: argparse.Namespace) -> None:
         raise RuntimeError(f"the reloaded model translates differently: {elsewhere} instead of {hypotheses[:5]}")
     print(f"{len(elsewhere)} sentences, the same translations")
 
-    stage("pictures")
+    stage("pictures, and a page to open in a browser")
     draw_training_curve(folder / "run" / "metrics.jsonl", folder / "training_curve.png", "demo: loss, BLEU, rate")
     with_pronoun = [pair for pair in test if {"it_subject", "it_object"} & set(pair.phenomena)]
     pair = max(with_pronoun or test, key=lambda pair: (len(pair.phenomena), -len(pair.source), pair.source))
     draw_cross_attention(folder / "model", pair.source, folder / "cross_attention.png")
+    page = explain.page(model, tokenizer, pair.source, name="the demo's model", run=folder / "run")
+    page.save(folder / "explain.html")
     scores["seconds"] = round(time.monotonic() - began, 1)
     atomic_text(folder / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
-    for name in ("training_curve.png", "cross_attention.png", "translations.tsv", "scores.json", "model"):
+    written = ("training_curve.png", "cross_attention.png", "explain.html", "translations.tsv", "scores.json", "model")
+    for name in written:
         print(f"  {folder / name}")
     stage(f"done: BLEU {scores['bleu']:.2f}, exact match {100 * scores['exact_match']:.1f} %")
 

@@ -11,3 +11,7 @@ class DeviceError(ValueError):
 
 class NumberError(ValueError):
     """A number that is none, or out of bounds; the message is what it must be."""
+
+
+class ExplainError(ValueError):
+    """A page or figure that cannot be made as it was asked for; the message says what is wrong and how to fix it."""

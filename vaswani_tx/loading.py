@@ -228,7 +228,7 @@ def check_vocabulary(model: Any, tokenizer: Any, name: str = "the model") -> Non
 def check_generation(model: Any, name: str) -> None:
     """Raise CheckpointError where a model's generation settings hold what no search can be made with."""
     settings: GenerationConfig | None = getattr(model, "generation_config", None)
-    if settings is None or not getattr(model.config, "is_encoder_decoder", False):
+    if settings is None or not model.can_generate():
         return
     where = f"generation_config.json of '{name}'"
     for field, bounds in GENERATION.items():

@@ -156,7 +156,7 @@ def test_a_left_padded_batch_equals_its_texts_one_by_one(settings, position_embe
         assert together[number][: len(alone)] == alone and set(together[number][len(alone) :]) <= {PAD, END}
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_static_cache_compiles():
     model, prompt = tiny_model(), prompts()
     settings = CompileConfig(fullgraph=True, backend="eager", mode=None)

@@ -106,7 +106,7 @@ def test_flash_kernels_are_told_where_documents_end(case, monkeypatch):
     assert_equal(answer(case, model(**row)), expected, **EXACT)
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 def test_compiled_packing_is_packing():
     torch._dynamo.reset()
     case = BY_NAME["VaswaniEncoderModel"]

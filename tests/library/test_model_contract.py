@@ -99,7 +99,7 @@ def test_half_types_are_near_float32(case):
             assert (one - other).abs().mean() < tolerance * other.abs().mean()
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 @every_case
 def test_compiles_into_one_graph(case):
     torch._dynamo.reset()
@@ -377,7 +377,7 @@ def test_loss_without_logits_is_the_same(variant):
     assert_same_gradients(found[1][1], found[0][1], **EXACT)
 
 
-@pytest.mark.slow
+@pytest.mark.fresh
 @pytest.mark.parametrize("number", [0, 1], ids=["paper", "others"])
 @every_head
 def test_loss_without_logits_compiles_into_one_graph(case, number):

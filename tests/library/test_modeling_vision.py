@@ -293,6 +293,7 @@ def test_records_and_tuples():
 # What transformers does with a model
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize("kind", TASK_SPECS)
 def test_compiles_to_one_graph(kind):
     model = make(position_embedding=kind)

@@ -24,6 +24,7 @@ def test_leaves_model_scores_translations_and_pictures(folder):
     assert rows[0] == ["source", "reference", "hypothesis"] and len(rows) == 81
     assert scores["exact_match"] == pytest.approx(sum(row[1] == row[2] for row in rows[1:]) / 80)
     assert {"bleu", "bleu_signature", "phenomena"} <= set(scores)
+    assert (folder / "explain.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert (folder / "model" / "model.safetensors").is_file() and (folder / "model" / "tokenizer.json").is_file()
 
 

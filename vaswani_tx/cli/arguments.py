@@ -15,6 +15,7 @@ use a model, ours or any other encoder-decoder (MarianMT, T5, BART, NLLB, ...):
   translate   translate files, pipes, or what you type
   score       the probability of given translations
   classify    {classify}
+  explain     look inside one: a page that shows how it reads a sentence
   info        what a model is: its sizes, files and origin
   push        publish a model on the Hugging Face Hub
 
@@ -113,6 +114,22 @@ examples:
   vaswani-tx info MODEL --json | jq .parameters.total
 
 """
+EXPLAIN = """\
+Write a page that shows how a model reads TEXT: attention, heads, positions, blocks and decoding, with the numbers of
+its own forward pass. One HTML file; it opens in any browser and needs no network. With --figure, one diagram alone.
+
+TEXT is a source sentence, the beginning of a text for a model without an encoder, or an image file for an image model.
+Any encoder-decoder, causal or masked language model or classifier whose attention transformers can record will do."""
+EXPLAIN_EXAMPLES = """\
+examples:
+  vaswani-tx explain runs/first/averaged "A dog runs." -o page.html
+  vaswani-tx explain MODEL "A dog runs." --target "Ein Hund rennt."      follow this translation
+  vaswani-tx explain MODEL "A dog runs." --run runs/first                with the curves of its training
+  vaswani-tx explain MODEL "A dog runs." --figure attention --layer 3 --head 5 -o attention.pdf
+
+figures: attention, heads, lines (of --attention, --layer, --head), positions, beams, losses
+
+"""
 PUSH = """\
 Send a model, its tokenizer, a model card and the code that loads it to the Hugging Face Hub, in one commit.
 
@@ -129,7 +146,7 @@ examples:
 def parse(argv: list[str] | None, version: str) -> argparse.Namespace:
     """Read the command line; `options.verb` names the verb. Ends with status 2 and the usage where it is wrong."""
     parser = _make_parser(version)
-    verbs = ("translate", "score", "info", "push", "run", *COMMANDS)
+    verbs = ("translate", "score", "explain", "info", "push", "run", *COMMANDS)
     if argv and not argv[0].startswith("-") and argv[0] not in verbs:
         hint = did_you_mean(argv[0], verbs) or ": `vaswani-tx --help` lists them"
         parser.error(f"there is no verb '{argv[0]}'{hint}")
@@ -154,6 +171,7 @@ def _make_parser(version: str) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(prog=parser.prog, dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
     _translate(_verb(verbs, "translate", TRANSLATE, TRANSLATE_EXAMPLES))
     _score(_verb(verbs, "score", SCORE, SCORE_EXAMPLES))
+    _explain(_verb(verbs, "explain", EXPLAIN, EXPLAIN_EXAMPLES))
     _info(_verb(verbs, "info", INFO, INFO_EXAMPLES))
     _push(_verb(verbs, "push", PUSH, PUSH_EXAMPLES))
     return parser
@@ -247,6 +265,45 @@ def _score(parser: argparse.ArgumentParser) -> None:
     add("--buffer-size", type=whole(), default=512, metavar="N", help="pairs that are sorted by length; default: 512")
     _batches(add)
     _loading(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", metavar="TEXT", help="the sentence; of an image model, the image's file")
+    add = parser.add_argument_group("page").add_argument
+    add("-o", "--output", metavar="FILE", help="default: explain.html, or the figure's name")
+    add("--target", metavar="TEXT", help="translation or continuation to follow; default: the model's own")
+    add(
+        "--layers", type=_layers, metavar="LIST", help="layers to keep, such as 1,4-6; default: all, as far as they fit"
+    )
+    add("--run", metavar="DIR", help="training run whose curves the page shows")
+    add("--name", help="what the page calls the model; default: MODEL")
+    add = parser.add_argument_group("figure").add_argument
+    add("--figure", metavar="NAME", help="write one diagram instead of the page, see below")
+    add("--attention", choices=("encoder", "decoder", "cross"), help="whose; default: cross where there is one")
+    add("--layer", type=whole(), metavar="N", help="counted from 1; default: the last")
+    add("--head", type=whole(), default=1, metavar="N", help="counted from 1; default: 1")
+    add("--format", choices=("svg", "pdf", "png"), help="default: the ending of --output, else svg")
+    add = parser.add_argument_group("model").add_argument
+    add("--tokenizer", metavar="DIR", help="folder or name of the tokenizer; default: the model's")
+    add("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")
+    add("--trust-remote-code", action="store_true",
+        help="run Python code that comes with the model: read it first; our models need none")  # fmt: skip
+    add("-q", "--quiet", action="store_true", help="print nothing")
+
+
+def _layers(text: str) -> list[int]:
+    """Layers such as `1,4-6`, counted from 1."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of layers: write 1,4-6")
+        low, high = int(first), int(last if dash else first)
+        if not 1 <= low <= high <= 1000:
+            raise argparse.ArgumentTypeError(f"{part.strip()!r} is no range of layers: they are counted from 1")
+        found.update(range(low, high + 1))
+    return sorted(found)
 
 
 def _info(parser: argparse.ArgumentParser) -> None:

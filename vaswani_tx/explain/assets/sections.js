@@ -1,0 +1,3 @@
+// The sections of the page: each file of `sections/` adds itself.
+
+export const SECTIONS = [];
