@@ -77,18 +77,23 @@ def check_folder(name: str | Path, what: str = "model") -> None:
         raise CheckpointError(f"'{name}' has no {marker}{hint}")
 
 
+def as_clause(hint: str) -> str:
+    """Return a hint, which may be a sentence, as what follows a colon and ends before a full stop."""
+    return hint[:1].lower() + hint[1:].removesuffix(".")
+
+
 def read_object(path: Path, hint: str = COPY_AGAIN) -> dict[str, Any]:
     """Return the JSON object that a file holds; raise CheckpointError, naming the file, where it holds none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"there is no '{path}': {hint}.") from None
+        raise CheckpointError(f"there is no '{path}': {as_clause(hint)}.") from None
     except RecursionError:
-        raise CheckpointError(f"'{path}' is nested too deeply to be read: {hint}.") from None
+        raise CheckpointError(f"'{path}' is nested too deeply to be read: {as_clause(hint)}.") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path}' is damaged ({shorten(error, 200)}): {hint}.") from None
+        raise CheckpointError(f"'{path}' is damaged ({shorten(error, 200)}): {as_clause(hint)}.") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"'{path}' holds no JSON object, but {shown(values)}: {hint}.")
+        raise CheckpointError(f"'{path}' holds no JSON object, but {shown(values)}: {as_clause(hint)}.")
     return values
 
 
@@ -204,7 +209,8 @@ def load_with_report(
         tensor, stored, wanted = sorted(report["mismatched_keys"])[0]
         raise CheckpointError(
             f"the weights of '{name}' do not fit its config.json: {tensor} has the shape {list(stored)} in the file "
-            f"but {list(wanted)} by the configuration ({len(report['mismatched_keys'])} such tensors): {hint}."
+            f"but {list(wanted)} by the configuration ({len(report['mismatched_keys'])} such tensors): "
+            f"{as_clause(hint)}."
         )
     check_generation(model, name)
     return model, report
@@ -265,13 +271,13 @@ def check_files(name: str | Path, hint: str = COPY_AGAIN) -> None:
             read_object(folder / file)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and not any(folder.glob("*.bin")):
-        raise CheckpointError(f"'{folder}' has no weights: model.safetensors is missing: {hint}")
+        raise CheckpointError(f"'{folder}' has no weights: model.safetensors is missing: {as_clause(hint)}.")
     for path in weights:
         try:
             with safe_open(path, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"'{path}' is damaged ({shorten(error, 200)}): {hint}") from error
+            raise CheckpointError(f"'{path}' is damaged ({shorten(error, 200)}): {as_clause(hint)}.") from error
 
 
 def explained(name: str, what: str, trust: bool | None, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
