@@ -19,6 +19,7 @@ from vaswani_tx.failures import shorten
 from vaswani_tx.limits import GENERATION, shown
 from vaswani_tx.model_size import check_memory
 
+CONFIGURATION = "model's configuration"
 COPY_AGAIN = "copy the folder again from where it is whole"
 _SWITCHES = ("do_sample", "use_cache", "return_dict_in_generate", "output_scores", "renormalize_logits")
 _TOKENS = (
@@ -107,8 +108,8 @@ def read_config(name: str | Path, trust: bool = False, **fields: Any) -> PreTrai
     folder = Path(name)
     if folder.is_dir():
         read_object(folder / "config.json")
-    found = explained(str(name), "model", trust, AutoConfig.from_pretrained, name)
-    explained(str(name), "model", None, _set_fields, found, fields)
+    found = explained(str(name), CONFIGURATION, trust, AutoConfig.from_pretrained, name)
+    explained(str(name), CONFIGURATION, None, _set_fields, found, fields)
     names = found.architectures
     if not isinstance(names, list | None) or not all(isinstance(one, str) for one in names or []):
         raise CheckpointError(f"config.json of '{name}': architectures must be a list of names, not {shown(names)}.")
@@ -251,7 +252,8 @@ def check_generation(model: Any, name: str) -> None:
         if value is not None and not is_right(value):
             raise CheckpointError(f"{where}: {field} cannot be {shown(value)}: correct it, or leave it out.")
     known = max(model.get_input_embeddings().num_embeddings, getattr(model.config, "decoder_vocab_size", None) or 0)
-    for field in _TOKENS:
+    # Without an encoder nothing starts from a token of the settings; GPT-2's own is beyond small vocabularies.
+    for field in _TOKENS if getattr(model.config, "is_encoder_decoder", False) else ():
         value = getattr(settings, field, None)
         for token in value if isinstance(value, list) else [value]:
             if token is not None and (isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < known):
@@ -299,7 +301,9 @@ def explained(name: str, what: str, trust: bool | None, load: Callable[..., Any]
                 "trust it, add --trust-remote-code."
             ) from None
         reason = f" ({type(error).__name__}: {shorten(error)})"
-        if Path(name).is_dir():
+        if Path(name).is_dir() and what == CONFIGURATION:
+            cause = "config.json has a wrong field, or names a kind that the installed transformers does not know"
+        elif Path(name).is_dir():
             cause = "a file is missing or damaged, or the installed transformers does not know its kind"
         else:
             cause = "there is no such folder, and no model of that name could be had from the Hub"

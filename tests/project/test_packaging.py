@@ -125,7 +125,7 @@ def test_wheel_says_what_it_is(wheel):
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == {"train", "trackers", "vision", "dev", "zstd", "docs"}
     needed = {re.match(r"[\w-]+", line)[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
-    assert needed == {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
+    assert needed == {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pyyaml"}
     licence = wheel.read(f"{info}/licenses/LICENSE").decode()
     assert "Apache License" in licence and "Version 2.0, January 2004" in licence
 

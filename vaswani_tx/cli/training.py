@@ -16,7 +16,7 @@ EXTRA = "pip install 'vaswani-tx[train]'"
 # What the extra brings, by the names that Python imports; without TensorBoard a run only lacks its curves there.
 REQUIRED = (
     "accelerate", "datasets", "evaluate", "filelock", "jinja2", "markupsafe", "matplotlib", "PIL", "psutil", "pyarrow",
-    "rouge_score", "sacrebleu", "sacremoses", "scipy", "sklearn", "tqdm", "yaml",
+    "rouge_score", "sacrebleu", "sacremoses", "scipy", "sklearn", "tqdm",
 )  # fmt: skip
 
 
