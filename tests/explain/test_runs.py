@@ -105,8 +105,9 @@ def test_damaged_bytes_and_recipes_are_named(folder):
         ("[" * 100_000, "is no JSON"),
         ('{"event": "validation", "step": 1, "loss": 1, "\\ud800": 2}', "is no JSON"),
         ('{"event": "validation", "step": 1, "loss": ' + "9" * 400 + "}", "no number in 'loss'"),
+        ('{"event": "validation", "loss": 1, "step": ' + "9" * 400 + "}", "no update number in 'step'"),
     ],
-    ids=["deep", "half a character", "large"],
+    ids=["deep", "half a character", "large", "step"],
 )
 def test_hostile_line_is_named(folder, line, reason):
     (folder / "metrics.jsonl").write_text(f"{line}\n", encoding="utf-8")

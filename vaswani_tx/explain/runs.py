@@ -16,6 +16,8 @@ from vaswani_tx.errors import ExplainError
 
 # Records of the training loss that a page keeps: more than a curve has pixels.
 MAX_POINTS = 600
+# The largest whole number that JavaScript reads exactly.
+MAX_STEP = 2**53 - 1
 RECIPE_KEYS = (
     "schedule", "warmup_steps", "lr_factor", "learning_rate", "label_smoothing", "decay_steps", "max_steps",
 )  # fmt: skip
@@ -68,7 +70,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         if record["event"] not in ("train", "validation"):
             continue
         step = record.get("step")
-        if type(step) is not int or step < 0:
+        if type(step) is not int or not 0 <= step <= MAX_STEP:
             raise _damaged(where, f"has no update number in 'step' but {step!r}")
         for key in ("loss", "learning_rate") if record["event"] == "train" else ("loss",):
             if not _is_number(record.get(key)):
