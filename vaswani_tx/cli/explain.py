@@ -63,9 +63,9 @@ def run(options: argparse.Namespace) -> None:
 def _check_options(options: argparse.Namespace) -> None:
     """Raise CliError for an option that would be ignored."""
     if options.figure:
-        names, reason = ("layers", "run", "name"), "a page, and --figure writes one diagram: leave it out"
+        names, reason = ["layers", "run", "name"], "a page, and --figure writes one diagram: leave it out"
     else:
-        names, reason = ("attention", "layer", "head", "format"), "a figure: add --figure NAME, or leave it out"
+        names, reason = ["attention", "layer", "head", "format"], "a figure: add --figure NAME, or leave it out"
     for name in names:
         if getattr(options, name) is not None:
             raise CliError(f"--{name} is for {reason}.")
