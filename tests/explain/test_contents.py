@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.helpers.explained import make
+from tests.helpers.explained import SENTENCE, make, tokenizer
+from vaswani_tx import explain
+from vaswani_tx.explain import contents
 from vaswani_tx.explain.contents import parts_of
 
 # Counted by hand from the sizes: d_model 32, d_ff 64, two layers a stack, 300 tokens.
@@ -24,3 +26,18 @@ def test_every_parameter_belongs_to_one_part(kind):
         stacks = ("encoder ", "decoder ") if kind == "vaswani" else ("",)
         for stack in stacks:
             assert {name: parts[f"{stack}{name}"] for name in COUNTS} == COUNTS
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"), [(0.6, r"at most 1 \(--layers 1\)"), (0.4, "of one layer .* shorter text")]
+)
+def test_text_too_long_says_how_many_layers_fit(monkeypatch, share, reason):
+    """A page has space for a `share` of the two layers of the model."""
+    model = make("causal")
+    numbers = []
+    monkeypatch.setattr(contents, "_check_size", lambda kept: numbers.extend(item.weights.numel() for _, item in kept))
+    explain.page(model, tokenizer(), SENTENCE)
+    monkeypatch.undo()
+    monkeypatch.setattr(contents, "BUDGET", int(sum(numbers) * contents.BYTES_A_WEIGHT * share))
+    with pytest.raises(explain.ExplainError, match=reason):
+        explain.page(model, tokenizer(), SENTENCE)

@@ -1,5 +1,8 @@
 """`vaswani-tx explain`: files written whole, one line where the input is wrong."""
 
+import os
+import stat
+
 import pytest
 
 from tests.helpers.explained import SENTENCE, make, tokenizer
@@ -41,6 +44,11 @@ def test_figure_by_its_ending_and_default_names(folders, tmp_path, monkeypatch, 
         (["--figure", "beam"], "did you mean 'beams'"),
         (["--figure", "lines", "-o", "x.bmp"], "cannot be written as 'bmp'"),
         (["-o", "nowhere/page.html"], "no folder 'nowhere'"),
+        (["--head", "2"], "--head is for a figure: add --figure NAME"),
+        (["--figure", "heads", "--layers", "1"], "--layers is for a page"),
+        (["--target", "a\udcff"], "the target has no valid character at place 2"),
+        (["--target", " "], "the target is empty"),
+        (["--name", "\udcff"], "the name of the model has no valid character at place 1"),
     ],
 )
 def test_wrong_input_is_one_line(folders, tmp_path, monkeypatch, capsys, more, reason):
@@ -62,3 +70,17 @@ def test_layers_are_counted_from_one(folders, capsys, layers):
     with pytest.raises(SystemExit) as ended:
         main(["explain", folders["vaswani"], SENTENCE, f"--layers={layers}"])
     assert ended.value.code == 2 and "layers" in capsys.readouterr().err
+
+
+def test_output_to_stdout_and_to_a_device(folders, tmp_path, monkeypatch, capfdbinary):
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", folders["vaswani"], SENTENCE, "-q", "-o", "-"]) == 0
+    assert capfdbinary.readouterr().out.startswith(b"<!doctype html>")
+    os.mkfifo("pipe")  # like /dev/null, which root could replace by a file
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main(["explain", folders["vaswani"], SENTENCE, "-q", "-o", "pipe", "--figure", "lines"]) == 0
+        assert os.read(reader, 5) == b"<?xml"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)

@@ -21,6 +21,12 @@ def cell(page, row, column):
     return box["x"] + (column + 0.5) * box["width"] / columns, box["y"] + (row + 0.5) * box["height"] / rows
 
 
+def test_address_that_is_no_valid_url_is_ignored(written_pages, open_page):
+    _, _, path = written_pages("vaswani")
+    page = open_page(path, "#%E0%A4%A")
+    assert page.tab.locator("main > section").count() == 10
+
+
 @pytest.mark.parametrize("kind", ["vaswani", "marian", "gpt2", "bert"])
 def test_hovered_weight_is_the_models(written_pages, open_page, kind):
     model, _, path = written_pages(kind)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.helpers.explained import SENTENCE, make, tokenizer
+from vaswani_tx import explain
 from vaswani_tx.explain.recording import attention_of, recorded_attention, recorded_sublayers
 
 FAMILIES = ["vaswani", "pre-norm", "masked", "causal", "image", "marian", "bart", "t5", "gpt2", "bert"]
@@ -67,6 +68,36 @@ def test_implementation_and_mode_are_restored():
         assert not model.training
         raise RuntimeError
     assert model.config._attn_implementation == before and model.training
+
+
+def test_page_of_a_model_in_training_is_drawn_without_dropout_and_leaves_each_mode():
+    model = make("t5")
+    expected = explain.page(model, tokenizer(), SENTENCE).html
+    model.train()
+    model.encoder.eval()  # a frozen part
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    assert explain.page(model, tokenizer(), SENTENCE).html == expected
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_model_that_cannot_be_run_is_one_line():
+    damaged = make("vaswani")
+    with torch.no_grad():
+        next(iter(damaged.parameters())).fill_(float("nan"))
+    groups = make("vaswani")
+    groups.generation_config.update(num_beams=4, num_beam_groups=2, diversity_penalty=0.5)
+    for model, text, reason in (
+        (damaged, SENTENCE, "probabilities are not finite"),
+        (groups, SENTENCE, "cannot run: Group Beam Search"),
+        (make("bert"), "milk " * 200, "BertForMaskedLM has 128 positions"),
+        (make("gpt2"), "milk " * 200, "GPT2LMHeadModel has 128 positions"),
+        (make("bart"), "milk " * 200, "BartForConditionalGeneration has 128 positions"),
+        (make("vaswani"), ["milk"], "The text is list, not a string"),
+    ):
+        with pytest.raises(explain.ExplainError, match=reason):
+            explain.page(model, tokenizer(), text)
 
 
 @pytest.mark.parametrize("kind", ["vaswani", "pre-norm"])

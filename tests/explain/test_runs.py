@@ -87,10 +87,32 @@ def test_damaged_bytes_and_recipes_are_named(folder):
     with pytest.raises(explain.ExplainError, match="line 2 is no JSON"):
         read_run(folder)
     (folder / "metrics.jsonl").write_text(lines(train(25)), encoding="utf-8")
-    for text, reason in (("a: [", "cannot be read"), ("- 1", "no mapping"), ("warmup_steps: many", "warmup_steps is")):
+    for text, reason in (
+        ("a: [", "cannot be read"),
+        ("- 1", "no mapping"),
+        ("warmup_steps: many", "warmup_steps is"),
+        ("[" * 5000, "cannot be read"),
+        (f"warmup_steps: {'9' * 400}", "warmup_steps is"),
+    ):
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(explain.ExplainError, match=reason):
             read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[" * 100_000, "is no JSON"),
+        ('{"event": "validation", "step": 1, "loss": 1, "\\ud800": 2}', "is no JSON"),
+        ('{"event": "validation", "step": 1, "loss": ' + "9" * 400 + "}", "no number in 'loss'"),
+        ('{"event": "validation", "loss": 1, "step": ' + "9" * 400 + "}", "no update number in 'step'"),
+    ],
+    ids=["deep", "half a character", "large", "step"],
+)
+def test_hostile_line_is_named(folder, line, reason):
+    (folder / "metrics.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(explain.ExplainError, match=f"line 1 .*{reason}"):
+        read_run(folder)
 
 
 def test_folder_that_is_no_run(tmp_path):

@@ -281,7 +281,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     add("--figure", metavar="NAME", help="write one diagram instead of the page, see below")
     add("--attention", choices=("encoder", "decoder", "cross"), help="whose; default: cross where there is one")
     add("--layer", type=whole(), metavar="N", help="counted from 1; default: the last")
-    add("--head", type=whole(), default=1, metavar="N", help="counted from 1; default: 1")
+    add("--head", type=whole(), metavar="N", help="counted from 1; default: 1")
     add("--format", choices=("svg", "pdf", "png"), help="default: the ending of --output, else svg")
     add = parser.add_argument_group("model").add_argument
     add("--tokenizer", metavar="DIR", help="folder or name of the tokenizer; default: the model's")

@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoImageProcessor
 
 from vaswani_tx.cli import models
-from vaswani_tx.cli.common import CliError, check_output, whole_file
+from vaswani_tx.cli.common import CliError, check_output, is_stdio, open_sink
 from vaswani_tx.explain import ExplainError, page
 from vaswani_tx.explain.figures import Choice, check_figure, figure
 from vaswani_tx.explain.trace import Trace, family_of, trace, trace_image
@@ -34,6 +34,7 @@ HEADS = (
 
 def run(options: argparse.Namespace) -> None:
     """Carry out `vaswani-tx explain`."""
+    _check_options(options)
     output = _output(options)
     started = time.perf_counter()
     progress = (lambda line: None) if options.quiet else (lambda line: print_status(f"{line} ..."))
@@ -53,17 +54,29 @@ def run(options: argparse.Namespace) -> None:
             written = made.html.encode("utf-8")
     except ExplainError as error:
         raise CliError(_one_line(error)) from None
-    with whole_file(output) as sink:
+    with open_sink(str(output)) as sink:
         sink.stream.write(written)
     if not options.quiet:
         print_status(f"{output}: {len(written) / 1e6:.2f} MB in {time.perf_counter() - started:.1f} s")
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise CliError for an option that would be ignored."""
+    if options.figure:
+        names, reason = ["layers", "run", "name"], "a page, and --figure writes one diagram: leave it out"
+    else:
+        names, reason = ["attention", "layer", "head", "format"], "a figure: add --figure NAME, or leave it out"
+    for name in names:
+        if getattr(options, name) is not None:
+            raise CliError(f"--{name} is for {reason}.")
 
 
 def _output(options: argparse.Namespace) -> Path:
     output = Path(
         options.output or (f"{options.figure}.{options.format or 'svg'}" if options.figure else "explain.html")
     )
-    check_output(output)
+    if not is_stdio(str(output)):
+        check_output(output)
     return output
 
 
@@ -82,7 +95,7 @@ def _figure(options: argparse.Namespace, model: Any, words: Any, given: Any, out
     else:
         found = trace(model, words, given, options.target, progress)
     progress("drawing")
-    choice = Choice(options.attention, options.layer, options.head)
+    choice = Choice(options.attention, options.layer, options.head or 1)
     return figure(found, options.figure, choice, _format(options, output))
 
 

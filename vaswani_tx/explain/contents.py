@@ -104,10 +104,16 @@ def _check_size(kept: list[tuple[int, Recorded]]) -> None:
     needed = sum(weights) * BYTES_A_WEIGHT
     if needed > BUDGET:
         layers = len({item.layer for _, item in kept})
-        fitting = max(1, math.floor(layers * BUDGET / needed))
+        fitting = math.floor(layers * BUDGET / needed)
+        if fitting == 0:
+            raise ExplainError(
+                f"The attention of one layer over this text needs {needed / layers / 1e6:.1f} MB, and a page should"
+                f" stay below {BUDGET / 1e6:.1f}: give a shorter text."
+            )
+        example = "1" if fitting == 1 else f"1-{fitting}"
         raise ExplainError(
             f"The attention of {layers} layers over this text needs {needed / 1e6:.1f} MB, and a page should stay"
-            f" below {BUDGET / 1e6:.1f}: name the layers to keep, about {fitting} (--layers 1,{max(fitting, 2)}),"
+            f" below {BUDGET / 1e6:.1f}: name the layers to keep, at most {fitting} (--layers {example}),"
             " or give a shorter text."
         )
 

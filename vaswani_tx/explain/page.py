@@ -10,7 +10,7 @@ from typing import Any
 from vaswani_tx.explain.contents import contents
 from vaswani_tx.explain.document import build
 from vaswani_tx.explain.runs import read_run
-from vaswani_tx.explain.trace import Progress, family_of, trace, trace_image
+from vaswani_tx.explain.trace import Progress, check_text, family_of, trace, trace_image
 
 
 @dataclass
@@ -23,6 +23,9 @@ class Page:
     def save(self, path: str | os.PathLike) -> Path:
         """Write the page to a file, whole or not at all, and return its path."""
         target = Path(path)
+        if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
+            target.write_text(self.html, encoding="utf-8", newline="\n")
+            return target
         temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
         try:
             temporary.write_text(self.html, encoding="utf-8", newline="\n")
@@ -66,6 +69,7 @@ def page(
             run folder.
     """
     name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    check_text(name, "name of the model")
     kept = None if layers is None else sorted(set(layers))
     curves = None if run is None else read_run(run)
     if family_of(model) == "image":

@@ -101,6 +101,36 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off in `model`, and give each module its own mode back at the end."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def readable(model: Any, length: int) -> Iterator[None]:
+    """Raise ExplainError where `model` refuses its settings, or a text longer than its table of positions."""
+    try:
+        yield
+    except ExplainError:
+        raise
+    except (ValueError, IndexError, RuntimeError) as error:
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if isinstance(limit, int) and length > limit:
+            raise ExplainError(
+                f"The text has {length:,} tokens, and {type(model).__name__} has {limit:,} positions: shorten it."
+            ) from error
+        if not isinstance(error, ValueError):
+            raise
+        raise ExplainError(f"{type(model).__name__} cannot run: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
 def recorded_attention(model: Any) -> Iterator[list[_Call]]:
     """Let `model` compute its attention here, and collect the calls; its own implementation is restored at the end.
 
@@ -113,7 +143,6 @@ def recorded_attention(model: Any) -> Iterator[list[_Call]]:
             f"{type(model).__name__} has an attention of its own that cannot be read: a model whose attention goes "
             "through transformers' AttentionInterface is needed (ours, MarianMT, BART, T5, GPT-2, BERT and most)."
         )
-    training = model.training
     recorder = _Recorder()
     token = _recorder.set(recorder)
     hooks = [
@@ -122,15 +151,14 @@ def recorded_attention(model: Any) -> Iterator[list[_Call]]:
         if hasattr(module, "q_proj")
     ]
     try:
-        model.eval()
         model.set_attn_implementation(NAME)
-        yield recorder.calls
+        with evaluating(model):
+            yield recorder.calls
     finally:
         for hook in hooks:
             hook.remove()
         _recorder.reset(token)
         model.set_attn_implementation(before)
-        model.train(training)
 
 
 def attention_of(model: nn.Module, calls: list[_Call]) -> list[Recorded]:

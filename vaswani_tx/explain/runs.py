@@ -6,6 +6,7 @@ The folder is what `vaswani-tx train` writes: `metrics.jsonl` with one record a 
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,8 @@ from vaswani_tx.errors import ExplainError
 
 # Records of the training loss that a page keeps: more than a curve has pixels.
 MAX_POINTS = 600
+# The largest whole number that JavaScript reads exactly.
+MAX_STEP = 2**53 - 1
 RECIPE_KEYS = (
     "schedule", "warmup_steps", "lr_factor", "learning_rate", "label_smoothing", "decay_steps", "max_steps",
 )  # fmt: skip
@@ -67,7 +70,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         if record["event"] not in ("train", "validation"):
             continue
         step = record.get("step")
-        if type(step) is not int or step < 0:
+        if type(step) is not int or not 0 <= step <= MAX_STEP:
             raise _damaged(where, f"has no update number in 'step' but {step!r}")
         for key in ("loss", "learning_rate") if record["event"] == "train" else ("loss",):
             if not _is_number(record.get(key)):
@@ -81,8 +84,10 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
 def _parse(line: bytes, where: str) -> Any:
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse)
-    except ValueError as error:  # of UTF-8, of JSON, or of a number that is not finite
+        record = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+        json.dumps(record, ensure_ascii=False).encode("utf-8")  # half of an escaped character is no text
+        return record
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, or of a number that is not finite
         raise _damaged(where, f"is no JSON ({error})") from error
 
 
@@ -95,7 +100,9 @@ def _damaged(where: str, what: str) -> ExplainError:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # also of an int, which may be larger; false of NaN
 
 
 def _scores(validation: list[dict[str, Any]]) -> dict[str, list[float | None]]:
@@ -111,7 +118,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ExplainError(
             f"'{path}' cannot be read ({' '.join(str(error).split())}): restore or delete it."
         ) from error

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vaswani_tx.errors import ExplainError
+from vaswani_tx.explain.recording import readable
 from vaswani_tx.generation_vaswani import GNMTLengthPenalty
 
 MAX_BEAMS = 16
@@ -74,7 +75,7 @@ def replay(model: Any, inputs: dict[str, torch.Tensor], max_new_tokens: int | No
     if beams == 1:
         limit["num_return_sequences"] = 1
     settings = {"do_sample": False, "return_dict_in_generate": True, "output_scores": True, **limit}
-    with _watched(model) as watch:
+    with _watched(model) as watch, readable(model, inputs["input_ids"].shape[-1]):
         output = model.generate(**inputs, **settings)
     ends = _end_tokens(config)
     if beams == 1:
@@ -162,6 +163,11 @@ def _beams(watch: _Watch, scores: Any, ends: set[int]) -> Decoding:
         "last": beams,  # the beams that were still running when the search ended
     }  # fmt: skip
     hypotheses = [dict(ended[index]) for index in steps[-1]["finished"]]
+    if not hypotheses:
+        raise ExplainError(
+            "The search ended without a hypothesis: the model's probabilities are not finite, so its weights are "
+            "damaged or overflow; load it in float32, or check the checkpoint."
+        )
     return Decoding(settings, steps, ended, hypotheses)
 
 

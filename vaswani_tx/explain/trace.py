@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from vaswani_tx.errors import ExplainError
-from vaswani_tx.explain.recording import Recorded, Stage, attention_of, recorded_attention, recorded_sublayers
+from vaswani_tx.explain.recording import (
+    Recorded,
+    Stage,
+    attention_of,
+    evaluating,
+    readable,
+    recorded_attention,
+    recorded_sublayers,
+)
 from vaswani_tx.explain.search import Decoding, replay
 from vaswani_tx.explain.tokens import Token, token_text, tokens_of
 
@@ -78,6 +86,18 @@ def check_length(length: int, where: str) -> None:
         )
 
 
+def check_text(text: Any, where: str) -> None:
+    """Raise ExplainError for what is no text, or holds half of a character."""
+    if not isinstance(text, str):
+        raise ExplainError(f"The {where} is {type(text).__name__}, not a string: give one sentence as str.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ExplainError(
+            f"The {where} has no valid character at place {error.start + 1} ({text[error.start]!r}): give it in UTF-8."
+        ) from None
+
+
 @torch.no_grad()
 def trace(
     model: Any, tokenizer: Any, text: str, target: str | None = None, progress: Progress = lambda line: None
@@ -94,9 +114,19 @@ def trace(
     Raises:
         ExplainError: an empty text, one that is too long, or a model whose attention cannot be read.
     """
+    with evaluating(model):
+        return _trace(model, tokenizer, text, target, progress)
+
+
+def _trace(model: Any, tokenizer: Any, text: str, target: str | None, progress: Progress) -> Trace:
     family = family_of(model)
     if family == "image":
         raise ExplainError("An image model reads images: give it one with `page(model, processor, image)`.")
+    check_text(text, "text")
+    if target is not None:
+        check_text(target, "target")
+        if not target.strip():
+            raise ExplainError("The target is empty: give a sentence, or none for the model's own.")
     if not text.strip():
         raise ExplainError("The text is empty: give a sentence.")
     encoded = tokenizer(text, return_tensors="pt", truncation=False)
@@ -221,6 +251,8 @@ def _forward(model: Any, inputs: dict[str, torch.Tensor], family: str) -> tuple[
                 side = "decoder" if "decoder" in name.split(".") or family == "decoder" else "encoder"
                 hook = _keep_positions(stacks, side, float(getattr(module, "scale", 1.0)))
                 stack.callback(module.positions.register_forward_hook(hook).remove)
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        stack.enter_context(readable(model, 0 if ids is None else ids.shape[1]))
         output = model(**inputs, **({} if family in ("image", "encoder") else {"use_cache": False}))
     attention = attention_of(model, calls)
     if not attention:

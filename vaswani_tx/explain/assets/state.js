@@ -4,7 +4,7 @@ const listeners = new Map();
 
 function read() {
   const [section, query = ""] = location.hash.replace(/^#/, "").split("/");
-  return { section: decodeURIComponent(section), values: Object.fromEntries(new URLSearchParams(query)) };
+  return { section, values: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 /** The values that the address gives for a section, {} where it names another one. */

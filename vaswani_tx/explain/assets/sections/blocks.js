@@ -68,7 +68,7 @@ function blocksParts(page, stages, isPre) {
 function blocksNumbers(stages) {
   const cell = (value) => h("td", { class: "number" }, fixed(value));
   return h("div", { class: "scroll" }, h("table", { class: "blocks-numbers" },
-    h("thead", {}, h("tr", {}, ["sub-layer", "shape", "|x|", "|Sublayer(x)|", "|result|"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, ["sub-layer", "shape", "|x|", "|Sublayer\u200b(x)|", "|result|"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, stages.map((stage) => h("tr", {},
       h("th", { scope: "row" }, BLOCK_ROLES[stage.stack === "decoder" && stage.sublayer === "self_attn" ? "masked" : stage.sublayer][0]),
       h("td", { class: "number" }, blocksShape(stage.shape)), cell(stage.before), cell(stage.written), cell(stage.after))))));

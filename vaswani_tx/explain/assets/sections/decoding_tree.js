@@ -69,6 +69,15 @@ export function decodingTree(page, decoding, go) {
   });
   drawing.append(...columns, ...lines.map((line) => line.element), ...boxes.map((box) => box.element));
   const element = h("div", { class: "decoding-tree-scroll" }, drawing);
+  // Only as high as the columns in view need: texts that end late would leave an empty space below the beams.
+  const crop = () => {
+    const inView = nodes.filter((node) => x(node) < element.scrollLeft + (element.clientWidth || width));
+    const high = TREE.top + (Math.max(...inView.map((node) => node.row)) + 1) * TREE.row + 6;
+    drawing.setAttribute("viewBox", `0 0 ${width} ${high}`);
+    drawing.setAttribute("height", high);
+  };
+  element.addEventListener("scroll", crop);
+  new ResizeObserver(crop).observe(element);
   const show = (step) => {
     for (const { node, element: part } of [...lines, ...boxes]) part.classList.toggle("later", node.step >= step);
     columns.forEach((column, i) => column.classList.toggle("now", i + 1 === step));
@@ -79,10 +88,13 @@ export function decodingTree(page, decoding, go) {
   const picture = () => {
     const later = [...drawing.querySelectorAll(".later")];
     drawing.classList.add("still");
+    drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    drawing.setAttribute("height", height);
     later.forEach((part) => part.classList.remove("later"));
     const copy = standalone(drawing);
     later.forEach((part) => part.classList.add("later"));
     drawing.classList.remove("still");
+    crop();
     return copy;
   };
   return { element, show, picture };
