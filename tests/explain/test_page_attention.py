@@ -130,7 +130,7 @@ def test_page_is_small_and_asks_for_layers(written_pages):
         with pytest.raises(explain.ExplainError, match=reason):
             explain.page(make("vaswani"), tokenizer(), text)
     with pytest.raises(explain.ExplainError, match="--layers"):
-        explain.page(make("vaswani"), tokenizer(), "the cat " * 300, "the cat " * 300)
+        explain.page(make("vaswani"), tokenizer(), "the cat " * 200, "the cat " * 200)
 
 
 def test_weights_that_are_not_finite_are_named():
@@ -139,3 +139,21 @@ def test_weights_that_are_not_finite_are_named():
         model.get_encoder().layers[0].self_attn.q_proj.weight[0, 0] = float("nan")
     with pytest.raises((explain.ExplainError, ValueError, RuntimeError)):
         explain.page(model, tokenizer(), SENTENCE, SENTENCE)
+
+
+def test_paper_is_light(written_pages, open_page):
+    _, _, path = written_pages("vaswani")
+    page = open_page(path, scheme="dark")
+    colours = "() => getComputedStyle(document.body).backgroundColor"
+    dark = page.tab.evaluate(colours)
+    page.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    light = page.tab.evaluate(colours)
+    page.tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert light != dark == page.tab.evaluate(colours)
+
+
+def test_a_long_text_is_refused_before_the_model_runs(monkeypatch):
+    model = make("vaswani")
+    monkeypatch.setattr(model, "generate", lambda **kwargs: pytest.fail("the model ran"))
+    with pytest.raises(explain.ExplainError, match=r"--layers 1\)|shorter text"):
+        explain.page(model, tokenizer(), "the cat drinks " * 150)

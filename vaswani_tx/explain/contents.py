@@ -100,10 +100,22 @@ def _chosen(attention: list[Recorded], layers: list[int] | None) -> list[tuple[i
 
 
 def _check_size(kept: list[tuple[int, Recorded]]) -> None:
-    weights = [item.weights.numel() for _, item in kept]
-    needed = sum(weights) * BYTES_A_WEIGHT
+    _refuse_large(sum(item.weights.numel() for _, item in kept), len({item.layer for _, item in kept}))
+
+
+def check_source(model: Any, layers: list[int] | None, length: int) -> None:
+    """Raise ExplainError where the attention of one stack over a text of so many tokens is too much for a page."""
+    config = model.config
+    depth = getattr(config, "encoder_layers", None) or getattr(config, "num_hidden_layers", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if isinstance(depth, int) and isinstance(heads, int):
+        kept = depth if layers is None else len(layers)
+        _refuse_large(kept * heads * length**2, kept)
+
+
+def _refuse_large(weights: int, layers: int) -> None:
+    needed = weights * BYTES_A_WEIGHT
     if needed > BUDGET:
-        layers = len({item.layer for _, item in kept})
         fitting = math.floor(layers * BUDGET / needed)
         if fitting == 0:
             raise ExplainError(

@@ -4,10 +4,11 @@ import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vaswani_tx.explain.contents import contents
+from vaswani_tx.explain.contents import check_source, contents
 from vaswani_tx.explain.document import build
 from vaswani_tx.explain.runs import read_run
 from vaswani_tx.explain.trace import Progress, check_text, family_of, trace, trace_image
@@ -76,7 +77,7 @@ def page(
         found = trace_image(model, tokenizer, text, progress)
         packed = contents(found, model, None, name, "", kept, curves)
     else:
-        found = trace(model, tokenizer, text, target, progress)
+        found = trace(model, tokenizer, text, target, progress, partial(check_source, model, kept))
         packed = contents(found, model, tokenizer, name, text, kept, curves)
     title = f"{name}: the Transformer, explained"
     return Page(build(title, packed), title)

@@ -100,7 +100,12 @@ def check_text(text: Any, where: str) -> None:
 
 @torch.no_grad()
 def trace(
-    model: Any, tokenizer: Any, text: str, target: str | None = None, progress: Progress = lambda line: None
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    target: str | None = None,
+    progress: Progress = lambda line: None,
+    check_source: Callable[[int], None] = lambda length: None,
 ) -> Trace:
     """Run `model` on `text` and return what it computed.
 
@@ -110,15 +115,18 @@ def trace(
         text: the source, or the prompt of a model without an encoder.
         target: the translation to follow (teacher forcing); None: the one that the model finds.
         progress: told what is being done.
+        check_source: called with the tokens of the text before the model runs; raises where they are too many.
 
     Raises:
         ExplainError: an empty text, one that is too long, or a model whose attention cannot be read.
     """
     with evaluating(model):
-        return _trace(model, tokenizer, text, target, progress)
+        return _trace(model, tokenizer, text, target, progress, check_source)
 
 
-def _trace(model: Any, tokenizer: Any, text: str, target: str | None, progress: Progress) -> Trace:
+def _trace(
+    model: Any, tokenizer: Any, text: str, target: str | None, progress: Progress, check_source: Callable[[int], None]
+) -> Trace:
     family = family_of(model)
     if family == "image":
         raise ExplainError("An image model reads images: give it one with `page(model, processor, image)`.")
@@ -131,6 +139,7 @@ def _trace(model: Any, tokenizer: Any, text: str, target: str | None, progress: 
         raise ExplainError("The text is empty: give a sentence.")
     encoded = tokenizer(text, return_tensors="pt", truncation=False)
     check_length(encoded["input_ids"].shape[1], "text")
+    check_source(encoded["input_ids"].shape[1])
     inputs = {
         name: encoded[name].to(model.device)
         for name in ("input_ids", "attention_mask", "token_type_ids")

@@ -57,6 +57,17 @@ function themeButton() {
     dispatchEvent(new Event("themechange"));
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tell);
+  let chosen;
+  addEventListener("beforeprint", () => {
+    chosen = root.dataset.theme;
+    root.dataset.theme = "light";  // paper is white, and canvases are drawn again
+    tell();
+  });
+  addEventListener("afterprint", () => {
+    if (chosen === undefined) delete root.dataset.theme;
+    else root.dataset.theme = chosen;
+    tell();
+  });
   tell();
   return button;
 }
