@@ -122,6 +122,9 @@ def train(settings: RunSettings, prepare: Callable[[RunContext], TaskComponents]
     on_main_process(accelerator, lambda: folder.note_data(components.describe_data()))
     result = RunResult(context, loop.task, reason, loop.state.step)
     finalize(result, components, loop)
+    # The wrapped model holds the process group: freed only with the interpreter, gloo's threads may abort the process.
+    del loop, model
+    accelerator.free_memory()
     accelerator.end_training()
     return result
 
