@@ -91,9 +91,9 @@ def test_model_that_cannot_be_run_is_one_line():
     for model, text, reason in (
         (damaged, SENTENCE, "probabilities are not finite"),
         (groups, SENTENCE, "cannot run: Group Beam Search"),
-        (make("bert"), "milk " * 200, "BertForMaskedLM has 128 positions"),
-        (make("gpt2"), "milk " * 200, "GPT2LMHeadModel has 128 positions"),
-        (make("bart"), "milk " * 200, "BartForConditionalGeneration has 128 positions"),
+        (make("bert"), "milk " * 60, "BertForMaskedLM has 128 positions"),
+        (make("gpt2"), "milk " * 60, "GPT2LMHeadModel has 128 positions"),
+        (make("bart"), "milk " * 60, "BartForConditionalGeneration has 128 positions"),
         (make("vaswani"), ["milk"], "The text is list, not a string"),
     ):
         with pytest.raises(explain.ExplainError, match=reason):
