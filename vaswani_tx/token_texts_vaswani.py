@@ -88,10 +88,15 @@ def token_texts(tokenizer: Any) -> TokenTexts:
 _KNOWN: WeakKeyDictionary[Any, tuple[int, TokenTexts]] = WeakKeyDictionary()
 
 
-def _read_byte_level() -> Callable[[str], bytes]:
+def byte_alphabet() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary means; only printable bytes mean themselves."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    values = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _read_byte_level() -> Callable[[str], bytes]:
+    values = byte_alphabet()
 
     def read(token: str) -> bytes:
         return bytes(values[c] for c in token) if values.keys() >= set(token) else token.encode()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from vaswani_tx.token_texts_vaswani import byte_alphabet
+
 UNFINISHED = "\ufffd"
 
 
@@ -59,15 +61,7 @@ def token_text(tokenizer: Any, number: int) -> str:
 
 def _bytes(piece: str) -> str:
     """Return the bytes of a piece of a byte-level vocabulary, such as `<E2 98>`."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     if all(char in alphabet for char in piece):
         return "<" + " ".join(f"{alphabet[char]:02X}" for char in piece) + ">"
     return piece
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return the byte that each character of a byte-level vocabulary means; only printable bytes mean themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): byte for byte in printable}
-    rest = [byte for byte in range(256) if byte not in set(printable)]
-    return alphabet | {chr(0x100 + number): byte for number, byte in enumerate(rest)}
