@@ -11,6 +11,7 @@ from vaswani_tx import explain
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ADVICE = "needs a browser and playwright: apt-get install chromium, pip install playwright"
+TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # .ci/run sets this: there a missing browser is a failure.
 REQUIRED = "VASWANI_TX_REQUIRE_BROWSER"
 HINT = "() => { const box = document.getElementById('hint'); return box && !box.hidden ? box.innerText : '' }"
@@ -60,6 +61,17 @@ class Opened:
     def hint(self):
         """Return the text of the hint, empty where none is shown."""
         return self.tab.evaluate(HINT)
+
+    def scroll_to(self, locator):
+        """Bring an element into the window, and wait until the scroll's own event, which hides the hint, is over."""
+        locator.scroll_into_view_if_needed()
+        self.tab.evaluate(TWO_FRAMES)
+
+    def cell(self, canvas, row, column, rows, columns):
+        """Return the middle of a cell of a canvas, in the window, which is scrolled to it."""
+        self.scroll_to(canvas)
+        box = canvas.bounding_box()
+        return box["x"] + (column + 0.5) * box["width"] / columns, box["y"] + (row + 0.5) * box["height"] / rows
 
     def scrolls_sideways(self):
         return self.tab.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")

@@ -14,11 +14,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)> <!-- \u202e \u200b &lt;b> it's"
 def cell(page, row, column):
     """Return the middle of a cell of the large heatmap in the window, which it scrolls to."""
     canvas = page.tab.locator("#attention canvas.cells").first
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
     grid = page.tab.locator("#attention .heatmap").first
     rows, columns = grid.locator(".row-labels button").count(), grid.locator(".column-labels > span").count()
-    return box["x"] + (column + 0.5) * box["width"] / columns, box["y"] + (row + 0.5) * box["height"] / rows
+    return page.cell(canvas, row, column, rows, columns)
 
 
 def test_address_that_is_no_valid_url_is_ignored(written_pages, open_page):

@@ -137,11 +137,9 @@ def test_patches_look_at_patches(tmp_path, open_page):
     with torch.no_grad():
         weights = model(**processor(images=image, return_tensors="pt"), output_attentions=True).attentions[0][0, 1]
     canvas = page.tab.locator("#family canvas.family-image")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
     for patch in (1, 7, 16):
         row, column = divmod(patch - 1, 4)
-        page.tab.mouse.move(box["x"] + (column + 0.5) * box["width"] / 4, box["y"] + (row + 0.5) * box["height"] / 4)
+        page.tab.mouse.move(*page.cell(canvas, row, column, 4, 4))
         assert float(page.hint().split()[-1]) == pytest.approx(float(weights[6, patch]), abs=0.51e-4)
     canvas.focus()
     page.tab.keyboard.press("ArrowRight")

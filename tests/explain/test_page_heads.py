@@ -15,8 +15,7 @@ def numbers(text):
 
 def hint_of(page, locator):
     """Return the hint of an element under the pointer, once the page has come to rest."""
-    locator.scroll_into_view_if_needed()
-    page.tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.scroll_to(locator)
     locator.hover()
     return page.hint()
 
@@ -142,6 +141,7 @@ def test_lines_are_the_weights_from_the_limit_on(written_pages, open_page):
     lines = page.tab.locator("#attention svg.lines line")
     rounded = (weights * 10_000).round() / 10_000
     assert lines.count() == int((rounded[0] >= 0.0999999).sum())
+    page.scroll_to(page.tab.locator("#attention svg.lines"))
     page.tab.locator("#attention svg.lines text[data-row='2']").hover()
     assert lines.count() == int((rounded[0, 2] >= 0.0999999).sum())
     page.tab.locator("#attention svg.lines text[data-column='1']").hover()

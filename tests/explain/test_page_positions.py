@@ -40,11 +40,7 @@ def number(text):
 
 def value_under(page, row, column, rows, columns):
     canvas = page.tab.locator("#positions canvas.table-cells").first
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.tab.mouse.move(
-        box["x"] + (column + 0.5) * box["width"] / columns, box["y"] + (row + 0.5) * box["height"] / rows
-    )
+    page.tab.mouse.move(*page.cell(canvas, row, column, rows, columns))
     return page.hint()
 
 
