@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_tracing
 
 
-def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
+def sinusoids(positions: torch.Tensor, d_model: int, frequencies: str = "paper") -> torch.Tensor:
     """Compute the paper's positional encoding (section 3.5), interleaved, in float64.
 
     `PE(pos, 2i) = sin(pos / 10000^(2i/d_model))`, `PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model))`.
@@ -23,14 +23,16 @@ def sinusoids(positions: torch.Tensor, d_model: int) -> torch.Tensor:
     Args:
         positions: [...] integers, counted from 0.
         d_model: D, even.
+        frequencies: "tensor2tensor" divides i by `d_model/2 - 1`, so that the slowest is exactly 1/10000.
 
     Returns:
         [..., D] in float64 (float32 arithmetic is already off by 3e-5 at 512 positions).
     """
     device = positions.device
     if device.type == "mps":  # that backend has no float64
-        return sinusoids(positions.cpu(), d_model)
-    exponents = torch.arange(0, d_model, 2, dtype=torch.float64, device=device) / d_model
+        return sinusoids(positions.cpu(), d_model, frequencies)
+    steps = torch.arange(d_model // 2, dtype=torch.float64, device=device)
+    exponents = steps / (d_model // 2 - 1) if frequencies == "tensor2tensor" else 2 * steps / d_model
     angles = positions.to(torch.float64)[..., None] / torch.pow(10000.0, exponents)  # [..., D/2]
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # [..., D/2, 2] -> [..., D]
 
@@ -55,10 +57,12 @@ class VaswaniSinusoidalPositions(nn.Module):
     no cast rounds it: float64 in a float64 model, float32 in every other, cast only when it is added.
     """
 
-    def __init__(self, num_positions: int, d_model: int):
+    def __init__(self, num_positions: int, d_model: int, frequencies: str = "paper", offset: int = 0):
         super().__init__()
         self.num_positions = num_positions
         self.d_model = d_model
+        self.frequencies = frequencies
+        self.offset = offset
         self.register_buffer("table", torch.empty(0), persistent=False)
         self.table = self.values()
 
@@ -66,7 +70,11 @@ class VaswaniSinusoidalPositions(nn.Module):
         """Compute the table, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
         dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
         positions = torch.arange(self.num_positions, device=self.table.device)
-        return sinusoids(positions, self.d_model).to(self.table.device, dtype)
+        return self.encode(positions).to(self.table.device, dtype)
+
+    def encode(self, positions: torch.Tensor) -> torch.Tensor:
+        """Compute the encoding of positions [...], counted from 0, in float64: [..., D]."""
+        return sinusoids(positions + self.offset, self.d_model, self.frequencies)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -100,7 +108,7 @@ class VaswaniSinusoidalPositions(nn.Module):
             return self.table[counted_positions(hidden_states, past_length, padding)].to(hidden_states)
         if position_ids is None:
             position_ids = counted_positions(hidden_states, past_length, padding)
-        return sinusoids(position_ids, self.d_model).to(hidden_states)
+        return self.encode(position_ids).to(hidden_states)
 
 
 class VaswaniLearnedPositions(nn.Embedding):
@@ -161,18 +169,23 @@ class VaswaniLearnedPositions(nn.Embedding):
 
 def make_positions(config: PreTrainedConfig) -> nn.Module:
     """Build the positions that `config.position_embedding` names."""
-    learned = config.position_embedding == "learned"
-    position_class = VaswaniLearnedPositions if learned else VaswaniSinusoidalPositions
-    return position_class(config.max_position_embeddings, config.d_model)
+    size = config.max_position_embeddings, config.d_model
+    if config.position_embedding == "learned":
+        return VaswaniLearnedPositions(*size)
+    return VaswaniSinusoidalPositions(*size, config.position_frequencies, config.position_offset)
 
 
 class VaswaniPositionalEncoding(nn.Module):
-    """Token embeddings times sqrt(d_model) (section 3.4), plus positions (3.5), with dropout (5.4): [B, L, D]."""
+    """Token embeddings times sqrt(d_model) (section 3.4), plus positions (3.5), with dropout (5.4): [B, L, D].
+
+    `config.embedding_norm` puts a LayerNorm before the dropout, which the paper has not.
+    """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.positions = make_positions(config)
+        self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -184,7 +197,8 @@ class VaswaniPositionalEncoding(nn.Module):
     ):
         """Turn rows of the embedding matrix, [B, L, D], into the input of the first layer, [B, L, D]."""
         positions = self.positions(inputs_embeds, past_length, position_ids, attention_mask)
-        return self.dropout(inputs_embeds * self.scale + positions)
+        hidden_states = inputs_embeds * self.scale + positions
+        return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
 
 
 def eager_attention_forward(

@@ -15,7 +15,8 @@ logger = logging.get_logger(__name__)
 # Fields that two stacks of one model must share: all that decide the shape or the meaning of a weight.
 SHARED_FIELDS = (
     "d_model", "d_ff", "num_heads", "d_k", "d_v", "activation_function", "layer_norm_eps", "norm_order",
-    "final_layer_norm", "attention_bias", "position_embedding", "max_position_embeddings", "scale_embedding",
+    "final_layer_norm", "attention_bias", "position_embedding", "position_frequencies", "position_offset",
+    "embedding_norm", "max_position_embeddings", "scale_embedding",
     "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 TEXT_TYPES = ("vaswani", "vaswani_encoder", "vaswani_decoder")

@@ -182,3 +182,45 @@ def test_eager_attention_where_adding_the_mask_would_overflow(dtype):
     output, weights = eager_attention_forward(module, query, key, value, mask)
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(output.flatten(), torch.tensor([3.0, 3.0], dtype=dtype), atol=0.02, rtol=0)
+
+
+def test_positions_of_other_toolkits():
+    config = small_config(
+        d_model=16, position_frequencies="tensor2tensor", position_offset=2, max_position_embeddings=6
+    )
+    encoding = VaswaniPositionalEncoding(config).eval()
+    plain = [
+        [
+            function((position + 2) * math.exp(-math.log(10000) * i / 7))
+            for i in range(8)
+            for function in (math.sin, math.cos)
+        ]
+        for position in range(9)
+    ]
+    for length in (6, 9):  # from the table, and beyond it
+        shown = encoding(torch.zeros(1, length, 16))[0]
+        torch.testing.assert_close(shown, torch.tensor(plain[:length]), atol=1e-6, rtol=0)
+
+
+def test_norm_of_embeddings():
+    encoding = VaswaniPositionalEncoding(small_config(d_model=16, embedding_norm=True, layer_norm_eps=1e-3)).eval()
+    torch.nn.init.normal_(encoding.norm.weight)
+    inputs = torch.randn(2, 3, 16)
+    wanted = torch.nn.functional.layer_norm(
+        4 * inputs + sinusoids(torch.arange(3), 16), (16,), encoding.norm.weight.double(), eps=1e-3
+    )
+    torch.testing.assert_close(encoding(inputs), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_frequencies": "fairseq"}, "position_frequencies must be 'paper' or 'tensor2tensor'"),
+        ({"position_offset": -1}, "position_offset must be a number of positions"),
+        ({"position_offset": 2, "position_embedding": "learned"}, "leave them out"),
+        ({"position_frequencies": "tensor2tensor", "d_model": 2, "num_heads": 1}, "at least 4"),
+    ],
+)
+def test_wrong_positions_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        small_config(**fields)

@@ -45,6 +45,7 @@ class Family:
 _SHARED_CODE = (
     "alignments_vaswani.py",
     "configuration_vaswani.py",
+    "configuration_vaswani_base.py",
     "constraints_vaswani.py",
     "forbidden_vaswani.py",
     "generation_vaswani.py",
