@@ -206,9 +206,8 @@ def test_norm_of_embeddings():
     encoding = VaswaniPositionalEncoding(small_config(d_model=16, embedding_norm=True, layer_norm_eps=1e-3)).eval()
     torch.nn.init.normal_(encoding.norm.weight)
     inputs = torch.randn(2, 3, 16)
-    wanted = torch.nn.functional.layer_norm(
-        4 * inputs + sinusoids(torch.arange(3), 16), (16,), encoding.norm.weight.double(), eps=1e-3
-    )
+    summed = (4 * inputs + sinusoids(torch.arange(3), 16)).float()
+    wanted = torch.nn.functional.layer_norm(summed, (16,), encoding.norm.weight, eps=1e-3)
     torch.testing.assert_close(encoding(inputs), wanted, atol=1e-5, rtol=0)
 
 
