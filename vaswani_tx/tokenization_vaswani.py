@@ -210,6 +210,38 @@ class VaswaniTokenizer(TokenizersBackend):
             settings = {"add_bos_token": True, "add_eos_token": False, "padding_side": "left"}
             return type(self).from_pretrained(folder, **settings)
 
+    @property
+    def dictionary_size(self) -> int | None:
+        """Number of ids, where those beyond are units that merges need on their way: text has them as unknown."""
+        return self.init_kwargs.get("dictionary_size")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of entries without added tokens."""
+        return super().vocab_size if self.dictionary_size is None else self.dictionary_size
+
+    def __len__(self) -> int:
+        return super().__len__() if self.dictionary_size is None else self.dictionary_size
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the ids of all tokens."""
+        vocabulary, size = super().get_vocab(), self.dictionary_size
+        return vocabulary if size is None else {token: i for token, i in vocabulary.items() if i < size}
+
+    def _convert_encoding(self, encoding: Any, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
+        converted, encodings = super()._convert_encoding(encoding, *args, **kwargs)
+        size = self.dictionary_size
+        if size is not None:
+            unknown = self.unk_token_id
+            for place, ids in enumerate(converted["input_ids"]):
+                converted["input_ids"][place] = [unknown if index >= size else index for index in ids]
+        return converted, encodings
+
+    def _convert_token_to_id_with_added_voc(self, token: str) -> int:
+        index = super()._convert_token_to_id_with_added_voc(token)
+        outside = self.dictionary_size is not None and index is not None and index >= self.dictionary_size
+        return self.unk_token_id if outside else index
+
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
         token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         if self.bos_token_id in self._tokenizer.encode("").ids:  # `for_continuation`
