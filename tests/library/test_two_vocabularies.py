@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from tests.helpers.two_vocabularies import ENGLISH, GERMAN, separate_tokenizers, with_other_ids
+from tests.helpers.two_vocabularies import ENGLISH, GERMAN, model_of, separate_tokenizers, with_other_ids
 from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.errors import CheckpointError
 from vaswani_tx.loading import check_vocabulary
@@ -197,22 +197,7 @@ def test_two_vocabularies_are_trained_as_each_alone():
 
 @pytest.fixture(scope="module")
 def model(pair):
-    torch.manual_seed(0)
-    sizes = {"d_model": 16, "d_ff": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    special = {name: getattr(pair, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    sizes |= {"source_vocab_size": len(pair), "vocab_size": len(pair.target)}
-    model = VaswaniForConditionalGeneration(
-        VaswaniConfig(tie_word_embeddings=False, lm_head_bias=True, **special, **sizes)
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.4)
-        model.lm_head.weight.normal_(0, 1)
-        model.lm_head.bias[:260] -= 6  # words rather than bytes
-    model.generation_config.max_extra_tokens, model.generation_config.min_new_tokens = 6, 5
-    model.generation_config.no_repeat_ngram_size = 2
-    return model
+    return model_of(pair)
 
 
 def test_a_pipeline_reads_the_source_and_writes_the_target(pair, sides, model):
