@@ -157,7 +157,7 @@ def _tokenizer(path: Path, config: VaswaniConfig, notes: list[str]) -> VaswaniTo
             raise ConversionError(f"'{path / vocabulary}' has ids beyond the model's vocabulary of {size} entries.")
         tags = () if separate else tuple(text for text in ids if text.startswith(">>") and text.endswith("<<"))
         model = read_sentencepiece(path / f"{side}.spm")
-        sides.append(sentencepiece_tokenizer(model, ids, special, tags, front_tags=True, **kept))
+        sides.append(sentencepiece_tokenizer(model, ids, special, tags, front_tags=True, strip=True, **kept))
     source, target = sides
     if source.backend_tokenizer.to_str() == target.backend_tokenizer.to_str():
         return source
