@@ -27,6 +27,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
+from .tokenization_vaswani_pair import TARGET_FILE, TwoVocabularies
+
 PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 NAMED_TOKENS = {"pad_token": PAD_TOKEN, "bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "unk_token": UNK_TOKEN}
 MINIMAL_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
@@ -87,20 +89,9 @@ def _ends(backend: Tokenizer, special_tokens: dict[str, Any]) -> dict[str, bool]
     return {name: str(special_tokens.get(name.removeprefix("add_"))) in put for name in ADDED_AT_ENDS}
 
 
-class VaswaniTokenizer(TokenizersBackend):
-    """Byte-level byte-pair tokenizer, shared by source and target, that appends `</s>` and loses no character.
+class OneVocabulary(TokenizersBackend):
+    """What one vocabulary needs to lose no character, as the base of `VaswaniTokenizer`, which may have two."""
 
-    Text that looks like a special token (`a </s> b`) is text: `split_special_tokens` is on, and saved as such, so no
-    input can end or pad a sentence. Pass `split_special_tokens=False` to a call to have it read as a control token.
-
-    `for_continuation()` returns the form that causal language models need; `tokenization_vaswani_chat.py` adds chats.
-    """
-
-    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
-    model_input_names = ["input_ids", "attention_mask"]
-    padding_side = "right"
-    truncation_side = "right"
-    model = BPE
     _decoded_apart: tuple[int, set[int]] = (-1, set())
 
     def __init__(self, *args: Any, tokenizer_object: Any = None, tokenizer_file: Any = None, **kwargs: Any):
@@ -147,69 +138,6 @@ class VaswaniTokenizer(TokenizersBackend):
         settings, files = super().save_chat_templates(save_directory, tokenizer_config, *args, **kwargs)
         return {**settings, **_ends(self._tokenizer, self.special_tokens_map)}, files
 
-    @classmethod
-    def train(
-        cls,
-        corpus: Any,
-        vocab_size: int = 37000,
-        min_frequency: int = 2,
-        show_progress: bool = True,
-        length: int | None = None,
-        mask_token: str | None = None,
-        control_tokens: Sequence[str] = (),
-        **kwargs: Any,
-    ) -> "VaswaniTokenizer":
-        """Learn the joint vocabulary of source and target from files, or from texts that cannot be taken for files.
-
-        See `vaswani_tx.tokenizer_training.train_tokenizer`.
-
-        Raises:
-            ValueError: files, text or sizes that cannot be trained on.
-            ImportError: the class was loaded from a model's folder, and the package is not installed.
-        """
-        training = _training()
-        return training.train_tokenizer(
-            cls, corpus, vocab_size, min_frequency, show_progress, length, mask_token, control_tokens, **kwargs
-        )
-
-    @classmethod
-    def train_from_iterator(cls, texts: Iterable[Any], vocab_size: int = 37000, **kwargs: Any) -> "VaswaniTokenizer":
-        """Learn the joint vocabulary from texts, in a list or any iterable of strings or of lists of them.
-
-        Args:
-            texts: never read as names of files.
-            vocab_size: as of `train`, like all that `kwargs` may hold.
-
-        Raises:
-            ValueError: text or sizes that cannot be trained on.
-            ImportError: the class was loaded from a model's folder, and the package is not installed.
-        """
-        training = _training()
-        return training.train_tokenizer(cls, training.texts_of(texts), vocab_size, **kwargs)
-
-    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-        """Render messages with the chat template, without tokenizing them.
-
-        Raises:
-            NotImplementedError: tokens are asked for; control tokens that users wrote would not be recognised here.
-        """
-        if kwargs.pop("tokenize", True):
-            raise NotImplementedError(
-                "The code in this model's folder does not tokenize chats, as only that of a decoder-only model does: "
-                "install the package, with `pip install vaswani-tx`, and import vaswani_tx before loading."
-            )
-        return super().apply_chat_template(conversation, *args, tokenize=False, **kwargs)
-
-    def for_continuation(self) -> "VaswaniTokenizer":
-        """Return the same vocabulary for causal language models: `<s>` in front of a text, no `</s>`, padding left.
-
-        Tokens that do not begin with `<s>` are then the middle of a text: decoding leaves the space at their front.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            settings = {"add_bos_token": True, "add_eos_token": False, "padding_side": "left"}
-            return type(self).from_pretrained(folder, **settings)
-
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
         token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         if self.bos_token_id in self._tokenizer.encode("").ids:  # `for_continuation`
@@ -255,6 +183,116 @@ class VaswaniTokenizer(TokenizersBackend):
             # Text is not changed by normalisation, only marked at its front: what is looked for is the text itself.
             rest = [_as_written(token, special_tokens) for token in rest]
         return added + (super()._add_tokens(rest, special_tokens=special_tokens) if rest else 0)
+
+
+class VaswaniTokenizer(TwoVocabularies, OneVocabulary):
+    """Byte-level byte-pair tokenizer, shared by source and target, that appends `</s>` and loses no character.
+
+    Text that looks like a special token (`a </s> b`) is text: `split_special_tokens` is on, and saved as such, so no
+    input can end or pad a sentence. Pass `split_special_tokens=False` to a call to have it read as a control token.
+
+    `pair(source, target)` gives source and target a vocabulary each: see `tokenization_vaswani_pair.py`.
+    `for_continuation()` returns the form that causal language models need; `tokenization_vaswani_chat.py` adds chats.
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json", "target_tokenizer_file": TARGET_FILE}
+    model_input_names = ["input_ids", "attention_mask"]
+    padding_side = "right"
+    truncation_side = "right"
+    model = BPE
+
+    @classmethod
+    def train(
+        cls,
+        corpus: Any,
+        vocab_size: int = 37000,
+        min_frequency: int = 2,
+        show_progress: bool = True,
+        length: int | None = None,
+        mask_token: str | None = None,
+        control_tokens: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> "VaswaniTokenizer":
+        """Learn the joint vocabulary of source and target from files, or from texts that cannot be taken for files.
+
+        See `vaswani_tx.tokenizer_training.train_tokenizer`.
+
+        Raises:
+            ValueError: files, text or sizes that cannot be trained on.
+            ImportError: the class was loaded from a model's folder, and the package is not installed.
+        """
+        training = _training()
+        return training.train_tokenizer(
+            cls, corpus, vocab_size, min_frequency, show_progress, length, mask_token, control_tokens, **kwargs
+        )
+
+    @classmethod
+    def train_from_iterator(cls, texts: Iterable[Any], vocab_size: int = 37000, **kwargs: Any) -> "VaswaniTokenizer":
+        """Learn the joint vocabulary from texts, in a list or any iterable of strings or of lists of them.
+
+        Args:
+            texts: never read as names of files.
+            vocab_size: as of `train`, like all that `kwargs` may hold.
+
+        Raises:
+            ValueError: text or sizes that cannot be trained on.
+            ImportError: the class was loaded from a model's folder, and the package is not installed.
+        """
+        training = _training()
+        return training.train_tokenizer(cls, training.texts_of(texts), vocab_size, **kwargs)
+
+    @classmethod
+    def train_pair(
+        cls, source_corpus: Any, target_corpus: Any, source_vocab_size: int = 37000, vocab_size: int = 37000,
+        **kwargs: Any,
+    ) -> "VaswaniTokenizer":  # fmt: skip
+        """Learn a vocabulary of each language, for models with `source_vocab_size`.
+
+        Args:
+            source_corpus, target_corpus: files or texts, as of `train`.
+            source_vocab_size, vocab_size: entries wanted of the source's and of the target's vocabulary.
+            kwargs: as of `train`, for both.
+
+        Raises:
+            ValueError: files, text or sizes that cannot be trained on; the message says which size.
+            ImportError: the class was loaded from a model's folder, and the package is not installed.
+        """
+        training = _training()
+        training.check_vocab_size("source_vocab_size", source_vocab_size, kwargs)
+        training.check_vocab_size("vocab_size", vocab_size, kwargs)
+        source = cls.train(source_corpus, source_vocab_size, **kwargs)
+        return cls.pair(source, cls.train(target_corpus, vocab_size, **kwargs))
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render messages with the chat template, without tokenizing them.
+
+        Raises:
+            NotImplementedError: tokens are asked for; control tokens that users wrote would not be recognised here.
+        """
+        if kwargs.pop("tokenize", True):
+            raise NotImplementedError(
+                "The code in this model's folder does not tokenize chats, as only that of a decoder-only model does: "
+                "install the package, with `pip install vaswani-tx`, and import vaswani_tx before loading."
+            )
+        return super().apply_chat_template(conversation, *args, tokenize=False, **kwargs)
+
+    def for_continuation(self) -> "VaswaniTokenizer":
+        """Return the same vocabulary for causal language models: `<s>` in front of a text, no `</s>`, padding left.
+
+        Tokens that do not begin with `<s>` are then the middle of a text: decoding leaves the space at their front.
+
+        Raises:
+            ValueError: source and target have a vocabulary each.
+        """
+        if self.has_target:
+            raise ValueError(
+                "A causal language model reads one vocabulary, and this tokenizer has two: call for_continuation of "
+                "its `.source` or its `.target`."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            settings = {"add_bos_token": True, "add_eos_token": False, "padding_side": "left"}
+            return type(self).from_pretrained(folder, **settings)
 
 
 def _training() -> Any:

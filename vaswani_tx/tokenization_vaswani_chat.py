@@ -77,6 +77,9 @@ class VaswaniTokenizer(TextTokenizer):
         and further variables remain text, whatever the template does with them: a control token needs at least its
         first character from the template.
         """
+        if self.has_target:
+            rest = {"chat_template": chat_template, "tokenize": tokenize, "tokenizer_kwargs": tokenizer_kwargs}
+            return self.source.apply_chat_template(conversation, tools, documents, **rest, **kwargs)
         kwargs.pop("sanitize_control_tokens", None)  # it is always done
         if tokenize:
             if isinstance(conversation, (list, tuple)):
