@@ -88,7 +88,8 @@ def target_of(tokenizer: Any) -> Any:
 
 
 def token_texts(tokenizer: Any) -> TokenTexts:
-    """Return the texts of a tokenizer's tokens; they are read once, and again when tokens were added."""
+    """Return the texts of the target's tokens; they are read once, and again when tokens were added."""
+    tokenizer = target_of(tokenizer)
     known = _KNOWN.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         known = _KNOWN[tokenizer] = (len(tokenizer), TokenTexts(tokenizer))

@@ -166,9 +166,11 @@ class VaswaniTokenizer(TextTokenizer):
         backend, parts = self._tokenizer, []
         steps = backend.pre_tokenizer
         # Each part is encoded as a text of its own: only the first may be given the space in front.
-        later = (
-            pre_tokenizers.Sequence([steps[place] for place in (1, 2, 3)]) if space_in_front_only(backend) else steps
-        )
+        later = steps
+        if space_in_front_only(backend):
+            later = pre_tokenizers.Sequence([steps[place] for place in (1, 2, 3)])
+        elif isinstance(steps, pre_tokenizers.Metaspace) and steps.prepend_scheme == "first":
+            later = pre_tokenizers.Metaspace(steps.replacement, "never", steps.split)
         try:
             for number, part in enumerate(re.split(f"({'|'.join(map(re.escape, self._control_tokens()))})", chat)):
                 if part:

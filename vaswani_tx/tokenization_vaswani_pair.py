@@ -6,8 +6,8 @@ A folder with two holds `tokenizer.json` (the source's pipeline), `target_tokeni
     tok(text)                       ids of the source
     tok(text_target=text)           ids of the target
     tok(text, text_target=text)     the former, with the latter as `labels`
-    tok.decode(ids), tok.convert_ids_to_tokens(ids), tok.pad_token_id, tok.eos_token_id, ...     the target's, as the model's
-    len(tok), tok.get_vocab(), tok.convert_tokens_to_ids(tokens), tok.add_tokens(tokens)         the source's
+    tok.decode(ids), tok.convert_ids_to_tokens(ids), tok.pad_token_id     of the target, as of the model
+    len(tok), tok.get_vocab(), tok.convert_tokens_to_ids(tokens), tok.add_tokens(tokens)     of the source
 
 `tok.source` and `tok.target` are the tokenizers of one vocabulary, on which everything is that side's.
 """
@@ -22,7 +22,7 @@ TARGET_FILE = "target_tokenizer.json"
 # The sides share these settings: those of the tokenizer that holds both count.
 SHARED_SETTINGS = ("model_max_length", "padding_side", "truncation_side")
 # What `tokenizer_config.json` says of a target besides its special tokens, where it differs from transformers' default.
-_OWN_SETTINGS = ("split_special_tokens", "clean_up_tokenization_spaces", "unknown_from")
+_OWN_SETTINGS = ("split_special_tokens", "clean_up_tokenization_spaces", "dictionary_size")
 _OWN_STATE = ("_source", "_target", "_reads_target")
 
 

@@ -37,7 +37,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vaswani_tx.hub.families import CARD, CODE_FOLDER, CODE_NAMES, DATA_FILES, FAMILIES, INDEX, Family, is_ours
 from vaswani_tx.hub.model_card import find_run, make_card
 
-
 # Beginnings of names in DATA_FILES that come with a tokenizer.
 _OF_TOKENIZERS = ("tokenizer", "target_tokenizer", "special", "added", "chat")
 
