@@ -44,7 +44,13 @@ class TranslationSettings(RunSettings):
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
     tokenizer_vocab_size: int | None = key(
-        None, "Joint vocabulary to train on both sides where no folder exists.", bounds=VOCABULARY
+        None,
+        "Vocabulary to train where no folder exists, of both sides; with source_vocab_size the target's. Also vocab_size.",
+        bounds=VOCABULARY,
+        also="vocab_size",
+    )
+    source_vocab_size: int | None = key(
+        None, "Vocabulary of the source alone, with an embedding of its own; empty: one for both.", bounds=VOCABULARY
     )
 
     architecture: Literal["vaswani", "lstm"] = key(
@@ -87,7 +93,7 @@ class TranslationSettings(RunSettings):
 
     positive = (
         *RunSettings.positive, "eval_beam", "final_beam", "max_source_tokens", "max_target_tokens",
-        "tokenizer_vocab_size", "stream_buffer",
+        "tokenizer_vocab_size", "source_vocab_size", "stream_buffer",
     )  # fmt: skip
 
     def check(self) -> None:
@@ -103,6 +109,7 @@ class TranslationSettings(RunSettings):
             )
         self._check_architecture()
         self._check_start()
+        self._check_vocabularies()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
         if self.best_by not in (*self.metrics, "loss", "perplexity"):
@@ -123,6 +130,14 @@ class TranslationSettings(RunSettings):
             if getattr(self, name) != value:
                 raise SettingsError(f"{name} does nothing for architecture: {self.architecture}; leave it out.")
 
+    def _check_vocabularies(self) -> None:
+        starts = self.init_from or self.encoder_from or self.decoder_from
+        if self.source_vocab_size is None and self.model.get("source_vocab_size") is not None and not starts:
+            raise SettingsError(
+                "model.source_vocab_size is the size of an embedding, which belongs to a vocabulary of the source: set "
+                "source_vocab_size to have one."
+            )
+
     def _check_start(self) -> None:
         if self.decoder_from and not self.encoder_from:
             raise SettingsError("decoder_from needs encoder_from: name both, or init_from for a whole model.")
@@ -141,7 +156,8 @@ class TranslationSettings(RunSettings):
         if not (self.train_source or self.corpora):
             raise SettingsError("train_source is empty: set it in the recipe or with --train-source.")
         if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or self.encoder_from):
-            raise SettingsError("No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one).")
+            given = "" if self.source_vocab_size is None else ", since source_vocab_size is the source's alone"
+            raise SettingsError(f"No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one){given}.")
 
 
 CORPUS_KEYS = ("source", "target", "weight", "split", "config", "source_field", "target_field")
