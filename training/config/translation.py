@@ -45,7 +45,7 @@ class TranslationSettings(RunSettings):
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
     tokenizer_vocab_size: int | None = key(
         None,
-        "Vocabulary to train where no folder exists, of both sides; with source_vocab_size the target's. Also vocab_size.",
+        "Vocabulary to train where no folder exists, of both sides; with source_vocab_size, of the target.",
         bounds=VOCABULARY,
         also="vocab_size",
     )

@@ -97,8 +97,8 @@ def _check_number(settings: TranslationSettings, tokenizer: VaswaniTokenizer, be
     if wanted is not None and not tokenizer.has_target:
         raise SettingsError(
             f"source_vocab_size is {wanted}, but '{name}' holds one vocabulary, of {own:,} tokens, for both sides: "
-            "leave source_vocab_size out, or name the folder of two, which `vaswani-tx train tokenizer --source-vocab-size "
-            f"{wanted}` makes."
+            "leave source_vocab_size out, or name the folder of two, which `vaswani-tx train tokenizer "
+            f"--source-vocab-size {wanted}` makes."
         )
     if wanted is not None and own > wanted:
         raise SettingsError(
@@ -146,8 +146,8 @@ def check_same_vocabulary(tokenizer: VaswaniTokenizer, folder: str, sides: tuple
             of_side = f" of the {side}" if tokenizer.has_target else ""
             raise SettingsError(
                 f"tokenizer: '{folder}' was trained with another vocabulary{of_side} ({len(theirs):,} tokens) than "
-                f"this run's ({len(ours):,}): leave tokenizer out to use that one, or put the new one onto init_from with "
-                "new_vocabulary: true."
+                f"this run's ({len(ours):,}): leave tokenizer out to use that one, or put the new one onto init_from "
+                "with new_vocabulary: true."
             )
 
 
