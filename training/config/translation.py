@@ -65,7 +65,10 @@ class TranslationSettings(RunSettings):
     encoder_from: str | None = key(
         None, "Pre-trained encoder to start from: folder of a masked, causal or translation model; see decoder_from."
     )
-    decoder_from: str | None = key(None, "Pre-trained decoder to start from, beside encoder_from; empty: fresh layers.")
+    decoder_from: str | None = key(
+        None,
+        "Pre-trained decoder to start from, beside encoder_from, or alone with source_vocab_size; empty: fresh layers.",
+    )
     embeddings_from: Literal["encoder", "decoder", "mean"] = key(
         "encoder", "Whose embedding source and target share after encoder_from and decoder_from."
     )
@@ -139,12 +142,21 @@ class TranslationSettings(RunSettings):
             )
 
     def _check_start(self) -> None:
-        if self.decoder_from and not self.encoder_from:
-            raise SettingsError("decoder_from needs encoder_from: name both, or init_from for a whole model.")
-        if self.encoder_from and self.init_from:
-            raise SettingsError("init_from and encoder_from are both set: start from a whole model, or from stacks.")
-        if self.encoder_from and self.architecture != "vaswani":
-            raise SettingsError(f"encoder_from does nothing for architecture: {self.architecture}; leave it out.")
+        if self.decoder_from and not self.encoder_from and self.source_vocab_size is None:
+            raise SettingsError(
+                "decoder_from needs encoder_from: name both, or init_from for a whole model, or give the source a "
+                "vocabulary of its own with source_vocab_size."
+            )
+        stack = "encoder_from" if self.encoder_from else "decoder_from" if self.decoder_from else None
+        if stack and self.init_from:
+            raise SettingsError(f"init_from and {stack} are both set: start from a whole model, or from stacks.")
+        if stack and self.architecture != "vaswani":
+            raise SettingsError(f"{stack} does nothing for architecture: {self.architecture}; leave it out.")
+        if self.embeddings_from != "encoder" and self.source_vocab_size is not None:
+            raise SettingsError(
+                f"embeddings_from: {self.embeddings_from} is one embedding for both sides, and source_vocab_size gives "
+                "each its own: leave one of them out."
+            )
         if self.new_vocabulary and not (self.init_from and (self.tokenizer or self.tokenizer_vocab_size)):
             raise SettingsError(
                 "new_vocabulary needs init_from, the model with the old one, and tokenizer or tokenizer_vocab_size, "
@@ -155,7 +167,8 @@ class TranslationSettings(RunSettings):
         """Raise SettingsError where there is nothing to train on, or no tokenizer for it."""
         if not (self.train_source or self.corpora):
             raise SettingsError("train_source is empty: set it in the recipe or with --train-source.")
-        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or self.encoder_from):
+        stacks = self.encoder_from if self.source_vocab_size is None else self.decoder_from
+        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or stacks):
             given = "" if self.source_vocab_size is None else ", since source_vocab_size is the source's alone"
             raise SettingsError(f"No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one){given}.")
 

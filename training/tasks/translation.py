@@ -16,6 +16,7 @@ import transformers
 from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.loading import check_vocabulary, explained
 from vaswani_tx.loss_vaswani import uniform_over_others
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.data.translation_data import TrainingData, prepare_training_data
@@ -30,7 +31,12 @@ from vaswani_tx.training.models.initialization import scale_attention
 from vaswani_tx.training.models.loading import check_model, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
 from vaswani_tx.training.tasks.tokenizers import describe_vocabulary, model_fields
-from vaswani_tx.training.tasks.vocabularies import adopt_vocabulary, check_same_vocabulary, make_tokenizer
+from vaswani_tx.training.tasks.vocabularies import (
+    adopt_vocabulary,
+    check_embeddings,
+    check_same_vocabulary,
+    make_tokenizer,
+)
 
 SAMPLES = 8  # translations kept for reading
 
@@ -193,16 +199,30 @@ def make_model(
         model = architecture.load(weights, dtype=torch.float32, **changes)
         if weights == settings.init_from:
             adopt_vocabulary(model, tokenizer, settings)
-    elif settings.encoder_from:
-        for source in filter(None, (settings.encoder_from, settings.decoder_from)):
-            check_model(source)
-            check_same_vocabulary(tokenizer, source)
-        model = explained(
-            settings.encoder_from, "model", None, VaswaniForConditionalGeneration.from_encoder_decoder_pretrained,
-            settings.encoder_from, settings.decoder_from, embeddings=settings.embeddings_from, **settings.model,
-        ).train()  # fmt: skip
+    elif settings.encoder_from or settings.decoder_from:
+        model = model_of_stacks(settings, tokenizer)
     else:
         model = architecture.make(settings.preset, model_fields(settings, tokenizer), training_copies(settings))
         scale_attention(model, settings.attention_init_gain)
-    check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
+    name = str(weights or "the model of this recipe")
+    check_vocabulary(model, tokenizer, name)
+    check_embeddings(model, tokenizer, name)
     return configure_model(model, settings)
+
+
+def model_of_stacks(settings: TranslationSettings, tokenizer: VaswaniTokenizer) -> transformers.PreTrainedModel:
+    """Return a model of pre-trained stacks; raise ValueError where they do not fit together, or to the vocabulary."""
+    stacks = {"source": settings.encoder_from, "target": settings.decoder_from}
+    names = {side: name for side, name in stacks.items() if name}
+    for side, name in names.items():
+        check_model(name)
+        check_same_vocabulary(tokenizer, name, (side,))
+    fields: dict[str, Any] = {"embeddings": settings.embeddings_from}
+    if settings.source_vocab_size is not None:
+        fields = {"embeddings": "separate"}
+        # A side without a pre-trained stack brings no embedding whose size could be taken over.
+        sizes = {"source": ("source_vocab_size", source_of), "target": ("vocab_size", target_of)}
+        fields |= {key: len(of_side(tokenizer)) for side, (key, of_side) in sizes.items() if side not in names}
+    build = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained
+    first = next(iter(names.values()))
+    return explained(first, "model", None, build, *stacks.values(), **(fields | settings.model)).train()

@@ -122,8 +122,19 @@ def adopt_vocabulary(
             f"new_vocabulary: '{settings.init_from}' has {_number(former)}, the new tokenizer {_number(tokenizer)}: "
             "give it as many."
         )
-    counts = transfer_vocabulary(model, former, tokenizer)
-    print_status(f"new vocabulary on '{settings.init_from}': {counts}")
+    for side in SIDES if tokenizer.has_target else (None,):
+        counts = transfer_vocabulary(model, former, tokenizer, side=side)
+        what = f"new vocabulary of the {side}" if side else "new vocabulary"
+        print_status(f"{what} on '{settings.init_from}': {counts}")
+
+
+def check_embeddings(model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, name: str) -> None:
+    """Raise SettingsError where a model reads both of two vocabularies with one embedding."""
+    if tokenizer.has_target and getattr(model.config, "source_vocab_size", None) is None:
+        raise SettingsError(
+            f"tokenizer: '{tokenizer.name_or_path}' holds two vocabularies, but {name} has one embedding for both "
+            "sides: name the tokenizer that it was trained with, or start a new model with source_vocab_size."
+        )
 
 
 def check_same_vocabulary(tokenizer: VaswaniTokenizer, folder: str, sides: tuple[str, ...] = tuple(SIDES)) -> None:
