@@ -473,12 +473,8 @@ class VaswaniModel(VocabulariesMixin, VaswaniPreTrainedModel):
         self.encoder = VaswaniEncoder(config)
         self.decoder = VaswaniDecoder(config)
         self.post_init()
-
-    def init_parallel_plans(self):
-        """Collect the plans as transformers does; of two vocabularies, the stacks' own shard their embeddings."""
-        super().init_parallel_plans()
         if self.has_separate_vocabularies:
-            self._tp_plan.pop("shared", None)
+            self._tp_plan = {rule: style for rule, style in self._tp_plan.items() if rule != "shared"}
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Keep both stacks on one embedding also where `tie_word_embeddings` is off, which frees the output only."""
