@@ -270,6 +270,14 @@ def test_each_side_starts_from_a_model_of_its_language(scripts, tmp_path):
     assert 260 < len(target) <= 280 and len(target.tokenize("ба")) < len(tokenizer.source.tokenize("ба"))
 
 
+def test_one_vocabulary_of_a_causal_model_ends_targets(scripts, tmp_path):
+    save_stacks(scripts, tmp_path)
+    found = last(run(scripts, tmp_path / "run", max_steps=1, tokenizer="null", encoder_from=tmp_path / "causal"))
+    tokenizer = VaswaniTokenizer.from_pretrained(found)
+    ids = tokenizer(text_target="ба")["input_ids"]
+    assert not tokenizer.has_target and ids[-1] == tokenizer.eos_token_id and ids[0] != tokenizer.bos_token_id
+
+
 # Refusals
 
 
