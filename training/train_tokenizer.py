@@ -1,6 +1,13 @@
-"""Learn one byte-pair vocabulary from both sides of parallel text and write it as a tokenizer folder.
+"""Learn one byte-pair vocabulary from both sides of parallel text, or one of each, and write a tokenizer folder.
 
     vaswani-tx train tokenizer --source train.en --target train.de --vocab-size 10000 --output tokenizer
+
+With `--source-vocab-size` each side gets a vocabulary of its own, learned from its text alone, as for languages in
+different scripts; `--vocab-size` is then the target's. The folder is one tokenizer all the same (`text_target=` encodes
+the target), and the model gets two embeddings. Train on it with the same `--source-vocab-size`:
+
+    vaswani-tx train tokenizer --source train.en --target train.el --source-vocab-size 8000 --vocab-size 10000 \
+        --output tokenizer
 
 Runs on a laptop: 29,000 pairs take about a second, a million pairs about a minute. The folder loads with
 `AutoTokenizer.from_pretrained` after `import vaswani_tx`; its `tokenizer.json` also works without this package.
@@ -11,6 +18,7 @@ a.de b.de`), one or more .jsonl, .json, .csv, .tsv or .parquet files as `--sourc
 `--split` and `--dataset-config`. Train on the training split only.
 
 `--whole-words FILE` names words, one a line, that stay one token each whatever they are made of: symbols, not language.
+With two vocabularies they are the target's, and `--source-whole-words FILE` names the source's.
 
 The folder is written under another name and renamed: it is there whole or not at all. An existing one is only replaced
 with `--overwrite`.
@@ -39,10 +47,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--vocab-size", type=VOCABULARY, default=37000, help="entries, special tokens and bytes included (37000)"
     )
+    parser.add_argument("--source-vocab-size", type=VOCABULARY, help="entries of a vocabulary of the source alone")
     parser.add_argument(
         "--min-frequency", type=whole(0), default=2, help="pairs of tokens seen less often are not merged (2)"
     )
     parser.add_argument("--whole-words", metavar="FILE", help="words that are never cut, one a line")
+    parser.add_argument("--source-whole-words", metavar="FILE", help="those of the source, with --source-vocab-size")
     parser.add_argument("--mask-token", metavar="TOKEN", help="control token of masked language models, such as <mask>")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")

@@ -22,7 +22,7 @@ TARGET_FILE = "target_tokenizer.json"
 # The sides share these settings: those of the tokenizer that holds both count.
 SHARED_SETTINGS = ("model_max_length", "padding_side", "truncation_side")
 # What `tokenizer_config.json` says of a target besides its special tokens, where it differs from transformers' default.
-_OWN_SETTINGS = ("split_special_tokens", "clean_up_tokenization_spaces", "dictionary_size")
+_OWN_SETTINGS = ("split_special_tokens", "clean_up_tokenization_spaces", "dictionary_size", "whole_words")
 _OWN_STATE = ("_source", "_target", "_reads_target")
 
 
@@ -31,7 +31,7 @@ def side_settings(tokenizer: Any) -> dict[str, Any]:
     settings: dict[str, Any] = dict(tokenizer.special_tokens_map)
     if tokenizer.extra_special_tokens:
         settings["extra_special_tokens"] = list(tokenizer.extra_special_tokens)
-    settings |= {name: getattr(tokenizer, name, None) for name in _OWN_SETTINGS}
+    settings |= {name: getattr(tokenizer, name, tokenizer.init_kwargs.get(name)) for name in _OWN_SETTINGS}
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -117,3 +117,41 @@ def test_a_mask_token_for_masked_language_models(tmp_path, capsys):
     assert main([*words, "--mask-token", "<mask>"]) == 0, capsys.readouterr().err
     tokenizer = VaswaniTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.mask_token == "<mask>" and tokenizer.mask_token_id in tokenizer("the <mask> dog")["input_ids"]
+
+
+def test_each_side_can_have_a_vocabulary_of_its_own(files, tmp_path, capsys):
+    assert main(command(files, tmp_path / "tok", "--source-vocab-size", "280")) == 0
+    tokenizer = VaswaniTokenizer.from_pretrained(tmp_path / "tok")
+    for side, texts, size in ((tokenizer.source, ENGLISH, 280), (tokenizer.target, GERMAN, 300)):
+        assert side.get_vocab() == VaswaniTokenizer.train([texts], size, show_progress=False).get_vocab()
+    output = capsys.readouterr().out
+    assert "vocabularies: 280 entries of the source and 300 of the target from 8 pairs" in output
+    for side, texts, one in (("source", ENGLISH, tokenizer.source), ("target", GERMAN, tokenizer.target)):
+        assert f"{side}: {sum(map(len, one(texts)['input_ids'])) / 8:.1f} tokens a sentence with </s>" in output
+
+
+def test_whole_words_belong_to_a_side(files, tmp_path):
+    for name, word in (("src.txt", "English"), ("tgt.txt", "Deutsch")):
+        (tmp_path / name).write_text(f"{word}\n")
+    more = ["--source-whole-words", str(tmp_path / "src.txt"), "--whole-words", str(tmp_path / "tgt.txt")]
+    assert main(command(files, tmp_path / "tok", "--source-vocab-size", "280", *more)) == 0
+    tokenizer = VaswaniTokenizer.from_pretrained(tmp_path / "tok")
+    assert [len(side.tokenize("English Deutsch")) for side in (tokenizer.source, tokenizer.target)] == [
+        1 + len(tokenizer.source.tokenize("Deutsch")),
+        1 + len(tokenizer.target.tokenize("English")),
+    ]
+    assert tokenizer.target.init_kwargs["whole_words"] == ["Deutsch"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--source-vocab-size", "280", "--vocab-size", "100"], "`vocab_size` is 100"),
+        (["--source-vocab-size", "100"], "`source_vocab_size` is 100"),
+        (["--source-whole-words", "x.txt"], "--source-whole-words needs --source-vocab-size"),
+        (["--source-vocab-size", "280", "--mask-token", "<mask>"], "--mask-token is of masked language models"),
+    ],
+)
+def test_what_two_vocabularies_do_not_go_with(files, tmp_path, capsys, more, message):
+    assert main(command(files, tmp_path / "tok", *more)) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "tok").exists()

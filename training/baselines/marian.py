@@ -4,11 +4,11 @@
         --tokenizer RUN/tokenizer --output-dir runs/marian --max-steps 8000
     vaswani-tx evaluate --model runs/marian/averaged --source test.en --target test.de
 
-For a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning
-rates, label smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix, the
-recipe's sizes), its initialisation and the loop are transformers' own. Keys without a counterpart there (EMA, streams,
-several corpora, epochs, patience) are refused. No translation during training. The same command resumes from the last
-checkpoint. `finished.json` holds updates, seconds of training and target tokens.
+For a comparison: data, tokenizer, batches and their order, number of updates, optimiser, learning rates, label
+smoothing and averaging are the recipe's; the model (post-norm, sinusoids, one embedding matrix or with
+`source_vocab_size` two, the recipe's sizes), its initialisation and the loop are transformers' own. Keys without a
+counterpart there (EMA, streams, several corpora, epochs, patience) are refused. No translation during training. The
+same command resumes from the last checkpoint. `finished.json` holds updates, seconds of training and target tokens.
 """
 
 import json
@@ -27,6 +27,7 @@ from transformers import MarianConfig, MarianMTModel, Seq2SeqTrainer, Seq2SeqTra
 from transformers.trainer_utils import get_last_checkpoint
 
 from vaswani_tx import VaswaniConfig
+from vaswani_tx.token_texts_vaswani import source_of
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.config.translation import TranslationSettings, parse_arguments
@@ -39,7 +40,8 @@ from vaswani_tx.training.engine.run import RunContext
 from vaswani_tx.training.engine.run_folder import RunFolder
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.files import atomic_text
-from vaswani_tx.training.tasks.translation import make_tokenizer
+from vaswani_tx.training.tasks.tokenizers import describe_vocabulary, model_fields
+from vaswani_tx.training.tasks.vocabularies import make_tokenizer
 
 REFUSED = (
     "corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing",
@@ -115,8 +117,12 @@ def marian_config(ours: VaswaniConfig) -> MarianConfig:
         raise SettingsError(
             f"MarianMT has no counterpart of the model's {', '.join(k for k, wrong in odd.items() if wrong)}."
         )
+    sizes = {"vocab_size": ours.vocab_size}
+    if ours.source_vocab_size is not None:
+        sizes = {"vocab_size": ours.source_vocab_size, "decoder_vocab_size": ours.vocab_size}
     return MarianConfig(
-        vocab_size=ours.vocab_size, d_model=ours.d_model, encoder_ffn_dim=ours.d_ff, decoder_ffn_dim=ours.d_ff,
+        **sizes, share_encoder_decoder_embeddings=ours.source_vocab_size is None,
+        d_model=ours.d_model, encoder_ffn_dim=ours.d_ff, decoder_ffn_dim=ours.d_ff,
         encoder_attention_heads=ours.num_heads, decoder_attention_heads=ours.num_heads,
         encoder_layers=ours.encoder_layers, decoder_layers=ours.decoder_layers, dropout=ours.dropout,
         attention_dropout=ours.attention_dropout, activation_dropout=ours.activation_dropout,
@@ -143,7 +149,7 @@ def train(arguments: TranslationSettings) -> dict[str, Any]:
     plan, pairs = data.plan, data.pairs
     trainer, clock = make_trainer(arguments, folder, tokenizer, pairs, plan)
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
-    print_status(f"MarianMT, {count:,} parameters, {len(pairs):,} pairs, vocabulary {len(tokenizer):,}")
+    print_status(f"MarianMT, {count:,} parameters, {len(pairs):,} pairs, {describe_vocabulary(tokenizer)}")
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     step = trainer.state.global_step
     chosen = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
@@ -160,9 +166,7 @@ def make_trainer(
 ) -> tuple[PlannedTrainer, StopAfter]:
     """Return the Seq2SeqTrainer with model and optimiser as the recipe says, and the clock."""
     torch.manual_seed(arguments.seed)
-    config = marian_config(
-        VaswaniConfig.from_preset(arguments.preset, **({"vocab_size": len(tokenizer)} | arguments.model))
-    )
+    config = marian_config(VaswaniConfig.from_preset(arguments.preset, **model_fields(arguments, tokenizer)))
     model = MarianMTModel(config)
     cpu = not torch.accelerator.is_available()
     if arguments.precision == "bf16" and cpu:
@@ -170,7 +174,7 @@ def make_trainer(
         model.set_attn_implementation("eager")
 
     def collator(indices: list[int]) -> dict[str, torch.Tensor]:
-        batch = collate_pairs(pairs, indices, tokenizer.pad_token_id)
+        batch = collate_pairs(pairs, indices, source_of(tokenizer).pad_token_id)
         # Trainer's label smoothing takes the labels away, so the decoder's inputs must be there beside them.
         return batch | {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(batch["labels"])}
 

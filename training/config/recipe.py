@@ -4,6 +4,8 @@ A recipe is a flat YAML mapping whose keys are the fields of a dataclass. Flags 
 `--max_steps 9` are the same, `--compile` and `--no-compile` switch, `--max-steps null` empties a key, and
 `--model.dropout 0.3` sets one entry of the `model` mapping. A flag of a key that holds text is taken to the letter:
 `--output-dir "runs/exp #2"`, `--target-field no`, `--dataset-config 2024_01` are what they say.
+
+A key may have a second name, for recipes and flags alike; a resolved recipe has the first.
 """
 
 import dataclasses
@@ -25,7 +27,13 @@ from vaswani_tx.training.config.shipped import find_shipped, known_files
 from vaswani_tx.training.errors import SettingsError
 
 
-def key(default: Any, help: str, choices: typing.Iterable[str] | None = None, bounds: Bounds | None = None) -> Any:
+def key(
+    default: Any,
+    help: str,
+    choices: typing.Iterable[str] | None = None,
+    bounds: Bounds | None = None,
+    also: str | None = None,
+) -> Any:
     """Return a key of a recipe as a field of a dataclass.
 
     Args:
@@ -33,10 +41,13 @@ def key(default: Any, help: str, choices: typing.Iterable[str] | None = None, bo
         help: its line in `--help` and its comment in a resolved recipe.
         choices: the names that it may have, or of a list its entries.
         bounds: the numbers that it may be, where the usual ones are too wide.
+        also: its second name.
     """
     metadata: dict[str, Any] = {"help": help} | ({} if choices is None else {"choices": tuple(choices)})
     if bounds is not None:
         metadata["bounds"] = bounds
+    if also is not None:
+        metadata["also"] = also
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -86,7 +97,8 @@ def read_recipe(path: str | os.PathLike, settings_class: type) -> dict[str, Any]
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must be a mapping of keys to values, got a {type(values).__name__}.")
     for name in values:
-        check_known(str(name), _types(settings_class), f"{path}: unknown key {_quoted(name)}")
+        check_known(str(name), _names(settings_class), f"{path}: unknown key {_quoted(name)}")
+    values = _with_first_names(values, settings_class, str(path))
     return {name: _coerce(settings_class, name, value, str(path)) for name, value in values.items()}
 
 
@@ -133,6 +145,24 @@ def _types(settings_class: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(settings_class)}
 
 
+@functools.cache
+def _names(settings_class: type) -> dict[str, str]:
+    """Return key by name: each key's own name and its second one."""
+    items = dataclasses.fields(settings_class)
+    second = {item.metadata["also"]: item.name for item in items if "also" in item.metadata}
+    return {item.name: item.name for item in items} | second
+
+
+def _with_first_names(values: dict[str, Any], settings_class: type, origin: str) -> dict[str, Any]:
+    names, found = _names(settings_class), {}
+    for name, value in values.items():
+        if names[name] in found:
+            both = " and ".join(other for other in values if names[other] == names[name])
+            raise SettingsError(f"{origin}: {both} are one key: give it once.")
+        found[names[name]] = value
+    return found
+
+
 def _split(argv: list[str], settings_class: type) -> tuple[str | None, list[tuple[str, str, str]]]:
     """Return the recipe's path and the flags as (key, text, flag as typed)."""
     recipe, flags = None, []
@@ -151,7 +181,8 @@ def _split(argv: list[str], settings_class: type) -> tuple[str | None, list[tupl
             recipe, position = (text, position) if equals else (_value(argv, position, flag), position + 1)
             continue
         name, text_of_switch = _switch(name, settings_class)
-        check_known(name.partition(".")[0], _types(settings_class), f"Unknown flag '{flag}'", as_flag=True)
+        check_known(name.partition(".")[0], _names(settings_class), f"Unknown flag '{flag}'", as_flag=True)
+        name = _names(settings_class).get(name, name)
         if "." in name and not name.startswith("model."):
             raise SettingsError(f"Unknown flag '{flag}': only --model.FIELD has a dot.")
         if equals:

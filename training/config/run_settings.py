@@ -170,7 +170,7 @@ class RunSettings:
         fields = {*config_class.__dataclass_fields__, *config_class.attribute_map}
         for name in self.model:
             check_known(name, fields, f"model: {config_class.__name__} has no field '{name}'")
-        if self.init_from or getattr(self, "encoder_from", None):
+        if self.init_from or getattr(self, "encoder_from", None) or getattr(self, "decoder_from", None):
             return  # the other fields are those of that model
         try:
             config_class.from_preset(self.preset, **self.model)

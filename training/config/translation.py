@@ -44,7 +44,13 @@ class TranslationSettings(RunSettings):
 
     tokenizer: str | None = key(None, "Folder of a trained tokenizer; empty: train one (tokenizer_vocab_size).")
     tokenizer_vocab_size: int | None = key(
-        None, "Joint vocabulary to train on both sides where no folder exists.", bounds=VOCABULARY
+        None,
+        "Vocabulary to train where no folder exists, of both sides; with source_vocab_size, of the target.",
+        bounds=VOCABULARY,
+        also="vocab_size",
+    )
+    source_vocab_size: int | None = key(
+        None, "Vocabulary of the source alone, with an embedding of its own; empty: one for both.", bounds=VOCABULARY
     )
 
     architecture: Literal["vaswani", "lstm"] = key(
@@ -59,7 +65,10 @@ class TranslationSettings(RunSettings):
     encoder_from: str | None = key(
         None, "Pre-trained encoder to start from: folder of a masked, causal or translation model; see decoder_from."
     )
-    decoder_from: str | None = key(None, "Pre-trained decoder to start from, beside encoder_from; empty: fresh layers.")
+    decoder_from: str | None = key(
+        None,
+        "Pre-trained decoder to start from, beside encoder_from, or alone with source_vocab_size; empty: fresh layers.",
+    )
     embeddings_from: Literal["encoder", "decoder", "mean"] = key(
         "encoder", "Whose embedding source and target share after encoder_from and decoder_from."
     )
@@ -87,7 +96,7 @@ class TranslationSettings(RunSettings):
 
     positive = (
         *RunSettings.positive, "eval_beam", "final_beam", "max_source_tokens", "max_target_tokens",
-        "tokenizer_vocab_size", "stream_buffer",
+        "tokenizer_vocab_size", "source_vocab_size", "stream_buffer",
     )  # fmt: skip
 
     def check(self) -> None:
@@ -103,6 +112,7 @@ class TranslationSettings(RunSettings):
             )
         self._check_architecture()
         self._check_start()
+        self._check_vocabularies()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
         if self.best_by not in (*self.metrics, "loss", "perplexity"):
@@ -123,13 +133,30 @@ class TranslationSettings(RunSettings):
             if getattr(self, name) != value:
                 raise SettingsError(f"{name} does nothing for architecture: {self.architecture}; leave it out.")
 
+    def _check_vocabularies(self) -> None:
+        starts = self.init_from or self.encoder_from or self.decoder_from
+        if self.source_vocab_size is None and self.model.get("source_vocab_size") is not None and not starts:
+            raise SettingsError(
+                "model.source_vocab_size is the size of an embedding, which belongs to a vocabulary of the source: set "
+                "source_vocab_size to have one."
+            )
+
     def _check_start(self) -> None:
-        if self.decoder_from and not self.encoder_from:
-            raise SettingsError("decoder_from needs encoder_from: name both, or init_from for a whole model.")
-        if self.encoder_from and self.init_from:
-            raise SettingsError("init_from and encoder_from are both set: start from a whole model, or from stacks.")
-        if self.encoder_from and self.architecture != "vaswani":
-            raise SettingsError(f"encoder_from does nothing for architecture: {self.architecture}; leave it out.")
+        if self.decoder_from and not self.encoder_from and self.source_vocab_size is None:
+            raise SettingsError(
+                "decoder_from needs encoder_from: name both, or init_from for a whole model, or give the source a "
+                "vocabulary of its own with source_vocab_size."
+            )
+        stack = "encoder_from" if self.encoder_from else "decoder_from" if self.decoder_from else None
+        if stack and self.init_from:
+            raise SettingsError(f"init_from and {stack} are both set: start from a whole model, or from stacks.")
+        if stack and self.architecture != "vaswani":
+            raise SettingsError(f"{stack} does nothing for architecture: {self.architecture}; leave it out.")
+        if self.embeddings_from != "encoder" and self.source_vocab_size is not None:
+            raise SettingsError(
+                f"embeddings_from: {self.embeddings_from} is one embedding for both sides, and source_vocab_size gives "
+                "each its own: leave one of them out."
+            )
         if self.new_vocabulary and not (self.init_from and (self.tokenizer or self.tokenizer_vocab_size)):
             raise SettingsError(
                 "new_vocabulary needs init_from, the model with the old one, and tokenizer or tokenizer_vocab_size, "
@@ -140,8 +167,10 @@ class TranslationSettings(RunSettings):
         """Raise SettingsError where there is nothing to train on, or no tokenizer for it."""
         if not (self.train_source or self.corpora):
             raise SettingsError("train_source is empty: set it in the recipe or with --train-source.")
-        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or self.encoder_from):
-            raise SettingsError("No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one).")
+        stacks = self.encoder_from if self.source_vocab_size is None else self.decoder_from
+        if not (self.tokenizer or self.tokenizer_vocab_size or self.init_from or stacks):
+            given = "" if self.source_vocab_size is None else ", since source_vocab_size is the source's alone"
+            raise SettingsError(f"No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one){given}.")
 
 
 CORPUS_KEYS = ("source", "target", "weight", "split", "config", "source_field", "target_field")

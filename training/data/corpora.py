@@ -5,7 +5,7 @@ A weight says how often the pairs of a corpus come in an epoch: 2 is twice, 0.5 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -117,11 +117,13 @@ def corpora_of(settings: "TranslationSettings") -> list[Corpus]:
 
 
 def training_texts(
-    settings: "TranslationSettings", limit: int | None = None, streaming: bool | None = None
-) -> Iterator[list[str]]:
-    """Yield lists of sentences of both sides of all corpora, for a tokenizer to be trained on.
+    settings: "TranslationSettings", limit: int | None = None, streaming: bool | None = None,
+    sides: Sequence[str] = ("source", "target"),
+) -> Iterator[list[str]]:  # fmt: skip
+    """Yield lists of sentences of all corpora, for a tokenizer to be trained on.
 
     Args:
+        sides: of which side; by default of both.
         limit: pairs of each corpus, the first ones; None is all, or TOKENIZER_PAIRS of a stream.
         streaming: the recipe's key of that name where None.
 
@@ -134,8 +136,8 @@ def training_texts(
         left = limit
         # These counts are not reported: the same pairs are counted and reported when they are tokenised.
         for chunk in corpus.chunks(FilterCounts(), streaming):
-            yield chunk.source[:left]
-            yield chunk.target[:left]
+            for side in sides:
+                yield getattr(chunk, side)[:left]
             if left is not None:
                 left -= len(chunk.source)
                 if left <= 0:

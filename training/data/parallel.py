@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter, SeenPairs
 from vaswani_tx.training.data.hub import is_dataset_name, open_hub
 from vaswani_tx.training.data.pairs import hub_pairs, iterate_parallel, without_empty
@@ -221,8 +222,8 @@ class PairTokenizer:
         self.tokenizer, self.rules, self.names = tokenizer, rules, list(names)
         self.counts = counts or FilterCounts()
         self._seen = SeenPairs() if rules.drop_duplicates else None
-        special = tokenizer.num_special_tokens_to_add()
-        self._special = (special, special)
+        sides = (source_of(tokenizer), target_of(tokenizer))
+        self._special = tuple(side.num_special_tokens_to_add() for side in sides)
 
     def parts(self, chunks: Iterable[Chunk], progress: bool = False) -> Iterator[Part]:
         """Yield the pairs of `chunks` in parts of at most TOKENIZE_CHUNK; `progress` shows a bar on a terminal."""

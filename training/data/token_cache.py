@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter
 from vaswani_tx.training.data.parallel import PairTokenizer, Part, TokenizedPairs, join_parts
@@ -93,7 +94,9 @@ def _map_or_build(
 
 def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter) -> str:
     """Return the name of the folder for these data; read all files once. Raise DataError where one is missing."""
-    content = [FORMAT, [corpus.fingerprint() for corpus in corpora], _tokenizer_state(tokenizer), rules.to_dict()]
+    sides = dict.fromkeys((source_of(tokenizer), target_of(tokenizer)))  # of one vocabulary, one
+    states = [_tokenizer_state(side) for side in sides]
+    content = [FORMAT, [corpus.fingerprint() for corpus in corpora], *states, rules.to_dict()]
     return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

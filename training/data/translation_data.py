@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vaswani_tx.token_texts_vaswani import source_of
 from vaswani_tx.training.config.translation import TranslationSettings
 from vaswani_tx.training.data.batching import BatchPlan, WeightedPlan, collate_pairs, make_plan, pair_sides
 from vaswani_tx.training.data.corpora import Corpus, corpora_of
@@ -34,7 +35,7 @@ class TrainingData:
     corpora: list[Corpus]
     rules: PairFilter
     cache_folder: str | None
-    pad_token_id: int
+    pad_token_id: int  # of the source
     pad_to_multiple_of: int
 
     @property
@@ -84,7 +85,7 @@ def prepare_training_data(
     corpora, rules = corpora_of(settings), PairFilter.from_settings(settings)
     budgets = (settings.max_source_tokens, settings.max_target_tokens)
     options = {"seed": settings.seed, "pad_to_multiple_of": pad_to_multiple_of}
-    rest = (tokenizer.pad_token_id, pad_to_multiple_of)
+    rest = (source_of(tokenizer).pad_token_id, pad_to_multiple_of)
     if settings.streaming:
         stream = PairStream(corpora, tokenizer, rules, *budgets, settings.stream_buffer, quiet=quiet, **options)
         data = TrainingData(stream, None, corpora, rules, None, *rest)

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.errors import MeasurementError
 from vaswani_tx.training.models.architectures import ARCHITECTURES
@@ -108,7 +109,7 @@ def measure_speed(
         )
     for model in models.values():
         model.to(device).train()
-    vocabulary = min(model.config.vocab_size for model in models.values())
+    vocabulary = min(map(_common_vocabulary, models.values()))
     batches = {}
     for n in lengths:
         source, target = (random_tokens(batch_tokens // n, n, vocabulary, 2 * n + part) for part in (0, 1))
@@ -192,9 +193,10 @@ def measure_gradients(
         for seed in range(1, seeds + 1):
             model = make(seed).eval()
             if text:
-                source, target = (_running_text(model.name_or_path, path, rows, length, seed) for path in text)
+                sides = zip(text, (source_of, target_of), strict=True)
+                source, target = (_running_text(model.name_or_path, *side, rows, length, seed) for side in sides)
             else:
-                size = model.config.vocab_size
+                size = _common_vocabulary(model)
                 source, target = (random_tokens(rows, length, size, 2 * seed + part) for part in (0, 1))
             found["encoder"].append(encoder_gradients(model, source, where, seed))
             found["target"].append(target_gradients(model, source, target, where))
@@ -247,13 +249,20 @@ def _summary(norms: torch.Tensor) -> dict[str, list[float]]:
     return {"norm": middle.tolist(), "low": low.tolist(), "high": high.tolist(), "share": share.tolist()}
 
 
-def _running_text(folder: str, path: str, rows: int, length: int, seed: int) -> torch.Tensor:
-    """Return tokens [rows, length] of a file's lines, joined; each seed takes the next rows."""
+def _common_vocabulary(model: PreTrainedModel) -> int:
+    """Return below which number every id is a token, of the source's vocabulary and of the target's."""
+    return min(model.config.vocab_size, getattr(model.config, "source_vocab_size", None) or model.config.vocab_size)
+
+
+def _running_text(
+    folder: str, path: str, side: Callable[[Any], Any], rows: int, length: int, seed: int
+) -> torch.Tensor:
+    """Return tokens [rows, length] of a file's lines, joined, of one side; each seed takes the next rows."""
     if not (Path(folder) / "tokenizer.json").is_file():
         raise MeasurementError(
             f"'{folder}' has no tokenizer.json: text needs the model's own tokenizer beside its weights."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = side(AutoTokenizer.from_pretrained(folder))
     needed = rows * length * seed
     tokens: list[int] = []
     for line in read_lines(path):

@@ -36,7 +36,7 @@ EVALUATE = "vaswani_tx.training.evaluate_translation"
 # What a tokenizer is made from: rows that agree in these share the one of the first of them.
 TOKENIZER_KEYS = (
     "data_dir", "train_source", "train_target", "train_split", "dataset_config", "corpora", "source_field",
-    "target_field", "empty_lines", "drop_duplicates", "drop_copies", "tokenizer_vocab_size",
+    "target_field", "empty_lines", "drop_duplicates", "drop_copies", "tokenizer_vocab_size", "source_vocab_size",
 )  # fmt: skip
 
 

@@ -292,8 +292,9 @@ def _check_folder(path: Path, row: Row) -> None:
 
 
 def make_config(arguments: TranslationSettings) -> PreTrainedConfig:
-    """Return the configuration of the model that a recipe would train, with the vocabulary that it asks for."""
-    fields = {"vocab_size": arguments.tokenizer_vocab_size} if arguments.tokenizer_vocab_size else {}
+    """Return the configuration of the model that a recipe would train, with the vocabularies that it asks for."""
+    sizes = {"vocab_size": arguments.tokenizer_vocab_size, "source_vocab_size": arguments.source_vocab_size}
+    fields = {name: size for name, size in sizes.items() if size}
     kind = ARCHITECTURES[arguments.architecture]
     return kind.config_class.from_preset(arguments.preset, **(fields | arguments.model))
 

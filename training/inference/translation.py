@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import vaswani_tx.training.models.architectures  # noqa: F401  registers the Auto classes
 from vaswani_tx.loading import load_translator, looks_like_path
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.data.batching import IGNORED_LABEL
 from vaswani_tx.training.errors import CheckpointError
 from vaswani_tx.training.models.loading import check_folder, repair_hint
@@ -58,9 +59,12 @@ def load_model_and_tokenizer(
     if Path(model).exists() or looks_like_path(model):
         check_folder(Path(model))
     loaded, words = load_translator(model, tokenizer, hint=hint, **options)
-    for token in ("pad_token_id", "eos_token_id"):
-        if getattr(words, token) is None:
-            raise CheckpointError(f"the tokenizer of '{tokenizer or model}' has no {token}: set it and save it again.")
+    for side in (source_of(words), target_of(words)):
+        for token in ("pad_token_id", "eos_token_id"):
+            if getattr(side, token) is None:
+                raise CheckpointError(
+                    f"the tokenizer of '{tokenizer or model}' has no {token}: set it and save it again."
+                )
     return loaded.to(device).eval(), words
 
 
@@ -95,7 +99,7 @@ def translate_corpus(
     The model is put into evaluation mode for the call; random states and gradients do not change.
     """
     start = time.perf_counter()
-    encoded = _encode(tokenizer, sentences, max_source_length)
+    encoded, padding = _encode(tokenizer, sentences, max_source_length), source_of(tokenizer).pad_token_id
     filled = [index for index, text in enumerate(sentences) if text.strip()]
     plan = [[filled[i] for i in batch] for batch in length_batches([len(encoded[i]) for i in filled], batch_tokens)]
     rank, world = _rank_and_world(distributed)
@@ -104,9 +108,9 @@ def translate_corpus(
     target_tokens = 0
     with evaluating(model), tqdm(total=sum(map(len, own)), unit="sent", disable=not progress or rank > 0) as bar:
         for indices in own:
-            batch = _pad([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
+            batch = _pad([encoded[i] for i in indices], padding, model.device)
             sequences = model.generate(**batch, **_bounded(model, batch["input_ids"].shape[1], generate_kwargs))
-            target_tokens += _count_tokens(sequences, model, tokenizer)
+            target_tokens += _count_tokens(sequences, model, target_of(tokenizer))
             texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
             done.update(zip(indices, texts, strict=True))
             bar.update(len(indices))
@@ -147,7 +151,7 @@ def perplexity(
     total, count = 0.0, 0
     with evaluating(model), torch.no_grad():
         for indices in tqdm(plan[rank::world], unit="batch", disable=not progress or rank > 0, leave=False):
-            batch = _pad([encoded[i] for i in indices], tokenizer.pad_token_id, model.device)
+            batch = _pad([encoded[i] for i in indices], source_of(tokenizer).pad_token_id, model.device)
             wanted = _pad([labels[i] for i in indices], IGNORED_LABEL, model.device)["input_ids"]  # [B, T]
             tokens = sum(len(labels[i]) for i in indices)
             total += model(**batch, labels=wanted, **without_logits).loss.item() * tokens

@@ -6,6 +6,7 @@ outputs -> read_outputs -> one tree a sentence -> score_outputs -> evalb's summa
 from collections.abc import Sequence
 from typing import Any
 
+from vaswani_tx.token_texts_vaswani import target_of
 from vaswani_tx.training.parsing.evalb import score_trees
 from vaswani_tx.training.parsing.linear import LEAF, ReadBack, kind_of_leaves, read_back
 from vaswani_tx.training.parsing.trees import Tree
@@ -16,7 +17,7 @@ PAPER_PARSING = {"num_beams": 21, "gnmt_alpha": 0.3, "max_extra_tokens": 300}
 
 def learned_leaves(tokenizer: Any) -> str:
     """Return which of LEAVES the training data had; XX for a tokenizer that does not record it."""
-    return kind_of_leaves(tokenizer.init_kwargs.get("whole_words") or [LEAF])
+    return kind_of_leaves(target_of(tokenizer).init_kwargs.get("whole_words") or [LEAF])
 
 
 def read_outputs(outputs: Sequence[str], sentences: Sequence[Sequence[str]], leaves: str) -> list[ReadBack]:

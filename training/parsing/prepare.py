@@ -9,6 +9,10 @@ Files or folders in Penn Treebank brackets. Traces and function tags are removed
 gets for each part PART.words (a sentence a line), PART.trees (its linearised tree), PART.mrg (the cleaned tree), and
 `tokenizer/`, a joint vocabulary learned on the training part in which every symbol of a tree is one token, with
 `symbols.txt` and `parsing.json` (counts, settings). It is there whole or not at all.
+
+With `--source-vocab-size` the sentences get a vocabulary of their own, and so an embedding (train with the same
+`--source-vocab-size`); that of the trees then holds their symbols, bytes, and with `--leaves words` up to
+`--vocab-size` entries for the words.
 """
 
 import argparse
@@ -37,6 +41,7 @@ def write_parts(
     leaves: str = "XX",
     dropped: dict[str, int] | None = None,
     replace: bool = False,
+    source_vocab_size: int | None = None,
     **notes: Any,
 ) -> dict[str, Any]:
     """Write the parts of a treebank and the vocabulary of `parts["train"]` as the module's head says.
@@ -47,18 +52,22 @@ def write_parts(
         leaves: the symbol of a word in a linearised tree, one of LEAVES (training/parsing/linear.py).
         dropped: how many trees of each part held no word; for the report.
         replace: exchange an existing folder.
+        source_vocab_size: entries of a vocabulary of the sentences alone; None: one for sentences and trees.
         notes: further entries of `parsing.json`, which is returned.
     """
     # Imported here, so that --help need not wait for it.
-    from vaswani_tx.training.data.whole_words import train_with_whole_words
+    from vaswani_tx.token_texts_vaswani import source_of, target_of
 
     symbols = symbols_of(parts["train"], leaves)
     lines = {
         name: ([sentence(tree) for tree in trees], [linearise(tree, leaves) for tree in trees])
         for name, trees in parts.items()
     }
-    tokenizer = train_with_whole_words(iter(lines["train"]), symbols, vocab_size, show_progress=False)
-    report: dict[str, Any] = {"leaves": leaves, "vocabulary": len(tokenizer), "symbols": len(symbols), **notes}
+    tokenizer = _train_tokenizer(*lines["train"], symbols, vocab_size, leaves, source_vocab_size)
+    sizes = {"vocabulary": len(target_of(tokenizer))}
+    if source_vocab_size is not None:
+        sizes["source_vocabulary"] = len(source_of(tokenizer))
+    report: dict[str, Any] = {"leaves": leaves, **sizes, "symbols": len(symbols), **notes}
     unknown = {name: set(symbols_of(trees, leaves)) - set(symbols) for name, trees in parts.items()}
     report["parts"] = {name: _measure(parts[name], lines[name], unknown[name], tokenizer) for name in parts}
     for name, count in (dropped or {}).items():
@@ -74,6 +83,24 @@ def write_parts(
     return report
 
 
+def _train_tokenizer(
+    words: list[str], trees: list[str], symbols: list[str], vocab_size: int, leaves: str, source_vocab_size: int | None
+) -> Any:
+    """Return the tokenizer of both sides, or one of the sentences and one of the trees as a pair."""
+    from vaswani_tx.tokenization_vaswani import MINIMAL_VOCAB_SIZE, VaswaniTokenizer
+    from vaswani_tx.training.data.whole_words import add_whole_words, train_with_whole_words
+
+    if source_vocab_size is None:
+        return train_with_whole_words(iter((words, trees)), symbols, vocab_size, show_progress=False)
+    source = VaswaniTokenizer.train(iter([words]), source_vocab_size, show_progress=False)
+    if leaves == "words":
+        target = train_with_whole_words(iter([trees]), symbols, vocab_size, show_progress=False)
+    else:  # nothing but symbols, from which no merges could be learned
+        of_bytes = VaswaniTokenizer.train(iter([words]), MINIMAL_VOCAB_SIZE, show_progress=False)
+        target = add_whole_words(of_bytes, symbols)
+    return VaswaniTokenizer.pair(source, target)
+
+
 def describe(report: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the report."""
     for name, part in report["parts"].items():
@@ -85,14 +112,18 @@ def describe(report: dict[str, Any]) -> Iterator[str]:
         if part["unknown_symbols"]:
             line += f"; symbols that the training part lacks: {' '.join(part['unknown_symbols'])}"
         yield line
-    yield f"vocabulary: {report['vocabulary']:,} entries, {report['symbols']} of them symbols of trees"
+    if "source_vocabulary" in report:
+        yield f"vocabulary of the sentences: {report['source_vocabulary']:,} entries"
+    of_trees = " of the trees" if "source_vocabulary" in report else ""
+    yield f"vocabulary{of_trees}: {report['vocabulary']:,} entries, {report['symbols']} of them symbols of trees"
 
 
 def _measure(
     trees: list[Tree], lines: tuple[list[str], list[str]], unknown: set[str], tokenizer: Any
 ) -> dict[str, Any]:
     """Count one part; its longest source and target in tokens are what the recipe's limits must allow."""
-    longest = [max(map(len, tokenizer(texts, verbose=False)["input_ids"])) for texts in lines]
+    encoded = (tokenizer(lines[0], verbose=False), tokenizer(text_target=lines[1], verbose=False))
+    longest = [max(map(len, side["input_ids"])) for side in encoded]
     return {
         "trees": len(trees),
         "words": sum(len(tree.words()) for tree in trees),
@@ -113,6 +144,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         )
     parser.add_argument(
         "--vocab-size", type=VOCABULARY, default=16000, help="entries of the vocabulary (16000, the paper's)"
+    )
+    parser.add_argument(
+        "--source-vocab-size", type=VOCABULARY, help="entries of a vocabulary of the sentences alone; default: one"
     )
     parser.add_argument("--leaves", choices=LEAVES, default="XX", help="symbol of a word in a tree (XX)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -139,7 +173,10 @@ def run(options: argparse.Namespace) -> None:
     parts = {name: trees for name, (trees, _) in read.items()}
     dropped = {name: count for name, (_, count) in read.items()}
     replace = options.output.exists()
-    report = write_parts(parts, options.output, options.vocab_size, options.leaves, dropped, replace, files=given)
+    report = write_parts(
+        parts, options.output, options.vocab_size, options.leaves, dropped, replace, options.source_vocab_size,
+        files=given,
+    )  # fmt: skip
     print("\n".join(describe(report)))
     print(f"written to {options.output}")
 

@@ -3,6 +3,7 @@
 recipe -> prepare_causal, prepare_masked -> TaskComponents -> engine
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import transformers
 
 from vaswani_tx import VaswaniForCausalLM, VaswaniForMaskedLM, VaswaniTokenizer
 from vaswani_tx.loading import check_vocabulary
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.tokenization_vaswani import MASK_TOKEN
 from vaswani_tx.training.config.language_modeling import CausalSettings, LanguageModelSettings, MaskedSettings
 from vaswani_tx.training.data.language_data import LanguageData, prepare_language_data
@@ -155,7 +157,7 @@ def prepare_causal(context: RunContext) -> TaskComponents:
     """Return data, tokenizer, model and validation of a causal language model's run."""
     settings = context.settings
     texts = load_validation(settings)
-    tokenizer = make_tokenizer(context).for_continuation()
+    tokenizer = make_tokenizer(context, target_of).for_continuation()
     data = prepare_language_data(settings, tokenizer, False, context.pad_to_multiple_of, context.quiet)
     task = CausalTask(data, tokenizer, texts, settings, _loss_options(settings))
     return _components(context, VaswaniForCausalLM, task)
@@ -193,14 +195,15 @@ def _components(
     )
 
 
-def make_tokenizer(context: RunContext) -> VaswaniTokenizer:
-    """Return the tokenizer of the run: its own, the given one, or one trained on the text."""
+def make_tokenizer(context: RunContext, side: Callable[[Any], Any] = source_of) -> VaswaniTokenizer:
+    """Return the tokenizer of the run: its own, the given one (of two vocabularies `side`), or one trained here."""
     settings = context.settings
     return run_tokenizer(
         context,
         [settings.tokenizer, settings.init_from],
         # Always with the mask, so that masked and causal models can share a vocabulary.
         lambda size: VaswaniTokenizer.train(training_texts(settings), vocab_size=size, mask_token=MASK_TOKEN),
+        side,
     )
 
 
@@ -223,7 +226,7 @@ def make_model(
         changes = {} if weights != settings.init_from else settings.model
         model = load_model(model_class, weights, dtype=torch.float32, **changes)
     else:
-        config = config_class.from_preset(settings.preset, **model_fields(settings, len(tokenizer)))
+        config = config_class.from_preset(settings.preset, **model_fields(settings, tokenizer))
         model = build_model(model_class, config, training_copies(settings))
         scale_attention(model, settings.attention_init_gain)
     check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))

@@ -13,17 +13,15 @@ import numpy as np
 import torch
 import transformers
 
-from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer, transfer_vocabulary
-from vaswani_tx.loading import check_vocabulary, explained, load_tokenizer
+from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.loading import check_vocabulary, explained
 from vaswani_tx.loss_vaswani import uniform_over_others
-from vaswani_tx.training.command_line import print_status
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.corpora import training_texts
 from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.data.translation_data import TrainingData, prepare_training_data
 from vaswani_tx.training.engine.run import RunContext, configure_model
 from vaswani_tx.training.engine.task import BatchSize, Scores, TaskComponents, Validation
-from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.files import resolve_path
 from vaswani_tx.training.inference.translation import perplexity, translate
 from vaswani_tx.training.metrics import registry
@@ -32,7 +30,13 @@ from vaswani_tx.training.models.architectures import ARCHITECTURES
 from vaswani_tx.training.models.initialization import scale_attention
 from vaswani_tx.training.models.loading import check_model, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
-from vaswani_tx.training.tasks.tokenizers import model_fields, run_tokenizer
+from vaswani_tx.training.tasks.tokenizers import describe_vocabulary, model_fields
+from vaswani_tx.training.tasks.vocabularies import (
+    adopt_vocabulary,
+    check_embeddings,
+    check_same_vocabulary,
+    make_tokenizer,
+)
 
 SAMPLES = 8  # translations kept for reading
 
@@ -156,7 +160,7 @@ def components_of(
         load_model=ARCHITECTURES[settings.architecture].load,
         processor=tokenizer,
         describe_data=data.to_dict,
-        size=f"{data.describe()}, vocabulary {len(tokenizer):,}",
+        size=f"{data.describe()}, {describe_vocabulary(tokenizer)}",
         origin=stacks or None,
     )
 
@@ -185,15 +189,6 @@ def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]
     return list(pairs["source"]), list(pairs["target"])
 
 
-def make_tokenizer(context: RunContext) -> VaswaniTokenizer:
-    """Return the tokenizer of the run: its own, the given one, or one trained on both sides."""
-    settings = context.settings
-    folders = [settings.tokenizer, None if settings.new_vocabulary else settings.init_from, settings.encoder_from]
-    return run_tokenizer(
-        context, folders, lambda size: VaswaniTokenizer.train(training_texts(settings), vocab_size=size)
-    )
-
-
 def make_model(
     settings: TranslationSettings, tokenizer: VaswaniTokenizer, weights: str | Path | None
 ) -> transformers.PreTrainedModel:
@@ -204,42 +199,30 @@ def make_model(
         model = architecture.load(weights, dtype=torch.float32, **changes)
         if weights == settings.init_from:
             adopt_vocabulary(model, tokenizer, settings)
-    elif settings.encoder_from:
-        for source in filter(None, (settings.encoder_from, settings.decoder_from)):
-            check_model(source)
-            check_same_vocabulary(tokenizer, source)
-        model = explained(
-            settings.encoder_from, "model", None, VaswaniForConditionalGeneration.from_encoder_decoder_pretrained,
-            settings.encoder_from, settings.decoder_from, embeddings=settings.embeddings_from, **settings.model,
-        ).train()  # fmt: skip
+    elif settings.encoder_from or settings.decoder_from:
+        model = model_of_stacks(settings, tokenizer)
     else:
-        model = architecture.make(settings.preset, model_fields(settings, len(tokenizer)), training_copies(settings))
+        model = architecture.make(settings.preset, model_fields(settings, tokenizer), training_copies(settings))
         scale_attention(model, settings.attention_init_gain)
-    check_vocabulary(model, tokenizer, str(weights or "the model of this recipe"))
+    name = str(weights or "the model of this recipe")
+    check_vocabulary(model, tokenizer, name)
+    check_embeddings(model, tokenizer, name)
     return configure_model(model, settings)
 
 
-def adopt_vocabulary(
-    model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, settings: TranslationSettings
-) -> None:
-    """Give a pre-trained model the run's vocabulary where the recipe asks for it; else both must be the same."""
-    if not settings.new_vocabulary:
-        check_same_vocabulary(tokenizer, settings.init_from)
-        return
-    if not (Path(settings.init_from) / "tokenizer.json").is_file():
-        raise SettingsError(f"new_vocabulary: there is no tokenizer.json in '{settings.init_from}' to compare with.")
-    counts = transfer_vocabulary(model, load_tokenizer(settings.init_from, tokenizer_class=VaswaniTokenizer), tokenizer)
-    print_status(f"new vocabulary on '{settings.init_from}': {counts}")
-
-
-def check_same_vocabulary(tokenizer: VaswaniTokenizer, source: str) -> None:
-    """Raise SettingsError where a pre-trained model's own tokenizer is another one than the run's."""
-    if not (Path(source) / "tokenizer.json").is_file():
-        return
-    former = load_tokenizer(source, tokenizer_class=VaswaniTokenizer).get_vocab()
-    if former != tokenizer.get_vocab():
-        raise SettingsError(
-            f"tokenizer: '{source}' was trained with another vocabulary ({len(former):,} tokens) than this run's "
-            f"({len(tokenizer):,}): leave tokenizer out to use that one, or put the new one onto init_from with "
-            "new_vocabulary: true."
-        )
+def model_of_stacks(settings: TranslationSettings, tokenizer: VaswaniTokenizer) -> transformers.PreTrainedModel:
+    """Return a model of pre-trained stacks; raise ValueError where they do not fit together, or to the vocabulary."""
+    stacks = {"source": settings.encoder_from, "target": settings.decoder_from}
+    names = {side: name for side, name in stacks.items() if name}
+    for side, name in names.items():
+        check_model(name)
+        check_same_vocabulary(tokenizer, name, (side,))
+    fields: dict[str, Any] = {"embeddings": settings.embeddings_from}
+    if settings.source_vocab_size is not None:
+        fields = {"embeddings": "separate"}
+        # A side without a pre-trained stack brings no embedding whose size could be taken over.
+        sizes = {"source": ("source_vocab_size", source_of), "target": ("vocab_size", target_of)}
+        fields |= {key: len(of_side(tokenizer)) for side, (key, of_side) in sizes.items() if side not in names}
+    build = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained
+    first = next(iter(names.values()))
+    return explained(first, "model", None, build, *stacks.values(), **(fields | settings.model)).train()

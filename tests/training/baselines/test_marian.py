@@ -79,3 +79,13 @@ def test_keys_without_a_like_in_the_trainer_are_refused(reversal, tmp_path):
     with pytest.raises(SettingsError, match="ema_decay"):
         marian.train(arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_two_vocabularies_give_marian_two_embeddings(reversal, tmp_path):
+    changes = {"tokenizer": "null", "source_vocab_size": 265, "tokenizer_vocab_size": 270, "max_steps": 1}
+    assert marian.main(flags(reversal, tmp_path / "run", save_every=1, average_last=1, **changes)) == 0
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "averaged")
+    tokenizer = VaswaniTokenizer.from_pretrained(tmp_path / "run" / "averaged")
+    shapes = [tuple(stack.embed_tokens.weight.shape) for stack in (model.model.encoder, model.model.decoder)]
+    assert shapes == [(len(tokenizer.source), 16), (len(tokenizer.target), 16)]
+    assert model.lm_head.weight is model.model.decoder.embed_tokens.weight

@@ -324,3 +324,19 @@ def test_the_wsj_recipe_holds_the_papers_values():
         name.removeprefix("data/wsj/") for name in names
     ]
     assert arguments.tokenizer == "data/wsj/tokenizer"
+
+
+@pytest.mark.parametrize("leaves", LEAVES)
+def test_sentences_and_trees_can_have_a_vocabulary_each(treebank, tmp_path, leaves):
+    assert prepared(treebank, tmp_path / "data", "--leaves", leaves, "--source-vocab-size", "300") == 0
+    tokenizer = VaswaniTokenizer.from_pretrained(tmp_path / "data" / "tokenizer")
+    symbols = lines(tmp_path / "data" / "symbols.txt")
+    assert parse.learned_leaves(tokenizer) == leaves and len(tokenizer.source) == 300
+    assert len(tokenizer.target) == (420 if leaves == "words" else 260 + len(symbols))
+    for text in lines(tmp_path / "data" / "test.trees"):
+        ids = tokenizer(text_target=text)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+        kept = [one for one in text.split() if one in symbols]
+        assert sum(tokenizer.target.decode([one]).strip() in symbols for one in ids) >= len(kept)
+    report = json.loads((tmp_path / "data" / "parsing.json").read_text(encoding="utf-8"))
+    assert (report["source_vocabulary"], report["vocabulary"]) == (300, len(tokenizer.target))
