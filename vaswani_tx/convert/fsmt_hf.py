@@ -48,17 +48,16 @@ def read(path: Path) -> Converted:
     state = permute_channels(state, interleaving(config.d_model))
     notes: list[str] = []
     tokenizer = _tokenizer(path, settings, notes)
-    single, double = original_of(FSMTForConditionalGeneration, path, _logits)
+    single, _ = original_of(FSMTForConditionalGeneration, path, _logits)  # the class fails in float64
     return Converted(
         config,
         state,
         tokenizer=tokenizer,
-        generation=generation_settings(path, settings),
+        generation=generation_settings(path),
         notes=notes,
         used=used,
         ignored=ignored,
         original=single,
-        original_double=double,
     )
 
 

@@ -71,7 +71,7 @@ def read(path: Path) -> Converted:
         _config(settings),
         state,
         tokenizer=tokenizer,
-        generation=generation_settings(path, settings),
+        generation=generation_settings(path),
         notes=notes,
         used=used,
         ignored=ignored,

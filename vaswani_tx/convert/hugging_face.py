@@ -78,7 +78,7 @@ def check_positions(name: str, stored: torch.Tensor, computed: torch.Tensor) -> 
         )
 
 
-def generation_settings(path: Path, settings: Any) -> dict[str, Any]:
+def generation_settings(path: Path) -> dict[str, Any]:
     """Return what generation_config.json says, or where there is none, what older files say in config.json."""
     if (path / "generation_config.json").is_file():
         read_object(path / "generation_config.json")
@@ -94,7 +94,7 @@ def generation_settings(path: Path, settings: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.to_diff_dict().items()
-        if not name.startswith("_") and name != "transformers_version"
+        if not name.startswith(("_", "output_")) and name not in ("transformers_version", "return_dict", "use_cache")
     }
 
 
