@@ -22,7 +22,7 @@ from tests.helpers.two_vocabularies import ENGLISH, GERMAN, model_of, separate_t
 from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.convert.sentencepiece import read_sentencepiece, sentencepiece_tokenizer
 from vaswani_tx.errors import CheckpointError
-from vaswani_tx.loading import check_vocabulary
+from vaswani_tx.loading import check_vocabulary, load_tokenizer
 from vaswani_tx.token_texts_vaswani import source_of, target_of, token_texts
 
 HOSTILE = [
@@ -175,6 +175,16 @@ def test_a_folder_lacks_neither_side(pair, sides, folder):
     with pytest.raises(ValueError, match=r"target_tokenizer\.json is missing: copy the folder again"):
         VaswaniTokenizer.from_pretrained(folder)
     (folder / "elsewhere.json").rename(folder / "target_tokenizer.json")
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    for wrong, said in (({"tokenizer_file": "/etc/passwd"}, "has tokenizer_file"), ("yes", "has no table")):
+        config.write_text(json.dumps({**settings, "target": wrong}))
+        with pytest.raises(ValueError, match=f"`target` must hold .* {said}"):
+            VaswaniTokenizer.from_pretrained(folder)
+    config.write_text(json.dumps(settings))
+    (folder / "target_tokenizer.json").write_text('{"model"')
+    with pytest.raises(CheckpointError, match=r"target_tokenizer\.json' is damaged"):
+        load_tokenizer(folder)
     sides[0].save_pretrained(folder)  # a file of the former tokenizer is no part of the new one
     assert not VaswaniTokenizer.from_pretrained(folder).has_target
 
