@@ -110,7 +110,15 @@ def _joint_fields(config_class, dicts: dict[str, dict], sources: dict[str, str |
         joint[own] = found.get(own, found.get("num_hidden_layers"))
     if "decoder" not in dicts:
         joint["decoder_layers"] = joint["encoder_layers"]
-    return {**joint, **fields}
+    if "decoder" in dicts and "decoder_layers" in dicts["decoder"]:  # an encoder-decoder's stack of that side
+        cell = dicts["decoder"].get("decoder_cell", "attention")
+    else:
+        cell = "attention" if "decoder" in dicts else fields.get("decoder_cell", "attention")
+    if fields.get("decoder_cell", cell) != cell:
+        raise TransferError(
+            f"decoder_cell={fields['decoder_cell']!r} contradicts the pre-trained decoder's {cell!r}: leave it out."
+        )
+    return {**joint, **fields, "decoder_cell": cell}
 
 
 def _load_stack(cls, model, side: str, source: str, found: dict[str, Any]):

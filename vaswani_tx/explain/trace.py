@@ -130,6 +130,11 @@ def _trace(
     family = family_of(model)
     if family == "image":
         raise ExplainError("An image model reads images: give it one with `page(model, processor, image)`.")
+    if getattr(model.config, "decoder_cell", "attention") != "attention":
+        raise ExplainError(
+            f"The decoder of this model has decoder_cell={model.config.decoder_cell!r}, a recurrence without attention "
+            "weights, and the page shows a decoder's self-attention. `vaswani_tx.align` gives its attention to the source."
+        )
     check_text(text, "text")
     if target is not None:
         check_text(target, "target")
