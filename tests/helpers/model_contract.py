@@ -48,6 +48,7 @@ TEXT_OPTIONS = LAYER_OPTIONS | {
     "tied": {"": {}, "untied": {"tie_word_embeddings": False}},
     "scaled": {"": {}, "unscaled": {"scale_embedding": False}},
 }
+PAIR_OPTIONS = TEXT_OPTIONS | {"cell": {"": {}, "ssru": {"decoder_cell": "ssru"}}}
 IMAGE_OPTIONS = LAYER_OPTIONS | {
     "positions": {
         "": {}, "2d": {"position_embedding": "sinusoidal_2d"}, "learned": {"position_embedding": "learned"},
@@ -106,6 +107,8 @@ class Case:
 
     @property
     def options(self) -> dict[str, dict[str, dict[str, Any]]]:
+        if self.crosses:
+            return PAIR_OPTIONS
         return IMAGE_OPTIONS if self.takes_images else TEXT_OPTIONS
 
     @property
@@ -217,7 +220,7 @@ class Variant:
 def variants(cases: Sequence[Case], **factors: Sequence[Any]) -> pytest.MarkDecorator:
     """Parametrize `variant` so that every two values of the classes, options and factors meet in at least one test."""
     found = []
-    for options in (TEXT_OPTIONS, IMAGE_OPTIONS):
+    for options in (TEXT_OPTIONS, PAIR_OPTIONS, IMAGE_OPTIONS):
         own = [case for case in cases if case.options is options]
         choices = {name: list(values) for name, values in options.items()}
         for row in pairwise({"case": own, **choices, **factors}) if own else []:
