@@ -11,6 +11,9 @@ from torch import nn
 from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
 
+# An exported program has no loop of a length that is not known: it computes so many positions.
+EXPORTED_LENGTH = 8192
+
 
 def _tokens_of_square_mask(mask: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Return which positions are tokens, [B, T], by a mask [B, 1, T, cached + T]: those that the last one sees.
@@ -72,11 +75,17 @@ def linear_recurrence(decay: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor
     It takes log2(T) steps over the whole sequence (Hillis and Steele 1986): after step k, each position has summed the
     last 2^k inputs. Nothing is divided by a product of decays, so none can underflow.
     """
-    step, length = 1, inputs.shape[1]
-    while step < length:
-        before = nn.functional.pad(inputs, (0, 0, step, 0))[:, :length]  # the same, `step` positions earlier
-        inputs = inputs + decay * before
-        decay = decay * nn.functional.pad(decay, (0, 0, step, 0))[:, :length]
+    length = inputs.shape[1]
+    exports = torch.compiler.is_exporting()
+    step = 1
+    while step < (EXPORTED_LENGTH if exports else length):
+        if exports:  # no slice, whose length would be fixed in the program
+            places = torch.arange(length, device=inputs.device)
+            shifted, is_there = (places - step).clamp(min=0), (places >= step)[:, None]
+            before, product = (x.index_select(1, shifted) * is_there for x in (inputs, decay))
+        else:
+            before, product = (nn.functional.pad(x[:, :-step], (0, 0, step, 0)) for x in (inputs, decay))
+        inputs, decay = inputs + decay * before, decay * product
         step *= 2
     return inputs
 
