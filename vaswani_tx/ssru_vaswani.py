@@ -29,8 +29,8 @@ def _tokens_of_square_mask(mask: torch.Tensor, columns: torch.Tensor) -> torch.T
         differs = (visible != (causal & is_token[:, None])) & is_token[..., None]
         if differs.any():
             raise ValueError(
-                "With decoder_cell='ssru' a position knows all earlier tokens, and the given mask of 4 dimensions hides "
-                "some: give a mask [B, T] of the padding, and position_ids that begin again at each packed document."
+                "With decoder_cell='ssru' a position knows all earlier tokens, and the given mask of 4 dimensions "
+                "hides some: give a mask [B, T] of the padding, and position_ids that begin again at each document."
             )
     return is_token
 
@@ -158,8 +158,8 @@ class VaswaniSSRU(nn.Module):
             return layer.keys[:, 0].index_select(1, index) * (length > 0)
         if length and (not isinstance(layer.keys, torch.Tensor) or layer.keys.shape[-2] < length):
             raise ValueError(
-                f"A cache with layers of {type(layer).__name__} does not keep the states of decoder_cell='ssru' as they "
-                "are: leave cache_implementation out, or give 'dynamic' or 'static'."
+                f"A cache with layers of {type(layer).__name__} does not keep the states of decoder_cell='ssru' as "
+                "they are: leave cache_implementation out, or give 'dynamic' or 'static'."
             )
         return layer.keys[:, 0, length - 1 : length] if length else None
 

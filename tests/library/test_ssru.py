@@ -90,7 +90,7 @@ def test_only_this_decoder_has_the_cell():
     names = {name for name, _ in model.named_modules()}
     assert "model.decoder.layers.0.ssru.in_proj" in names and "model.encoder.layers.0.self_attn" in names
     assert not any(name.startswith("model.decoder") and "self_attn" in name for name in names)
-    with pytest.raises(ValueError, match="decoder_cell must be 'attention'.*'gru'"):
+    with pytest.raises(ValueError, match=r"decoder_cell must be 'attention'.*'gru'"):
         VaswaniConfig(decoder_cell="gru")
 
 

@@ -96,10 +96,14 @@ def read_marian(path: Path) -> MarianFile:
 def _read_npz(path: Path) -> MarianFile:
     weights: dict[str, torch.Tensor] = {}
     settings: dict[str, Any] = {}
+    if not zipfile.is_zipfile(path):
+        raise ConversionError(f"'{path}' is damaged, or no archive of numpy: copy it again.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             for name in archive.files:
                 array = archive[name]
+                if not isinstance(array, np.ndarray):
+                    raise ConversionError(f"'{path}' is damaged: {name!r} is no array.")
                 if name == SETTINGS:
                     settings = _settings(array.tobytes(), path)
                 elif array.dtype.kind != "f":

@@ -1,7 +1,7 @@
-"""Marian's own models, `model.npz` and `.bin`: post- and pre-norm encoder-decoders, also with recurrent decoders (SSRU).
+"""Marian's own models, `model.npz` and `.bin`: post- or pre-norm encoder-decoders, also with recurrent decoders.
 
 Marian's arithmetic: weights are [inputs, outputs]; sinusoids are [all sines | all cosines] with tensor2tensor's
-frequencies, from position 0; LayerNorm has epsilon 1e-6; and the first input of the decoder is a zero vector. The latter
+frequencies, from position 0; LayerNorm has epsilon 1e-6; and the first input of the decoder is a zero vector, which
 becomes a token `<pad>` behind the vocabulary, whose row is zero and whose logit is `NEVER`.
 """
 
@@ -64,9 +64,9 @@ def read(path: Path) -> Converted:
     state = permute_channels(_completed(state, config, found), interleaving(config.d_model), _CHANNELS)
     tokenizer, special = read_tokenizer(file, decoding, config, notes)
     generation = _generation(config, decoding, special, notes)
-    if found.quantised:
+    if quantised := [name for name in found.quantised if name in used]:
         notes.append(
-            f"{len(found.quantised)} weights were in 8 or 16 bits and are exact multiples of their scales in float32. "
+            f"{len(quantised)} weights were in 8 or 16 bits and are exact multiples of their scales in float32. "
             "Marian also rounds activations to 8 bits, so some of its translations differ from this model's."
         )
     return Converted(
@@ -129,7 +129,8 @@ def _operations(settings: Mapping[str, Any], name: str, default: str) -> str:
 def _norms(settings: Mapping[str, Any], recurrent: bool, notes: list[str]) -> dict[str, Any]:
     """Return where the LayerNorms are."""
     before, after = (
-        _operations(settings, f"transformer-{name}", default) for name, default in (("preprocess", ""), ("postprocess", "dan"))
+        _operations(settings, f"transformer-{name}", default)
+        for name, default in (("preprocess", ""), ("postprocess", "dan"))
     )
     if (before, after) not in (("", "an"), ("n", "a")):
         raise ConversionError(
@@ -141,13 +142,13 @@ def _norms(settings: Mapping[str, Any], recurrent: bool, notes: list[str]) -> di
         version = _version(settings)
         if version is None or version < _NORMALISED_KEYS:
             raise ConversionError(
-                f"a pre-norm model of Marian {settings.get('version', 'of unknown version')!s} cannot be converted: up to "
-                "version 1.10 its self-attention normalised the queries but neither keys nor values."
+                f"a pre-norm model of Marian {settings.get('version', 'of unknown version')!s} cannot be converted: up "
+                "to version 1.10 its self-attention normalised the queries but neither keys nor values."
             )
         if not recurrent:
             notes.append(
-                "The model computes what Marian trained and scores with. Marian's own search leaves the keys of earlier "
-                "target tokens without their LayerNorm in pre-norm models, so its translations may differ."
+                "The model computes what Marian trained and scores with. Marian's own search leaves the keys of "
+                "earlier target tokens without their LayerNorm in pre-norm models, so its translations may differ."
             )
     top = _operations(settings, "transformer-postprocess-top", "")
     embedded = _operations(settings, "transformer-postprocess-emb", "d")
@@ -169,11 +170,17 @@ def _cell(settings: Mapping[str, Any]) -> str:
     if kind == "self-attention":
         return "attention"
     if kind != "rnn":
-        raise ConversionError(f"transformer-decoder-autoreg={kind!r} cannot be converted: only self-attention and rnn can.")
+        raise ConversionError(
+            f"transformer-decoder-autoreg={kind!r} cannot be converted: only self-attention and rnn can."
+        )
     if settings.get("dec-cell") != "ssru":
-        raise ConversionError(f"dec-cell={settings.get('dec-cell')!r} cannot be converted: of the recurrent cells, only ssru can.")
+        raise ConversionError(
+            f"dec-cell={settings.get('dec-cell')!r} cannot be converted: of the recurrent cells, only ssru can."
+        )
     if settings.get("layer-normalization"):
-        raise ConversionError("layer-normalization inside of the recurrent cell cannot be converted: the cell here has none.")
+        raise ConversionError(
+            "layer-normalization inside of the recurrent cell cannot be converted: the cell here has none."
+        )
     return "ssru"
 
 
@@ -201,7 +208,9 @@ def _number(settings: Mapping[str, Any], name: str) -> int:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     if settings.get("type") != "transformer":
-        raise ConversionError(f"the model is of type {settings.get('type')!r}: only Marian's 'transformer' can be converted.")
+        raise ConversionError(
+            f"the model is of type {settings.get('type')!r}: only Marian's 'transformer' can be converted."
+        )
     for name, (values, reason) in _FIXED.items():
         if name in settings and settings[name] not in values:
             raise ConversionError(f"{name}={settings[name]!r} cannot be converted: {reason}.")
@@ -239,10 +248,15 @@ def _config(found: MarianFile, notes: list[str]) -> VaswaniConfig:
     size = _rows(found, target)
     learned = "Wpos" in found.weights
     if learned:
-        notes.append("Positions are learned: Marian repeats the last one beyond its table, and this model refuses there.")
+        notes.append(
+            "Positions are learned. This model numbers target positions as Marian does in training; Marian's own search "
+            "gives position 0 to each, and repeats the last position beyond the table, where this model refuses."
+        )
     tied_layers = settings.get("transformer-tied-layers") or []
     if tied_layers:
-        notes.append(f"Decoder layers share weights {tied_layers} in Marian; here each has a copy, which computes the same.")
+        notes.append(
+            f"Decoder layers share weights {tied_layers} in Marian; here each has a copy, which computes the same."
+        )
     kwargs = {} if learned else {"position_frequencies": "tensor2tensor"}
     try:
         return VaswaniConfig(
@@ -329,7 +343,9 @@ def _layer_numbers(settings: Mapping[str, Any], side: str, depth: int) -> list[i
     if side == "encoder" or not numbers:
         return list(range(1, depth + 1))
     if not isinstance(numbers, list) or len(numbers) != depth or not all(isinstance(one, int) for one in numbers):
-        raise ConversionError(f"transformer-tied-layers={numbers!r} does not name a layer for each of dec-depth={depth}.")
+        raise ConversionError(
+            f"transformer-tied-layers={numbers!r} does not name a layer for each of dec-depth={depth}."
+        )
     return numbers
 
 
@@ -387,22 +403,28 @@ def _generation(
     """Return Marian's settings of translation as transformers names them."""
     config.eos_token_id = special["eos"]
     kinds: dict[str, Callable[[Any], Any]] = {"beam-size": int, "normalize": float, "word-penalty": float}
-    values = {"beam-size": 12, "normalize": 0.0, "word-penalty": 0.0}
+    values: dict[str, Any] = {"beam-size": 4, "normalize": 1.0, "word-penalty": 0.0}
+    if not decoding:
+        notes.append(
+            "There are no settings of translation beside the model: it has num_beams=4 and length_penalty=1.0."
+        )
     for name, kind in kinds.items():
         if name in decoding:
             try:
                 values[name] = kind(decoding[name])
             except (TypeError, ValueError):
-                raise ConversionError(f"the setting {name} beside the model is {decoding[name]!r}, no number.") from None
+                raise ConversionError(
+                    f"the setting {name} beside the model is {decoding[name]!r}, no number."
+                ) from None
     if values["word-penalty"]:
-        notes.append(f"word-penalty={values['word-penalty']} of Marian's search is left out: transformers has no such setting.")
+        notes.append(
+            f"word-penalty={values['word-penalty']} of Marian's search is left out: transformers has no such setting."
+        )
     if "shortlist" in decoding:
         notes.append("The shortlist is left out: this model chooses among all words, so some translations differ.")
     generation = {
-        "num_beams": max(1, int(values["beam-size"])) if "beam-size" in decoding else 4,
+        "num_beams": max(1, values["beam-size"]),
         "length_penalty": values["normalize"],
-        "gnmt_alpha": None,
-        "max_extra_tokens": None,
         "max_length": 512,
         "pad_token_id": config.pad_token_id,
         "eos_token_id": config.eos_token_id,

@@ -58,7 +58,9 @@ def _files(weights: Path, decoding: Mapping[str, Any]) -> list[Path]:
             return [file for file in files if file is not None]
         lost = next(str(name) for name, file in zip(named, files, strict=True) if file is None)
         raise ConversionError(f"'{folder}' has no '{Path(lost).name}', the vocabulary that its settings name.")
-    kinds = [path for path in sorted(folder.iterdir()) if path.suffix in (".spm", *_WORDS) and "vocab" in path.name.lower()]
+    kinds = [
+        path for path in sorted(folder.iterdir()) if path.suffix in (".spm", *_WORDS) and "vocab" in path.name.lower()
+    ]
     for first, second in (("src", "trg"), ("src", "tgt"), ("source", "target")):
         pair = [[path for path in kinds if part in path.name.lower()] for part in (first, second)]
         if len(pair[0]) == len(pair[1]) == 1:
@@ -83,7 +85,8 @@ def _check_size(file: Path, entries: int, size: int) -> None:
     """Raise ConversionError where a vocabulary has more entries than the model, whose last row is ours."""
     if entries > size - 1:
         raise ConversionError(
-            f"'{file}' has {entries:,} entries, but the model's embedding {size - 1:,} rows: they belong to different models."
+            f"'{file}' has {entries:,} entries, but the model's embedding {size - 1:,} rows: they belong to different "
+            "models."
         )
 
 
@@ -93,7 +96,9 @@ def _pieces(file: Path, size: int, notes: list[str]) -> tuple[VaswaniTokenizer, 
     _check_size(file, len(model.pieces), size)
     unk = model.of_kind(UNKNOWN)[0]
     if "</s>" not in ids or PAD in ids:
-        raise ConversionError(f"'{file}' has no '</s>', or has '{PAD}': it is not a vocabulary that Marian trains with.")
+        raise ConversionError(
+            f"'{file}' has no '</s>', or has '{PAD}': it is not a vocabulary that Marian trains with."
+        )
     special = {**_SPECIAL, "unk_token": unk}
     tokenizer = sentencepiece_tokenizer(model, {**ids, PAD: size - 1}, special)
     return tokenizer, {"eos": ids["</s>"], "unk": ids[unk]}

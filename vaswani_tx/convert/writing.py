@@ -166,6 +166,7 @@ def _save(converted: Converted, state: dict[str, torch.Tensor], folder: Path) ->
     if model.can_generate():
         model.generation_config = GenerationConfig.from_model_config(model.config)
         model.generation_config.update(**converted.generation)
+        model.generation_config._from_model_config = False  # else our class takes it for settings that nobody chose
     model.save_pretrained(folder)
     if converted.tokenizer is not None:
         converted.tokenizer.save_pretrained(folder)

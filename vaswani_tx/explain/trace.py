@@ -134,7 +134,8 @@ def _trace(
     if getattr(model.config, "decoder_cell", "attention") != "attention":
         raise ExplainError(
             f"The decoder of this model has decoder_cell={model.config.decoder_cell!r}, a recurrence without attention "
-            "weights, and the page shows a decoder's self-attention. `vaswani_tx.align` gives its attention to the source."
+            "weights, and the page shows a decoder's self-attention. Its attention to the source is in the alignments "
+            "that translation gives (`vaswani-tx translate --alignments`)."
         )
     check_text(text, "text")
     if target is not None:
