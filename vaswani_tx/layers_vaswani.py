@@ -409,8 +409,7 @@ class VaswaniDecoderLayer(VaswaniLayer):
         self.pre_norm = config.norm_order == "pre"
         self.is_recurrent = getattr(config, "decoder_cell", "attention") == "ssru"
         if self.is_recurrent:
-            self.ssru = VaswaniSSRU(config, layer_idx)
-            self.ssru_residual = VaswaniResidual(config)
+            self.ssru, self.ssru_residual = VaswaniSSRU(config, layer_idx), VaswaniResidual(config)
         else:
             self.self_attn = VaswaniAttention(config, layer_idx, is_causal=True)
             self.self_attn_residual = VaswaniResidual(config)
@@ -433,10 +432,8 @@ class VaswaniDecoderLayer(VaswaniLayer):
         x, memory = hidden_states, encoder_hidden_states
         own = {"attention_mask": attention_mask, "past_key_values": past_key_values, **kwargs}
         cross = {**own, "attention_mask": encoder_attention_mask}
-        if self.is_recurrent:
-            cell, residual = self.ssru, self.ssru_residual
-        else:
-            cell, residual = self.self_attn, self.self_attn_residual
+        cell: nn.Module = self.ssru if self.is_recurrent else self.self_attn
+        residual = self.ssru_residual if self.is_recurrent else self.self_attn_residual
         if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
             x = x + residual.dropout(cell(residual.norm(x), **own)[0])
             if memory is not None:

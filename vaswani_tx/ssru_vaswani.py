@@ -50,9 +50,9 @@ def tokens_and_beginnings(
     Returns:
         [B, T, 2], boolean; None: all are tokens of one document.
     """
-    if attention_mask is None and documents is None:
-        return None
     if attention_mask is None:
+        if documents is None:
+            return None
         is_token = torch.ones_like(documents, dtype=torch.bool)
     else:
         columns = torch.arange(length, device=attention_mask.device) + past_length
@@ -155,7 +155,7 @@ class VaswaniSSRU(nn.Module):
         length = layer.get_seq_length()
         if not isinstance(length, int):  # a static cache counts in a tensor, for graphs
             index = (length - 1).clamp(min=0).reshape(1)
-            return layer.keys[:, 0].index_select(1, index) * (length > 0)
+            return layer.keys[:, 0].index_select(1, index)  # zeros before the first position is written
         if length and (not isinstance(layer.keys, torch.Tensor) or layer.keys.shape[-2] < length):
             raise ValueError(
                 f"A cache with layers of {type(layer).__name__} does not keep the states of decoder_cell='ssru' as "

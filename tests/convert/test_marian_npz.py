@@ -282,6 +282,41 @@ def test_vocabularies_of_words_and_settings_of_translation(tmp_path):
     assert beams.shape[0] == 2 and not {1, 23} & set(beams[:, 1:].flatten().tolist()) - {23}
 
 
+def field(number, content):
+    """Return one field of a protocol buffer: bytes, a number, or a float32."""
+    if isinstance(content, bytes):
+        return bytes([number << 3 | 2, len(content)]) + content
+    if isinstance(content, float):
+        return bytes([number << 3 | 5]) + struct.pack("<f", content)
+    return bytes([number << 3, content])
+
+
+def write_pieces(path, texts):
+    """Write a unigram model of SentencePiece as Marian trains it: `</s>`, `<unk>`, then pieces."""
+    pieces = [("</s>", 0.0, 3), ("<unk>", 0.0, 2), *((text, -1.0 - index, 1) for index, text in enumerate(texts))]
+    content = b"".join(
+        field(1, field(1, text.encode()) + field(2, score) + field(3, kind)) for text, score, kind in pieces
+    )
+    path.write_bytes(content + field(2, field(3, 1)) + field(3, field(1, b"identity")))
+
+
+def test_sentencepiece_beside_the_model(tmp_path):
+    write_model(tmp_path, SSRU)
+    write_pieces(tmp_path / "vocab.enpt.spm", ["▁a", "▁dog", "s", "▁", "d", "o", "g", "a"])
+    tokenizer = read(tmp_path).tokenizer
+    assert tokenizer("a dogs dog x").input_ids == [2, 3, 4, 3, 5, 1, 0]
+    assert tokenizer.decode([2, 3, 4, 0, 23], skip_special_tokens=True) == "a dogs"
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (23, 0, 1)
+    write_pieces(tmp_path / "vocab.enpt.spm", [f"▁w{index}" for index in range(30)])
+    with pytest.raises(ConversionError, match="has 32 entries, but the model's embedding 23 rows"):
+        read(tmp_path)
+    write_pieces(tmp_path / "vocab.enpt.spm", ["▁a"])
+    (tmp_path / "vocab.enpt.spm").rename(tmp_path / "trgvocab.enja.spm")
+    write_pieces(tmp_path / "srcvocab.enja.spm", ["▁b"])
+    tokenizer = read(tmp_path).tokenizer
+    assert tokenizer("b").input_ids == [2, 0] and tokenizer(text_target="b a").input_ids == [1, 2, 0]
+
+
 def test_words_as_yaml_json_and_lines(tmp_path):
     words = {"</s>": 0, "<unk>": 1, "null": 2, "12": 3, "yes": 4, '"': 5, "😀": 6, ": x": 7}
     for name, text in (

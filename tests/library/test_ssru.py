@@ -165,7 +165,7 @@ LENGTH = {"max_new_tokens": 7, "min_new_tokens": 7, "eos_token_id": 2}
 
 
 def test_greedy_search_equals_decoding_without_a_cache():
-    model = model_of(source_vocab_size=None)
+    model = model_of(source_vocab_size=45)
     source = ids(3, 6)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]])
     found = model.generate(source, attention_mask=mask, num_beams=1, do_sample=False, suppress_tokens=[2], **LENGTH)

@@ -27,9 +27,9 @@ SETTINGS = "special:model.yml"
 _VERSION = struct.pack("<Q", 1)
 # Most tensors and dimensions that a file may have: more are damage.
 _MOST_TENSORS, _MOST_DIMENSIONS = 1_000_000, 8
-_TYPES = {0x0402: np.float16, 0x0404: np.float32, 0x0408: np.float64, 0x0101: np.int8}
+_TYPES: dict[int, Any] = {0x0402: np.float16, 0x0404: np.float32, 0x0408: np.float64, 0x0101: np.int8}
 # Type -> what it holds, of marian-nmt and of browsermt, where they differ.
-_QUANTISED = {0x10001: np.int8, 0x4101: np.int8, 0x10002: np.int16, 0x4102: np.int16}
+_QUANTISED: dict[int, Any] = {0x10001: np.int8, 0x4101: np.int8, 0x10002: np.int16, 0x4102: np.int16}
 _PACKED = {
     0x0802: "packed16",
     0x1801: "packed8avx2",
@@ -204,9 +204,9 @@ def _decoded(content: bytes, kind: int, shape: tuple[int, ...], name: str, path:
             f"{what} is packed for one kind of processor ({_PACKED[kind]}), an order of bytes that is not described: "
             "convert the model's .npz, or its .bin of type float32 or intgemm8."
         )
-    dtype = np.dtype(_QUANTISED.get(kind) or _TYPES.get(kind, np.void)).newbyteorder("<")
-    if dtype.kind == "V":
+    if kind not in _QUANTISED and kind not in _TYPES:
         raise ConversionError(f"{what} has an unknown type, {kind:#x}.")
+    dtype = np.dtype((_QUANTISED | _TYPES)[kind]).newbyteorder("<")
     if any(side < 0 for side in shape):
         raise ConversionError(f"{what} has the impossible shape {list(shape)}.")
     elements = int(np.prod(shape, dtype=np.int64))

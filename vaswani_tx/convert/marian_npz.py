@@ -249,8 +249,8 @@ def _config(found: MarianFile, notes: list[str]) -> VaswaniConfig:
     learned = "Wpos" in found.weights
     if learned:
         notes.append(
-            "Positions are learned. This model numbers target positions as Marian does in training; Marian's own search "
-            "gives position 0 to each, and repeats the last position beyond the table, where this model refuses."
+            "Positions are learned. This model numbers target positions as Marian does in training; Marian's own "
+            "search gives position 0 to each, and repeats the last one beyond the table, where this model refuses."
         )
     tied_layers = settings.get("transformer-tied-layers") or []
     if tied_layers:
