@@ -317,6 +317,14 @@ def test_sentencepiece_beside_the_model(tmp_path):
     assert tokenizer("b").input_ids == [2, 0] and tokenizer(text_target="b a").input_ids == [1, 2, 0]
 
 
+@pytest.mark.parametrize("text", ["beam-size: many", "beam-size: 0", "normalize: .nan", "normalize: [1]", "a: ["])
+def test_wrong_settings_of_translation(text, tmp_path):
+    path, *_ = write_model(tmp_path)
+    (tmp_path / "model.npz.decoder.yml").write_text(text)
+    with pytest.raises(ConversionError, match=r"is damaged, or no YAML|not a number from"):
+        read(path)
+
+
 def test_words_as_yaml_json_and_lines(tmp_path):
     words = {"</s>": 0, "<unk>": 1, "null": 2, "12": 3, "yes": 4, '"': 5, "😀": 6, ": x": 7}
     for name, text in (

@@ -70,7 +70,7 @@ def is_weights(path: Path) -> bool:
                 # The settings, last of the names, are within the headers of some thousand tensors.
                 head = stream.read(1 << 20)
             return head.startswith((_VERSION, struct.pack("<Q", 2))) and SETTINGS.encode() in head
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
         return False
     return False
 
@@ -96,7 +96,7 @@ def read_marian(path: Path) -> MarianFile:
 def _read_npz(path: Path) -> MarianFile:
     weights: dict[str, torch.Tensor] = {}
     settings: dict[str, Any] = {}
-    if not zipfile.is_zipfile(path):
+    if path.is_file() and not zipfile.is_zipfile(path):
         raise ConversionError(f"'{path}' is damaged, or no archive of numpy: copy it again.")
     try:
         with np.load(path, allow_pickle=False) as archive:

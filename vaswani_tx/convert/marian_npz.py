@@ -6,7 +6,7 @@ becomes a token `<pad>` behind the vocabulary, whose row is zero and whose logit
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 _ACTIVATIONS = {"relu": "relu", "swish": "silu"}
 # The versions of Marian since which GELU is exact, and keys are normalised in pre-norm self-attention.
 _EXACT_GELU, _NORMALISED_KEYS = (1, 12, 3), (1, 11, 0)
+# Settings of translation: name -> (Marian's default, least, most).
+_SEARCH: dict[str, tuple[Any, float, float]] = {
+    "beam-size": (12, 1, 1000),
+    "normalize": (0.0, 0.0, 100.0),
+    "word-penalty": (0.0, -100.0, 100.0),
+}
 _ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 _RECURRENCE = [("W", "in_proj.weight"), ("Wf", "forget_proj.weight"), ("bf", "forget_proj.bias")]
 _CHANNELS = {"in_proj.weight": (0, 1), "forget_proj.weight": (0, 1), "forget_proj.bias": (0,)}
@@ -92,7 +98,8 @@ def _weights_of(folder: Path) -> Path:
     if not files:
         raise ConversionError(f"'{folder}' has no .npz or .bin of Marian.")
     if len(files) > 1:
-        named = _decoding_settings(files[0]).get("models") or []
+        named = _decoding_settings(files[0]).get("models")
+        named = named if isinstance(named, list) else []
         chosen = [file for file in files if file.name in {Path(str(name)).name for name in named}]
         if len(chosen) != 1:
             names = ", ".join(file.name for file in files)
@@ -194,7 +201,7 @@ def _activation(settings: Mapping[str, Any]) -> str:
                 "say its version."
             )
         return "gelu" if version >= _EXACT_GELU else "quick_gelu"
-    if name not in _ACTIVATIONS:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise ConversionError(f"transformer-ffn-activation={name!r} cannot be converted: relu, swish and gelu can.")
     return _ACTIVATIONS[name]
 
@@ -217,8 +224,9 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     vocabularies = settings.get("dim-vocabs")
     if not isinstance(vocabularies, list) or len(vocabularies) != 2:
         raise ConversionError(f"dim-vocabs={vocabularies!r} cannot be converted: only one source and one target can.")
-    if kinds := [kind for kind in settings.get("input-types") or [] if kind != "sequence"]:
-        raise ConversionError(f"input-types has {kinds[0]!r}, which cannot be converted: only texts can.")
+    kinds = settings.get("input-types") or []
+    if not isinstance(kinds, list) or any(kind != "sequence" for kind in kinds):
+        raise ConversionError(f"input-types={kinds!r} cannot be converted: only texts (sequence) can.")
     inner = settings.get("transformer-decoder-dim-ffn") or settings.get("transformer-dim-ffn")
     if inner != settings.get("transformer-dim-ffn"):
         raise ConversionError(
@@ -402,20 +410,19 @@ def _generation(
 ) -> dict[str, Any]:
     """Return Marian's settings of translation as transformers names them."""
     config.eos_token_id = special["eos"]
-    kinds: dict[str, Callable[[Any], Any]] = {"beam-size": int, "normalize": float, "word-penalty": float}
-    values: dict[str, Any] = {"beam-size": 4, "normalize": 1.0, "word-penalty": 0.0}
     if not decoding:
+        decoding = {"beam-size": 4, "normalize": 1.0}
         notes.append(
             "There are no settings of translation beside the model: it has num_beams=4 and length_penalty=1.0."
         )
-    for name, kind in kinds.items():
-        if name in decoding:
-            try:
-                values[name] = kind(decoding[name])
-            except (TypeError, ValueError):
-                raise ConversionError(
-                    f"the setting {name} beside the model is {decoding[name]!r}, no number."
-                ) from None
+    values: dict[str, Any] = {}
+    for name, (default, least, most) in _SEARCH.items():
+        value = decoding.get(name, default)
+        if not isinstance(value, (int, type(default))) or not least <= value <= most:
+            raise ConversionError(
+                f"the setting {name} beside the model is {value!r}, not a number from {least} to {most}."
+            )
+        values[name] = type(default)(value)
     if values["word-penalty"]:
         notes.append(
             f"word-penalty={values['word-penalty']} of Marian's search is left out: transformers has no such setting."
@@ -423,7 +430,7 @@ def _generation(
     if "shortlist" in decoding:
         notes.append("The shortlist is left out: this model chooses among all words, so some translations differ.")
     generation = {
-        "num_beams": max(1, values["beam-size"]),
+        "num_beams": values["beam-size"],
         "length_penalty": values["normalize"],
         "max_length": 512,
         "pad_token_id": config.pad_token_id,
