@@ -36,6 +36,8 @@ class VaswaniConfig(VaswaniTextConfig):
         position_frequencies: "paper" (section 3.5) or "tensor2tensor", as there and in fairseq.
         position_offset: the number of the sinusoids' first position. The paper's is 0, fairseq's 2.
         embedding_norm: a LayerNorm on the sum of embedding and position. The paper has none.
+        decoder_cell: "attention", the paper's masked self-attention, or "ssru", a recurrence in its place (Kim et al.
+            2019), which small and fast models trained elsewhere have.
         max_position_embeddings: rows of the position table. Sinusoids continue beyond it, at any length.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
         tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4); with a
@@ -72,6 +74,7 @@ class VaswaniConfig(VaswaniTextConfig):
     source_vocab_size: int | None = None
     encoder_layers: int = 6
     decoder_layers: int = 6
+    decoder_cell: str = "attention"
     lm_head_bias: bool = False
     max_position_embeddings: int = 1024
     scale_embedding: bool = True
@@ -82,6 +85,11 @@ class VaswaniConfig(VaswaniTextConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 1
+
+    def _check_sizes(self):
+        super()._check_sizes()
+        if self.decoder_cell not in ("attention", "ssru"):
+            raise ValueError(f"decoder_cell must be 'attention' (the paper's) or 'ssru', not {self.decoder_cell!r}.")
 
 
 @strict

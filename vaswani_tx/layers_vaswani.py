@@ -14,6 +14,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_tracing
 
+from .ssru_vaswani import VaswaniSSRU
+
 
 def sinusoids(positions: torch.Tensor, d_model: int, frequencies: str = "paper") -> torch.Tensor:
     """Compute the paper's positional encoding (section 3.5), interleaved, in float64.
@@ -394,6 +396,8 @@ class VaswaniEncoderLayer(VaswaniLayer):
 class VaswaniDecoderLayer(VaswaniLayer):
     """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network.
 
+    With `decoder_cell="ssru"`, a recurrence takes the place of the self-attention.
+
     Args:
         config: gives the sizes.
         layer_idx: index in the stack.
@@ -403,8 +407,12 @@ class VaswaniDecoderLayer(VaswaniLayer):
     def __init__(self, config: PreTrainedConfig, layer_idx: int, cross_attention: bool = True):
         super().__init__()
         self.pre_norm = config.norm_order == "pre"
-        self.self_attn = VaswaniAttention(config, layer_idx, is_causal=True)
-        self.self_attn_residual = VaswaniResidual(config)
+        self.is_recurrent = getattr(config, "decoder_cell", "attention") == "ssru"
+        if self.is_recurrent:
+            self.ssru, self.ssru_residual = VaswaniSSRU(config, layer_idx), VaswaniResidual(config)
+        else:
+            self.self_attn = VaswaniAttention(config, layer_idx, is_causal=True)
+            self.self_attn_residual = VaswaniResidual(config)
         if cross_attention:
             self.cross_attn = VaswaniAttention(config, layer_idx)
             self.cross_attn_residual = VaswaniResidual(config)
@@ -424,13 +432,15 @@ class VaswaniDecoderLayer(VaswaniLayer):
         x, memory = hidden_states, encoder_hidden_states
         own = {"attention_mask": attention_mask, "past_key_values": past_key_values, **kwargs}
         cross = {**own, "attention_mask": encoder_attention_mask}
+        cell: nn.Module = self.ssru if self.is_recurrent else self.self_attn
+        residual = self.ssru_residual if self.is_recurrent else self.self_attn_residual
         if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
-            x = x + self._self_attention(self.self_attn_residual.norm(x), **own)
+            x = x + residual.dropout(cell(residual.norm(x), **own)[0])
             if memory is not None:
                 x = x + self._cross_attention(self.cross_attn_residual.norm(x), memory, **cross)
             return x + self._feed_forward(self.feed_forward_residual.norm(x))
         # The paper: LayerNorm(x + Sublayer(x))
-        x = self.self_attn_residual.norm(x + self._self_attention(x, **own))
+        x = residual.norm(x + residual.dropout(cell(x, **own)[0]))
         if memory is not None:
             x = self.cross_attn_residual.norm(x + self._cross_attention(x, memory, **cross))
         return self.feed_forward_residual.norm(x + self._feed_forward(x))

@@ -40,6 +40,7 @@ from .layers_vaswani import (
     leading_padding,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
+from .ssru_vaswani import tokens_and_beginnings
 from .transfer_vaswani import FromStacksMixin
 
 if TYPE_CHECKING:
@@ -211,6 +212,21 @@ class VaswaniStack(VaswaniPreTrainedModel):
         longest = int(limits.diff().max())
         return {"cu_seq_lens_q": limits, "cu_seq_lens_k": limits, "max_length_q": longest, "max_length_k": longest}
 
+    def _limits_of_positions(self, inputs_embeds, attention_mask, cache: Cache | None, position_ids):
+        """Return what keeps a position from later ones, padding and other documents: a mask as the layers read it."""
+        if getattr(self.config, "decoder_cell", "attention") == "ssru":
+            packs = attention_mask is None and cache is None and position_ids is not None
+            documents = find_packed_sequence_indices(position_ids) if packs else None
+            past_length = cache.get_seq_length() if cache is not None else 0
+            return tokens_and_beginnings(attention_mask, past_length, inputs_embeds.shape[1], documents)
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            position_ids=position_ids,
+        )
+
     def _finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states if self.final_norm is None else self.final_norm(hidden_states)
 
@@ -234,13 +250,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
         hidden_states = self.positional_encoding(inputs_embeds, past_length, position_ids, attention_mask)
         if encoder_hidden_states is None:  # attention to an encoder has limits of its own
             kwargs = {**self._limits_of_documents(position_ids, attention_mask, past_key_values), **kwargs}
-        attention_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            position_ids=position_ids,
-        )
+        attention_mask = self._limits_of_positions(inputs_embeds, attention_mask, cache, position_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         for layer in self.layers:

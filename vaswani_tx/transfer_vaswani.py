@@ -162,7 +162,16 @@ def _joint_fields(
     start = dicts.get("decoder", {}).get("decoder_start_token_id")
     if start is not None:
         joint["decoder_start_token_id"] = start
-    return {**joint, **fields}
+    return {**joint, **fields, "decoder_cell": _decoder_cell(dicts.get("decoder"), fields)}
+
+
+def _decoder_cell(decoder: dict[str, Any] | None, fields: dict[str, Any]) -> str:
+    """Return the cell of the pre-trained decoder, attention in a model of one stack; or the one that is asked for."""
+    if decoder is None:
+        return fields.get("decoder_cell", "attention")
+    cell = decoder.get("decoder_cell", "attention") if "decoder_layers" in decoder else "attention"
+    _check_agrees(fields, "decoder_cell", cell)
+    return cell
 
 
 def _check_agrees(fields: dict[str, Any], name: str, value: Any) -> None:

@@ -49,7 +49,10 @@ TEXT_OPTIONS = LAYER_OPTIONS | {
     "scaled": {"": {}, "unscaled": {"scale_embedding": False}},
 }
 # Of encoder-decoders alone, for which a few models have it (see `variants`).
-BOTH_OPTIONS = TEXT_OPTIONS | {"vocabularies": {"": {}, "separate": {"source_vocab_size": 57}}}
+BOTH_OPTIONS = TEXT_OPTIONS | {
+    "vocabularies": {"": {}, "separate": {"source_vocab_size": 57}},
+    "cell": {"": {}, "ssru": {"decoder_cell": "ssru"}},
+}
 IMAGE_OPTIONS = LAYER_OPTIONS | {
     "positions": {
         "": {}, "2d": {"position_embedding": "sinusoidal_2d"}, "learned": {"position_embedding": "learned"},
@@ -219,7 +222,8 @@ class Variant:
 def variants(cases: Sequence[Case], **factors: Sequence[Any]) -> pytest.MarkDecorator:
     """Parametrize `variant` so that every two values of the classes, options and factors meet in at least one test.
 
-    Of each encoder-decoder one model with tied and one with untied matrices has separate vocabularies besides.
+    Of each encoder-decoder one model with tied and one with untied matrices has separate vocabularies besides, and one
+    of either norm order a recurrent cell.
     """
     found = []
     for options, takes_images in ((TEXT_OPTIONS, False), (IMAGE_OPTIONS, True)):
@@ -229,7 +233,9 @@ def variants(cases: Sequence[Case], **factors: Sequence[Any]) -> pytest.MarkDeco
             chosen = {name: row[name] for name in choices}
             found.append(Variant(row["case"], chosen, {name: row[name] for name in factors}))
     of_two = {(v.case.name, v.chosen["tied"]): v for v in found if v.case.crosses}
+    of_cell = {(v.case.name, v.chosen["norm"]): v for v in found if v.case.crosses}
     found += [Variant(v.case, v.chosen | {"vocabularies": "separate"}, v.factors) for v in of_two.values()]
+    found += [Variant(v.case, v.chosen | {"cell": "ssru"}, v.factors) for v in of_cell.values()]
     return pytest.mark.parametrize("variant", sorted(found, key=lambda v: cases.index(v.case)), ids=str)
 
 

@@ -42,6 +42,7 @@ FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
         Format("marian-hf", "MarianMT of transformers, OPUS-MT", "config.json with model_type marian", "marian_hf"),
+        Format("marian", "Marian's own model, also int8", ".npz or .bin with special:model.yml", "marian_npz"),
         Format("fsmt-hf", "FSMT of transformers, fairseq's WMT 2019", "config.json with model_type fsmt", "fsmt_hf"),
         Format("gpt-hf", "OpenAI GPT of transformers", "config.json with model_type openai-gpt", "gpt_hf"),
         Format("bert-hf", "BERT of transformers", "config.json with model_type bert", "bert_hf"),

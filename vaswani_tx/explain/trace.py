@@ -131,6 +131,12 @@ def _trace(
     family = family_of(model)
     if family == "image":
         raise ExplainError("An image model reads images: give it one with `page(model, processor, image)`.")
+    if getattr(model.config, "decoder_cell", "attention") != "attention":
+        raise ExplainError(
+            f"The decoder of this model has decoder_cell={model.config.decoder_cell!r}, a recurrence without attention "
+            "weights, and the page shows a decoder's self-attention. Its attention to the source is in the alignments "
+            "that translation gives (`vaswani-tx translate --alignments`)."
+        )
     check_text(text, "text")
     if target is not None:
         check_text(target, "target")

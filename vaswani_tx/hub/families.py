@@ -58,6 +58,7 @@ _SHARED_CODE = (
     "pipeline_vaswani_parts.py",
     "search_vaswani.py",
     "sentences_vaswani.py",
+    "ssru_vaswani.py",
     "token_texts_vaswani.py",
     "transfer_vaswani.py",
 )
