@@ -37,6 +37,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vaswani_tx.hub.families import CARD, CODE_FOLDER, CODE_NAMES, DATA_FILES, FAMILIES, INDEX, Family, is_ours
 from vaswani_tx.hub.model_card import find_run, make_card
 
+# Beginnings of names in DATA_FILES that come with a tokenizer.
+_OF_TOKENIZERS = ("tokenizer", "target_tokenizer", "special", "added", "chat")
+
 
 class HubError(ValueError):
     """A model that cannot be saved or sent; the message says what is wrong and how to fix it."""
@@ -95,7 +98,7 @@ def save_with_code(
     if present and not overwrite:
         shown = ", ".join(present[:4]) + (", ..." if len(present) > 4 else "")
         raise HubError(f"'{target}' is not empty ({shown}): choose another folder, or pass overwrite=True.")
-    with _whole_folder(target) as new:
+    with whole_folder(target) as new:
         scratch = new / ".scratch"
         contents = _gather(model, tokenizer, scratch, code=True)
         if card is not None or run is not None or CARD not in contents:
@@ -193,7 +196,7 @@ def _gather(
     contents: dict[str, bytes | Path] = dict(_listed(source))
     if tokenizer is not None:
         words = _listed(_as_folder(tokenizer, scratch / "tokenizer", "tokenizer"))
-        replaced = [name for name in DATA_FILES if name.startswith(("tokenizer", "special", "added", "chat"))]
+        replaced = [name for name in DATA_FILES if name.startswith(_OF_TOKENIZERS)]
         contents = {name: content for name, content in contents.items() if name not in replaced}
         contents |= {name: words[name] for name in replaced if name in words}
     family = _family(contents, source)
@@ -312,7 +315,7 @@ def _put(content: bytes | Path, path: Path, scratch: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target` that replaces it when the block succeeds, and is deleted otherwise.
 
     Files of `target` that are no part of a model move over afterwards; a kill in between leaves them in
