@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vaswani_tx.convert.core import ConversionError
-from vaswani_tx.convert.map_rows import Ignored, Row, read_ignored, read_row
+from vaswani_tx.convert.map_rows import Ignored, Row, read_ignored, read_rows
 from vaswani_tx.convert.map_yaml import Place, Value, read_yaml
 from vaswani_tx.suggestions import did_you_mean
 
@@ -115,7 +115,11 @@ def read_map(source: str | Path) -> ModelMap:
     path = find_map(str(source), None)
     sections = _with_extended(path, [])
     names = {key: _name_value(value) for key, value in _entries(sections, "names").items()}
-    rows = [read_row(key, value, lambda text, at: _filled(text, names, at)) for key, value in _pairs(sections, "rows")]
+    rows = [
+        row
+        for key, value in _pairs(sections, "rows")
+        for row in read_rows(key, value, lambda text, at: _filled(text, names, at))
+    ]
     ignored, refused = (
         tuple(read_ignored(_filled(key, names, value), value) for key, value in _pairs(sections, name))
         for name in ("ignore", "refuse")

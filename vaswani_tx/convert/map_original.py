@@ -13,9 +13,10 @@ from torch import nn
 
 from vaswani_tx.convert.core import Batch
 from vaswani_tx.convert.map_file import ORIGINALS, ModelMap
-from vaswani_tx.convert.map_positions import sinusoid_table
+from vaswani_tx.convert.map_positions import Positions, sinusoid_table
 
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
+_ACTIVATIONS = ("relu", "gelu")
+_COMPUTED = 64  # rows of a computed table, more than the check's texts have
 
 
 class TorchOriginal(nn.Module):
@@ -76,7 +77,7 @@ def torch_original(
     config: Any,
     weights: Mapping[str, torch.Tensor],
     state: Mapping[str, torch.Tensor],
-    table: torch.Tensor | None,
+    positions: Positions,
 ) -> Callable[[Batch, torch.dtype], torch.Tensor]:
     """Return what computes a source's logits in a type of number, by torch's modules with its own names of weights.
 
@@ -85,7 +86,7 @@ def torch_original(
         config: of the converted model.
         weights: the source's.
         state: ours before any permutation, for what is around the module: embeddings, learned positions, output layer.
-        table: the source's table of positions [L, D]; None: computed.
+        positions: of the source.
 
     Raises:
         RuntimeError, ValueError, AssertionError: the module does not take the weights.
@@ -100,7 +101,7 @@ def torch_original(
         own = {name: tensor for name, tensor in own.items() if name.startswith(("encoder.", "decoder."))}
     body = _module(kind, config, own)
     body.load_state_dict(own)
-    found = _around(model_map, config, state, table)
+    found = _around(model_map, config, state, positions)
     mode = None
     if kind != "torch.nn.Transformer":
         head = model_map.head if model_map.family == "encoder" else "causal"
@@ -147,7 +148,7 @@ def _module(kind: str, config: Any, own: Mapping[str, torch.Tensor]) -> nn.Modul
 
 
 def _around(
-    model_map: ModelMap, config: Any, state: Mapping[str, torch.Tensor], table: torch.Tensor | None
+    model_map: ModelMap, config: Any, state: Mapping[str, torch.Tensor], positions: Positions
 ) -> dict[str, Any]:
     """Return embeddings, tables, scale and output layer."""
     if model_map.family == "encoder-decoder":
@@ -155,7 +156,7 @@ def _around(
     else:
         stacks, shared = ("model.",), None
     embeddings = [state[f"{stack}embed_tokens.weight"] if shared is None else shared for stack in stacks]
-    tables = [_positions(config, state, stack, table) for stack in stacks]
+    tables = [_positions(config, state, stack, positions) for stack in stacks]
     if "classifier.weight" in state:
         head = state["classifier.weight"], state.get("classifier.bias")
     else:
@@ -164,13 +165,14 @@ def _around(
     return {"embeddings": embeddings, "tables": tables, "scale": scale, "head": head}
 
 
-def _positions(config: Any, state: Mapping[str, torch.Tensor], stack: str, table: torch.Tensor | None) -> torch.Tensor:
+def _positions(config: Any, state: Mapping[str, torch.Tensor], stack: str, positions: Positions) -> torch.Tensor:
     learned = state.get(f"{stack}positional_encoding.positions.weight")
     if learned is not None:
         return learned
-    if table is not None:
-        return table
-    return sinusoid_table(256, config.d_model, "interleaved", config.position_frequencies, config.position_offset)
+    if positions.table is not None:
+        return positions.table
+    layout = "halves" if positions.halves else "interleaved"
+    return sinusoid_table(_COMPUTED, config.d_model, layout, config.position_frequencies, config.position_offset)
 
 
 __all__ = ["TorchOriginal", "torch_original"]

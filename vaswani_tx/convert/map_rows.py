@@ -1,24 +1,23 @@
 """The rows of a key map: patterns of names in the source, our names, and what is done to the tensor in between.
 
-    encoder.{i}.fc.weight: model.encoder.layers.{i}.feed_forward.fc1.weight         # as it is
-    encoder.{i}.in_proj_weight: {split: [..q_proj.weight, ..k_proj.weight, ..v_proj.weight]}
-    h.{i}.c_attn.weight: {do: [transpose], split: [...]}
-    heads.{i}.{h}.key.weight: {join: model.layers.{i}.self_attn.k_proj.weight}
+    encoder.{i}.fc.{weight,bias}: model.encoder.layers.{i}.feed_forward.fc1.{weight,bias}      # two rows, as they are
+    encoder.{i}.in_proj_weight: {split: "model.encoder.layers.{i}.self_attn.{q,k,v}_proj.weight"}
+    h.{i}.fc.weight: {do: [transpose], to: "model.layers.{i}.feed_forward.fc1.weight"}
+    heads.{i}.{h}.key.weight: {join: "model.layers.{i}.self_attn.k_proj.weight"}
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from vaswani_tx.convert.core import ConversionError
 from vaswani_tx.convert.map_yaml import Place, Value
 
 _KINDS = ("to", "split", "join")
 _STEPS = ("transpose", "squeeze", "slice", "scale")
+_ALTERNATIVES = re.compile(r"\{(\w+(?:,\w+)+)\}")
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -62,9 +61,28 @@ class Ignored:
         return _compiled(self.pattern).fullmatch(name) is not None
 
 
-def read_row(pattern: str, value: Value, fill: Callable[[str, Value], str]) -> Row:
-    """Return a row of the map; `fill` replaces the `{name}` in a text."""
-    source = fill(pattern, value)
+def read_rows(pattern: str, value: Value, fill: Callable[[str, Value], str]) -> list[Row]:
+    """Return the rows of an entry of the map, several where its name has alternatives `{weight,bias}`.
+
+    Args:
+        pattern: the entry's name.
+        value: our name, or a mapping with `to`, `split` or `join`, and `do`.
+        fill: replaces the `{name}` in a text.
+    """
+    group = _ALTERNATIVES.search(pattern)
+    if group is not None:
+        rows = []
+        for choice in group[1].split(","):
+
+            def chosen(text: str, at: Value, choice: str = choice) -> str:
+                return fill(text.replace(group[0], choice), at)
+
+            rows += read_rows(pattern.replace(group[0], choice), value, chosen)
+        return rows
+    return [_read_row(fill(pattern, value), value, fill)]
+
+
+def _read_row(source: str, value: Value, fill: Callable[[str, Value], str]) -> Row:
     _compiled(source, value.place)
     steps: list[tuple[str, Step]] = []
     kind, targets = "to", value
@@ -75,16 +93,23 @@ def read_row(pattern: str, value: Value, fill: Callable[[str, Value], str]) -> R
             raise value.error(f"needs one of {', '.join(_KINDS)}, with our name or names.")
         kind, targets = kinds[0], entries[kinds[0]]
         steps = _steps(entries["do"]) if "do" in entries else []
-    names = tuple(fill(name, targets) for name in targets.texts())
+    names = tuple(each for name in targets.texts() for each in _alternatives(fill(name, targets)))
     if kind == "join" and len(names) != 1:
         raise targets.error("join makes one weight: give one name.")
     if kind == "split" and len(names) < 2:
-        raise targets.error("split makes at least two weights: give a list of names.")
+        raise targets.error("split makes at least two weights: give a list of names, or `{q,k,v}` in one.")
     if ("{h}" in source) != (kind == "join"):
         raise value.error("{h} numbers the parts that `join` puts together: use both or neither.")
     if any(("{i}" in name) != ("{i}" in source) for name in names):
         raise targets.error(f"{{i}} must be in {source!r} and in our names, or in none of them.")
     return Row(source, names, kind, tuple(steps), value.place)
+
+
+def _alternatives(name: str) -> list[str]:
+    group = _ALTERNATIVES.search(name)
+    if group is None:
+        return [name]
+    return [each for choice in group[1].split(",") for each in _alternatives(name.replace(group[0], choice, 1))]
 
 
 def read_ignored(pattern: str, value: Value) -> Ignored:
@@ -203,32 +228,41 @@ def apply_rows(
                 applied.left.append(name)
             else:
                 applied.ignored[name] = reason
+    numbers = [int(match["i"]) for each in found.values() for match in each.values() if match.groupdict().get("i")]
     for index, row in enumerate(rows):
         if not found[index]:
             applied.idle.append(row)
             continue
-        for layer, names in _layers(row, found[index]).items():
+        for layer, names in _layers(row, found[index], min(numbers, default=0)).items():
             parts = [_through_steps(row, name, source[name]) for name in names]
             _put(applied, row, layer, names, parts)
     return applied
 
 
-def _layers(row: Row, matches: dict[str, re.Match]) -> dict[str, list[str]]:
-    """Group the names of a row by layer, numbered from 0, the parts to be joined in their order."""
+def _layers(row: Row, matches: dict[str, re.Match], first: int) -> dict[str, list[str]]:
+    """Group the names of a row by layer, the parts to be joined in their order.
+
+    Args:
+        row: the row.
+        matches: source name -> match of the row's pattern.
+        first: number of the source's first layer, 0 or 1, which is 0 here.
+    """
     groups: dict[int, list[tuple[int, str]]] = {}
     for name, match in matches.items():
         parts = match.groupdict()
         groups.setdefault(int(parts.get("i") or 0), []).append((int(parts.get("h") or 0), name))
     numbers = sorted(groups)
-    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        raise row.place.error(f"the layers of {row.pattern!r} in the source have gaps: there are {numbers}.")
-    if numbers[0] > 1:
-        raise row.place.error(f"the layers of {row.pattern!r} in the source begin with {numbers[0]}, not with 0 or 1.")
+    first = first if "{i}" in row.pattern else 0
+    if first > 1 or numbers != list(range(first, first + len(numbers))):
+        raise row.place.error(
+            f"the layers of {row.pattern!r} in the source are {', '.join(map(str, numbers))}: they must be 0, 1, 2, ..., "
+            "or 1, 2, ..., without gaps."
+        )
     for number in numbers:
         heads = sorted(head for head, _ in groups[number])
         if len(set(heads)) != len(heads) or heads != list(range(heads[0], heads[0] + len(heads))):
             raise row.place.error(f"the parts {{h}} of {row.pattern!r} have gaps: there are {heads}.")
-    return {str(order): [name for _, name in sorted(groups[number])] for order, number in enumerate(numbers)}
+    return {str(number - first): [name for _, name in sorted(groups[number])] for number in numbers}
 
 
 def _through_steps(row: Row, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -266,16 +300,4 @@ def _put(applied: Applied, row: Row, layer: str, names: list[str], parts: list[t
         applied.used[name] = (targets, row.described())
 
 
-def names_for(applied: Applied, ours: str) -> str | None:
-    """Return the source's name of one of our weights, None where it has none."""
-    found = applied.origin.get(ours)
-    return None if found is None else found[0]
-
-
-def check_tensors(weights: Any, path: Any) -> None:
-    """Raise ConversionError where a source holds no tensors."""
-    if not weights:
-        raise ConversionError(f"{path}: holds no weights.")
-
-
-__all__ = ["Applied", "Ignored", "Row", "apply_rows", "check_tensors", "names_for", "read_ignored", "read_row"]
+__all__ = ["Applied", "Ignored", "Row", "apply_rows", "read_ignored", "read_rows"]

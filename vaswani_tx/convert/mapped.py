@@ -16,7 +16,7 @@ from vaswani_tx.convert.core import ConversionError, Converted, empty_model
 from vaswani_tx.convert.map_file import ModelMap, plain_section, read_map
 from vaswani_tx.convert.map_model import class_of, complete, make_config, share_equal_weights, stacks_of
 from vaswani_tx.convert.map_original import torch_original
-from vaswani_tx.convert.map_positions import read_positions
+from vaswani_tx.convert.map_positions import Positions, read_positions
 from vaswani_tx.convert.map_rows import Applied, apply_rows
 from vaswani_tx.convert.map_tokens import find_beside, make_tokenizer, read_vocabulary
 from vaswani_tx.convert.weights import load_torch, read_file
@@ -72,7 +72,7 @@ def read(
     converted.used, converted.ignored = set(applied.used), applied.ignored
     if config.position_embedding == "learned":
         converted.longest = config.max_position_embeddings
-    _add_original(converted, model_map, weights, applied, positions.table, original)
+    _add_original(converted, model_map, weights, applied, positions, original)
     if positions.halves:
         converted.state = permute_channels(applied.state, interleaving(config.d_model))
     return converted
@@ -201,7 +201,7 @@ def _add_original(
     model_map: ModelMap,
     weights: dict[str, torch.Tensor],
     applied: Applied,
-    table: torch.Tensor | None,
+    positions: Positions,
     original: Callable | None,
 ) -> None:
     if original is not None:
@@ -218,7 +218,7 @@ def _add_original(
         )
         return
     try:
-        made = torch_original(model_map, converted.config, weights, applied.state, table)
+        made = torch_original(model_map, converted.config, weights, applied.state, positions)
     except (RuntimeError, ValueError, AssertionError) as error:
         if isinstance(error, CheckpointError):
             raise
