@@ -59,17 +59,12 @@ def read_positions(
     if "kind" not in section:
         raise model_map.place("positions").error("the map must say `positions: {kind: ...}`: sinusoidal or learned.")
     kind = section["kind"].one_of(("sinusoidal", "learned"))
-    name, table = _table(model_map, section.get("table"), weights)
+    tables = _tables(model_map, section.get("table"), weights)
     if kind == "learned":
         for key in ("layout", "frequencies", "offset"):
             if key in section:
                 raise section[key].error("is of sinusoids: leave it out with `kind: learned`.")
-        if table is not None and name is not None:
-            _claim(applied, name, None)
-            ours = tuple(f"{stack}positional_encoding.positions.weight" for stack in stacks)
-            applied.state |= {each: table.clone() for each in ours}
-            applied.origin |= dict.fromkeys(ours, (name, Row(name, ours, "to", (), section["table"].place)))
-            applied.used[name] = (ours, "as is")
+        _take_tables(section.get("table"), tables, applied, stacks)
         lengths = {
             stack: applied.state[f"{stack}positional_encoding.positions.weight"].shape[0]
             for stack in stacks
@@ -81,10 +76,34 @@ def read_positions(
                 f"one length: cut the longer with `do: [{{slice: [0, {min(lengths.values())}]}}]` in its row."
             )
         return Positions({"position_embedding": "learned"})
-    fields, layout, note = _sinusoids(model_map, section, name, table)
-    if name is not None:
-        _claim(applied, name, note)
-    return Positions({"position_embedding": "sinusoidal", **fields}, layout == "halves", table)
+    found: tuple[dict[str, Any], str] | None = None
+    for name, table in tables.items() or [(None, None)]:
+        fields, layout, note = _sinusoids(model_map, section, name, table)
+        if name is not None:
+            _claim(applied, name, note)
+        size = "max_position_embeddings"
+        if found is not None and (layout != found[1] or {**fields, size: 0} != {**found[0], size: 0}):
+            raise section["table"].error(f"{name!r} holds other sinusoids than {next(iter(tables))!r}.")
+        found = found or (fields, layout)
+    fields, layout = found
+    return Positions({"position_embedding": "sinusoidal", **fields}, layout == "halves", next(iter(tables.values()), None))
+
+
+def _take_tables(
+    value: Value | None, tables: dict[str, torch.Tensor], applied: Applied, stacks: tuple[str, ...]
+) -> None:
+    """Put a table for all stacks, or one for each, among our weights."""
+    if value is None or not tables:
+        return
+    if len(tables) not in (1, len(stacks)):
+        raise value.error(f"{len(tables)} tables are in the source: name one, or one for each of {len(stacks)} stacks.")
+    names = list(tables) if len(tables) == len(stacks) else list(tables) * len(stacks)
+    for stack, name in zip(stacks, names, strict=True):
+        ours = f"{stack}positional_encoding.positions.weight"
+        _claim(applied, name, None)
+        applied.state[ours] = tables[name].clone()
+        applied.origin[ours] = (name, Row(name, (ours,), "to", (), value.place))
+        applied.used[name] = ((*applied.used.get(name, ((), ""))[0], ours), "as is")
 
 
 def _claim(applied: Applied, name: str, reason: str | None) -> None:
@@ -95,20 +114,20 @@ def _claim(applied: Applied, name: str, reason: str | None) -> None:
         applied.ignored[name] = reason
 
 
-def _table(
+def _tables(
     model_map: ModelMap, value: Value | None, weights: Mapping[str, torch.Tensor]
-) -> tuple[str | None, torch.Tensor | None]:
-    """Return name and content [L, D] of the table in the source, where it has it."""
-    if value is None:
-        return None, None
-    name = model_map.fill(value)
-    if name not in weights:
-        return None, None
-    table = weights[name]
-    table = table.reshape([side for side in table.shape if side != 1] or [1])
-    if table.dim() != 2 or not table.is_floating_point():
-        raise value.error(f"{name!r} of shape {list(weights[name].shape)} is no table of positions.")
-    return name, table
+) -> dict[str, torch.Tensor]:
+    """Return the tables [L, D] that the source has, by name."""
+    found = {}
+    values = [] if value is None else value.content if isinstance(value.content, list) else [value]
+    for each in values:
+        name = model_map.fill(each)
+        if name in weights:
+            table = weights[name]
+            found[name] = table.reshape([side for side in table.shape if side != 1] or [1])
+            if found[name].dim() != 2 or not table.is_floating_point():
+                raise each.error(f"{name!r} of shape {list(table.shape)} is no table of positions.")
+    return found
 
 
 def _sinusoids(
