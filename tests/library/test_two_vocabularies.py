@@ -17,7 +17,8 @@ from vaswani_tx.loading import check_vocabulary
 from vaswani_tx.token_texts_vaswani import source_of, target_of, token_texts
 
 HOSTILE = [
-    "", " ", "  two  spaces ", "a </s> b <pad> <unk>", "\ufdd0 mark", "\u00e9 e\u0301 \U0001f469\u200d\U0001f680 \u4e2d\u6587",
+    "", " ", "  two  spaces ", "a </s> b <pad> <unk>", "\ufdd0 mark", "\u00e9 e\u0301 \U0001f469\u200d\U0001f680",
+    "\u4e2d\u6587",
     "tabs\tand\nlines\r\n", "\x00\x7f\ufeff", ">>de<< Hund", "\u2581dog \u0120dog", "\ud7ff\ue000\U0010ffff", "a" * 300,
 ]  # fmt: skip
 
@@ -162,7 +163,7 @@ def test_copies_and_saved_folders_answer_alike(pair, folder, tmp_path):
 
 def test_a_folder_lacks_neither_side(pair, sides, folder):
     (folder / "target_tokenizer.json").rename(folder / "elsewhere.json")
-    with pytest.raises(ValueError, match="target_tokenizer.json is missing: copy the folder again"):
+    with pytest.raises(ValueError, match=r"target_tokenizer\.json is missing: copy the folder again"):
         VaswaniTokenizer.from_pretrained(folder)
     (folder / "elsewhere.json").rename(folder / "target_tokenizer.json")
     sides[0].save_pretrained(folder)  # a file of the former tokenizer is no part of the new one
@@ -174,7 +175,7 @@ def test_wrong_sides_are_refused(pair, sides):
         VaswaniTokenizer.pair(pair, sides[1])
     with pytest.raises(ValueError, match="The target is str"):
         VaswaniTokenizer.pair(sides[0], "German")
-    with pytest.raises(ValueError, match="its `.source` or its `.target`"):
+    with pytest.raises(ValueError, match=r"its `\.source` or its `\.target`"):
         pair.for_continuation()
     assert pair.target.for_continuation().decode(sides[1]("der Hund")["input_ids"][:-1]) == " der Hund"
     with pytest.raises(ValueError, match="`source_vocab_size` is 12"):
@@ -275,10 +276,10 @@ def test_sizes_of_both_sides_are_checked(pair, model):
     small = VaswaniForConditionalGeneration(
         VaswaniConfig(vocab_size=len(pair.target) - 1, d_model=8, d_ff=8, num_heads=1, pad_token_id=pair.pad_token_id)
     )
-    with pytest.raises(CheckpointError, match="tokenizer's (source|target) has"):
+    with pytest.raises(CheckpointError, match=r"tokenizer's (source|target) has"):
         check_vocabulary(small, pair)
     other = VaswaniTokenizer.pair(pair.target, pair.source)  # the special ids of the model are those of its target
-    with pytest.raises(CheckpointError, match="pad_token_id is .* in the tokenizer"):
+    with pytest.raises(CheckpointError, match=r"pad_token_id is .* in the tokenizer"):
         check_vocabulary(model, other)
 
 
