@@ -14,8 +14,8 @@ class VaswaniConfig(VaswaniTextConfig):
     Args:
         vocab_size: entries of the vocabulary that source and target share (section 5.1: about 37,000), or of the
             target's alone.
-        source_vocab_size: entries of the source's vocabulary, where it has a vocabulary and an embedding of its own.
-            None, the paper's: both sides share one. With a number, `vocab_size` and the special tokens are the target's.
+        source_vocab_size: entries of the source's vocabulary, where it has a vocabulary and an embedding of its own;
+            `vocab_size` and the special tokens are then the target's. None, the paper's: both sides share one.
         d_model: width of every sub-layer's output.
         d_ff: inner width of the position-wise feed-forward network (section 3.3).
         num_heads: parallel attention heads h (section 3.2.2).
@@ -39,8 +39,8 @@ class VaswaniConfig(VaswaniTextConfig):
         max_position_embeddings: rows of the position table. Sinusoids continue beyond it, at any length.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
         tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4); with a
-            `source_vocab_size`, for the target's embedding and the projection. False: the output projection gets a matrix
-            of its own; source and target, of one vocabulary, still share theirs.
+            `source_vocab_size`, for the target's embedding and the projection. False: the output projection gets a
+            matrix of its own; source and target, of one vocabulary, still share theirs.
         use_cache: keep keys and values of earlier positions while generating.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens, ids of `vocab_size`.
 

@@ -2,7 +2,7 @@
 
     codes (merges) + dictionary (symbols in order of their ids) -> one `tokenizer.json`
 
-Those programs merge the characters of a word, write `@@` after every unit but the last (`lo@@ w`), and look up the units
+Those programs merge the characters of a word, write `@@` after every unit but the last (`lo@@ w`), and look the units up
 in a dictionary. The `BPE` model of tokenizers does the same with `</w>` after the last unit, so that the symbol `lo@@`
 is its entry `lo`, and `w` is `w</w>`. It needs an entry for each unit that a merge makes on its way. Those that the
 dictionary lacks get ids beyond it, which `VaswaniTokenizer` reads as unknown (`dictionary_size`), as the look-up did.
@@ -104,6 +104,7 @@ def dictionary_tokenizer(
     codes: Codes | None = None,
     special: SpecialSymbols | None = None,
     separator: str = "@@",
+    begins: bool = False,
     **settings: Any,
 ) -> VaswaniTokenizer:
     """Build a tokenizer whose ids are places in a dictionary.
@@ -114,6 +115,7 @@ def dictionary_tokenizer(
         special: the special symbols, `<pad> <s> </s> <unk>` where not given; `</s>`, where there is one, is put after
             texts. Without an unknown symbol, what is not in the dictionary is left out.
         separator: what marks a unit inside of a word.
+        begins: put the symbol `bos` before texts and none after, for language models.
         **settings: passed to `VaswaniTokenizer`.
 
     Raises:
@@ -127,12 +129,19 @@ def dictionary_tokenizer(
         backend = _merged(symbols, codes, special, separator)
     named = special.named()
     places = {symbol: index for index, symbol in enumerate(symbols)}
-    if special.eos is not None:
+    if begins and special.bos is not None:
+        bos = special.bos
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 {bos}:1 $B:1", special_tokens=[(bos, places[bos])]
+        )
+        settings.setdefault("padding_side", "left")
+    elif special.eos is not None:
         eos = special.eos
         backend.post_processor = processors.TemplateProcessing(
             single=f"$A:0 {eos}:0", pair=f"$A:0 {eos}:0 $B:1 {eos}:1", special_tokens=[(eos, places[eos])]
         )
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in named.values()])
+    tokens = dict.fromkeys(named.values())
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     if backend.get_vocab_size() > len(symbols):
         settings["dictionary_size"] = len(symbols)
     return VaswaniTokenizer(tokenizer_object=backend, split_special_tokens=True, **named, **settings)
@@ -204,9 +213,7 @@ def _with_ends_apart(merges: list[tuple[str, str]], entries: dict[str, int], spe
     units = {unit: None for left, right in merges for unit in (left, right, left + right)}
     # Characters that no merge has, and the unknown one, can be the last unit too.
     final = (entry.removesuffix(_END_SYMBOL + _LAST) for entry in entries)
-    units.update(
-        (unit, None) for unit in (*final, *entries, special.unk) if (unit and len(unit) == 1) or unit == special.unk
-    )
+    units.update((unit, None) for unit in (*final, *entries, special.unk) if unit and len(unit) == 1 or unit == special.unk)
     units.pop(_END_SYMBOL, None)
     later = [(unit, _LAST) for unit in (*units, _END_SYMBOL) if unit.endswith(_END_SYMBOL)]
     later += [(unit, _END_SYMBOL + _LAST) for unit in units if not unit.endswith(_END_SYMBOL)]
