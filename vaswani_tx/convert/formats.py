@@ -42,7 +42,7 @@ FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
         Format("marian-hf", "MarianMT of transformers, OPUS-MT", "config.json with model_type marian", "marian_hf"),
-        Format("map", "any checkpoint of torch, by a key map", "--map with a file or the name of a ready map", "mapped"),
+        Format("map", "any checkpoint of torch, by a key map", "--map FILE, or the name of a ready map", "mapped"),
     )
 }
 

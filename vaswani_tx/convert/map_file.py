@@ -39,7 +39,19 @@ SECTIONS: dict[str, tuple[str, ...] | None] = {
     "generation": None,
     "original": ("class", "at", "embed"),
 }
-_ADDED_TO = ("names", "weights", "config", "positions", "rows", "ignore", "refuse", "tokens", "tokenizer", "generation")
+_ADDED_TO = (
+    "names",
+    "weights",
+    "config",
+    "positions",
+    "rows",
+    "ignore",
+    "refuse",
+    "tokens",
+    "tokenizer",
+    "generation",
+    "original",
+)
 _NAME = re.compile(r"\{(\w+)\}")
 _INDICES = ("i", "h")  # a layer, and one of the parts that `join` puts together
 
@@ -160,7 +172,7 @@ def _with_extended(path: Path, before: list[Path]) -> dict[str, Value]:
     sections = dict(root.mapping(SECTIONS))
     extends = sections.pop("extends", None)
     if extends is None:
-        return sections
+        return {name: value for name, value in sections.items() if value.content is not None}
     parent = find_map(extends.text(), extends.place)
     if parent.resolve() in [each.resolve() for each in (*before, path)]:
         raise extends.error(f"{parent} extends this map already: a map cannot extend itself.")
@@ -169,9 +181,9 @@ def _with_extended(path: Path, before: list[Path]) -> dict[str, Value]:
         own = sections.get(name)
         if own is None:
             sections[name] = value
-        elif name in _ADDED_TO:
+        elif name in _ADDED_TO and own.content is not None:
             sections[name] = _joined(own, value)
-    return sections
+    return {name: value for name, value in sections.items() if value.content is not None}
 
 
 def _joined(own: Value, inherited: Value) -> Value:
@@ -215,5 +227,15 @@ def plain_section(model_map: ModelMap, name: str) -> dict[str, Any]:
     return {key: value.plain() for key, value in model_map.section(name).items()}
 
 
-__all__ = ["FAMILIES", "HEADS", "ORIGINALS", "SECTIONS", "TOKENS", "ModelMap", "find_map", "plain_section", "read_map",
-           "ready_maps"]
+__all__ = [
+    "FAMILIES",
+    "HEADS",
+    "ORIGINALS",
+    "SECTIONS",
+    "TOKENS",
+    "ModelMap",
+    "find_map",
+    "plain_section",
+    "read_map",
+    "ready_maps",
+]

@@ -59,12 +59,11 @@ def share_equal_weights(model_map: ModelMap, applied: Applied) -> list[str]:
     """Turn matrices that are equal in the source into one, where our models can tie them; return notes about it."""
     state, notes = applied.state, []
     source, target = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
-    if model_map.family == "encoder-decoder" and source in state and target in state:
-        if _equal(state[source], state[target]):
-            applied.origin["model.shared.weight"] = applied.origin[target]
-            state["model.shared.weight"] = state.pop(target)
-            del state[source]
-            notes.append("Source and target have equal embeddings: they are one matrix now.")
+    if source in state and target in state and _equal(state[source], state[target]):
+        applied.origin["model.shared.weight"] = applied.origin[target]
+        state["model.shared.weight"] = state.pop(target)
+        del state[source]
+        notes.append("Source and target have equal embeddings: they are one matrix now.")
     embedding = next((name for name in _embeddings(model_map) if name in state), None)
     if embedding is not None and "lm_head.weight" in state and _equal(state["lm_head.weight"], state[embedding]):
         del state["lm_head.weight"]
@@ -110,16 +109,13 @@ def make_config(model_map: ModelMap, applied: Applied, further: dict[str, Any]) 
     said = {name: _field_value(name, value, config_class) for name, value in given.items()}
     shown_by = _from_weights(model_map, applied, said)
     for name, (value, why) in shown_by.items():
-        if name in said and said[name] != value and name not in _FREE:
+        if name in said and said[name] != value:
             raise given[name].error(f"{said[name]!r} contradicts the weights: {why}, so it is {value!r}.")
     values = {name: value for name, (value, _) in shown_by.items()} | further | said
     try:
         return config_class(**values)
     except (ValueError, TypeError) as error:
         raise model_map.place("config").error(f"these fields make no model: {str(error).strip()}") from None
-
-
-_FREE: set[str] = set()
 
 
 def _field_value(name: str, value: Value, config_class: Any) -> Any:
@@ -159,8 +155,8 @@ def _from_weights(model_map: ModelMap, applied: Applied, said: dict[str, Any]) -
             found["tie_word_embeddings"] = (False, f"{applied.origin['lm_head.weight'][0]!r} is a matrix of its own")
         elif not said.get("tie_word_embeddings") and "lm_head.weight" not in applied.origin:
             raise model_map.place("config").error(
-                "no row gives `lm_head.weight`, the output projection: add one, or `tie_word_embeddings: true` where it "
-                f"is the embedding.{_idle(applied)}"
+                "no row gives `lm_head.weight`, the output projection: add one, or `tie_word_embeddings: true` where "
+                f"it is the embedding.{_idle(applied)}"
             )
     if "classifier.weight" in state:
         found["num_labels"] = (state["classifier.weight"].shape[0], "the classifier has as many rows")

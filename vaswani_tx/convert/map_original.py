@@ -13,6 +13,7 @@ from torch import nn
 
 from vaswani_tx.convert.core import Batch
 from vaswani_tx.convert.map_file import ORIGINALS, ModelMap
+from vaswani_tx.convert.map_model import stacks_of
 from vaswani_tx.convert.map_positions import Positions, sinusoid_table
 
 _ACTIVATIONS = ("relu", "gelu")
@@ -33,6 +34,8 @@ class TorchOriginal(nn.Module):
 
     def __init__(self, body: nn.Module, embeddings, tables, scale: float, head, mode: str | None):
         super().__init__()
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
         self.body = body
         self.scale = scale
         self.mode = mode
@@ -131,30 +134,32 @@ def _module(kind: str, config: Any, own: Mapping[str, torch.Tensor]) -> nn.Modul
         "batch_first": True,
         "bias": any(name.endswith("linear1.bias") for name in own),
     }
-    if kind == "torch.nn.Transformer":
-        norms = any(name.startswith(("encoder.norm.", "decoder.norm.")) for name in own)
-        module = nn.Transformer(
-            num_encoder_layers=config.encoder_layers, num_decoder_layers=config.decoder_layers, **settings
-        )
-        if not norms:
-            module.encoder.norm = module.decoder.norm = None
-        module.encoder.enable_nested_tensor = False
-        return module
-    norm = None
-    if any(name.startswith("norm.") for name in own):
-        norm = nn.LayerNorm(config.d_model, config.layer_norm_eps, bias="norm.bias" in own)
+    if kind != "torch.nn.Transformer":
+        return _encoder(settings, config.num_hidden_layers, own, "norm.")
+    encoder = _encoder(settings, config.encoder_layers, own, "encoder.norm.")
+    layer, norm = nn.TransformerDecoderLayer(**settings), _norm(settings, own, "decoder.norm.")
+    decoder = nn.TransformerDecoder(layer, config.decoder_layers, norm)
+    return nn.Transformer(
+        config.d_model, config.num_heads, custom_encoder=encoder, custom_decoder=decoder, batch_first=True
+    )
+
+
+def _encoder(settings: dict[str, Any], layers: int, own: Mapping[str, torch.Tensor], norm: str) -> nn.Module:
     layer = nn.TransformerEncoderLayer(**settings)
-    return nn.TransformerEncoder(layer, config.num_hidden_layers, norm, enable_nested_tensor=False)
+    return nn.TransformerEncoder(layer, layers, _norm(settings, own, norm), enable_nested_tensor=False)
+
+
+def _norm(settings: dict[str, Any], own: Mapping[str, torch.Tensor], beginning: str) -> nn.Module | None:
+    if f"{beginning}weight" not in own:
+        return None
+    return nn.LayerNorm(settings["d_model"], settings["layer_norm_eps"], bias=f"{beginning}bias" in own)
 
 
 def _around(
     model_map: ModelMap, config: Any, state: Mapping[str, torch.Tensor], positions: Positions
 ) -> dict[str, Any]:
     """Return embeddings, tables, scale and output layer."""
-    if model_map.family == "encoder-decoder":
-        stacks, shared = ("model.encoder.", "model.decoder."), state.get("model.shared.weight")
-    else:
-        stacks, shared = ("model.",), None
+    stacks, shared = stacks_of(model_map), state.get("model.shared.weight")
     embeddings = [state[f"{stack}embed_tokens.weight"] if shared is None else shared for stack in stacks]
     tables = [_positions(config, state, stack, positions) for stack in stacks]
     if "classifier.weight" in state:

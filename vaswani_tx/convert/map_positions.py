@@ -72,8 +72,8 @@ def read_positions(
         }
         if len(set(lengths.values())) > 1:
             raise model_map.place("positions").error(
-                f"the stacks have tables of different lengths ({', '.join(map(str, lengths.values()))}), and our models "
-                f"one length: cut the longer with `do: [{{slice: [0, {min(lengths.values())}]}}]` in its row."
+                f"the stacks have tables of different lengths ({', '.join(map(str, lengths.values()))}), and our "
+                f"models one length: cut the longer with `do: [{{slice: [0, {min(lengths.values())}]}}]` in its row."
             )
         return Positions({"position_embedding": "learned"})
     found: tuple[dict[str, Any], str] | None = None
@@ -85,8 +85,11 @@ def read_positions(
         if found is not None and (layout != found[1] or {**fields, size: 0} != {**found[0], size: 0}):
             raise section["table"].error(f"{name!r} holds other sinusoids than {next(iter(tables))!r}.")
         found = found or (fields, layout)
+    assert found is not None
     fields, layout = found
-    return Positions({"position_embedding": "sinusoidal", **fields}, layout == "halves", next(iter(tables.values()), None))
+    return Positions(
+        {"position_embedding": "sinusoidal", **fields}, layout == "halves", next(iter(tables.values()), None)
+    )
 
 
 def _take_tables(
@@ -114,9 +117,7 @@ def _claim(applied: Applied, name: str, reason: str | None) -> None:
         applied.ignored[name] = reason
 
 
-def _tables(
-    model_map: ModelMap, value: Value | None, weights: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _tables(model_map: ModelMap, value: Value | None, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tables [L, D] that the source has, by name."""
     found = {}
     values = [] if value is None else value.content if isinstance(value.content, list) else [value]
@@ -144,7 +145,7 @@ def _sinusoids(
             )
         fields = {"position_frequencies": frequencies or "paper", "position_offset": offset or 0}
         return fields, layout, ""
-    rows, width = min(_ROWS, table.shape[0]), table.shape[1]
+    rows = min(_ROWS, table.shape[0])
     candidates = [
         (one, of, first)
         for one in ([layout] if layout else LAYOUTS)
@@ -162,8 +163,8 @@ def _sinusoids(
         raise section["table"].error(f"{name!r} does not hold the sinusoids that the map says. {hint}")
     (layout, frequencies, offset), difference = found
     note = (
-        f"sinusoids ({layout}, {frequencies}, offset {offset}), computed here; the table is {difference:.0e} off in its "
-        f"first {rows} rows"
+        f"sinusoids ({layout}, {frequencies}, offset {offset}), computed here; the table is {difference:.0e} off in "
+        f"its first {rows} rows"
     )
     fields = {"position_frequencies": frequencies, "position_offset": offset}
     return fields | {"max_position_embeddings": table.shape[0]}, layout, note

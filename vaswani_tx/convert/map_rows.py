@@ -1,9 +1,9 @@
 """The rows of a key map: patterns of names in the source, our names, and what is done to the tensor in between.
 
-    encoder.{i}.fc.{weight,bias}: model.encoder.layers.{i}.feed_forward.fc1.{weight,bias}      # two rows, as they are
-    encoder.{i}.in_proj_weight: {split: "model.encoder.layers.{i}.self_attn.{q,k,v}_proj.weight"}
-    h.{i}.fc.weight: {do: [transpose], to: "model.layers.{i}.feed_forward.fc1.weight"}
-    heads.{i}.{h}.key.weight: {join: "model.layers.{i}.self_attn.k_proj.weight"}
+encoder.{i}.fc.{weight,bias}: model.encoder.layers.{i}.feed_forward.fc1.{weight,bias}      # two rows, as they are
+encoder.{i}.in_proj_weight: {split: "model.encoder.layers.{i}.self_attn.{q,k,v}_proj.weight"}
+h.{i}.fc.weight: {do: [transpose], to: "model.layers.{i}.feed_forward.fc1.weight"}
+heads.{i}.{h}.key.weight: {join: "model.layers.{i}.self_attn.k_proj.weight"}
 """
 
 import math
@@ -206,9 +206,7 @@ class Applied:
     idle: list[Row]
 
 
-def apply_rows(
-    source: Mapping[str, torch.Tensor], rows: tuple[Row, ...], ignored: tuple[Ignored, ...]
-) -> Applied:
+def apply_rows(source: Mapping[str, torch.Tensor], rows: tuple[Row, ...], ignored: tuple[Ignored, ...]) -> Applied:
     """Send every weight of the source through the first row that fits its name.
 
     Raises:
@@ -255,8 +253,8 @@ def _layers(row: Row, matches: dict[str, re.Match], first: int) -> dict[str, lis
     first = first if "{i}" in row.pattern else 0
     if first > 1 or numbers != list(range(first, first + len(numbers))):
         raise row.place.error(
-            f"the layers of {row.pattern!r} in the source are {', '.join(map(str, numbers))}: they must be 0, 1, 2, ..., "
-            "or 1, 2, ..., without gaps."
+            f"the layers of {row.pattern!r} in the source are {', '.join(map(str, numbers))}: they must be 0, 1, 2, "
+            "..., or 1, 2, ..., without gaps."
         )
     for number in numbers:
         heads = sorted(head for head, _ in groups[number])

@@ -1,6 +1,6 @@
 """Tokenizers of tutorials: words, characters or the matches of a pattern, looked up in a list of tokens.
 
-    vocabulary file + `tokenizer` section of a map -> one VaswaniTokenizer (a pair, where the sides differ)
+vocabulary file + `tokenizer` section of a map -> one VaswaniTokenizer (a pair, where the sides differ)
 """
 
 import json

@@ -1,6 +1,6 @@
 """YAML of key maps as plain values that remember their lines, so that every message can name one.
 
-    map.yaml -> compose -> Place(file, line, keys) for each value
+map.yaml -> compose -> Place(file, line, keys) for each value
 """
 
 from collections.abc import Hashable, Iterable
@@ -132,7 +132,9 @@ def read_yaml(path: Path) -> Value:
     """
     try:
         if path.stat().st_size > _LARGEST_MAP:
-            raise ConversionError(f"{path}: is {path.stat().st_size:,} bytes long, which no map is: name the YAML file.")
+            raise ConversionError(
+                f"{path}: is {path.stat().st_size:,} bytes long, which no map is: name the YAML file."
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConversionError(f"{path}: the map cannot be read ({error.strerror}).") from None

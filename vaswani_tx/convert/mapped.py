@@ -95,7 +95,7 @@ def read_weights(model_map: ModelMap, path: Path) -> dict[str, torch.Tensor]:
         if not isinstance(content, dict) or key not in content:
             raise section["under"].error(f"'{file}' has no {key!r}. {_seen(content)}")
         content = content[key]
-    tensors = {name: value for name, value in content.items()} if isinstance(content, dict) else {}
+    tensors = dict(content) if isinstance(content, dict) else {}
     if not tensors or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in tensors.items()):
         raise model_map.place("weights").error(
             f"'{file}' does not hold weights by name there. {_seen(content)} Say which with `weights: {{under: ...}}`."
@@ -132,9 +132,7 @@ def _seen(content: Any) -> str:
 
 def _check_left(model_map: ModelMap, applied: Applied) -> None:
     if applied.left:
-        names = ", ".join(applied.left[:5]) + (
-            f" and {len(applied.left) - 5} more" if len(applied.left) > 5 else ""
-        )
+        names = ", ".join(applied.left[:5]) + (f" and {len(applied.left) - 5} more" if len(applied.left) > 5 else "")
         idle = "; ".join(f"line {row.place.line} of {row.place.file.name}: {row.pattern}" for row in applied.idle[:3])
         raise model_map.place("rows").error(
             f"no row is for {names}: add a row, or an entry of `ignore:` with the reason why the model does not need "
