@@ -1,6 +1,7 @@
 """Key maps that are wrong: the message names file, line and key, says what to do, and nothing is written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,26 @@ def test_patterns_find_all_matches(tmp_path, source):
     tokenizer = read(source, map=write(tmp_path, text + section)).tokenizer
     assert tokenizer("a[b] - q[b")["input_ids"] == [1, 2, 3, 0, 0]
     assert tokenizer.decode([1, 2, 3]) == "a[b]-"
+
+
+def test_classifier_of_sequences_says_what_it_reads(tmp_path, source):
+    """The mean of the tokens is said, not guessed; a classifier of the first token is refused."""
+    text = GOOD.replace("family: decoder", "family: encoder\nhead: sequence-classification")
+    text = text.replace("lm_head", "classifier").replace("lm_head", "classifier")
+    with pytest.raises(ConversionError, match="line 3, head: say what the classifier reads: `pooling: mean`"):
+        read(source, map=write(tmp_path, text))
+    with pytest.raises(ConversionError, match="pooling: 'first' cannot be converted"):
+        read(source, map=write(tmp_path, text + "pooling: first\n"))
+    report = convert(source, tmp_path / "out", map=write(tmp_path, text + "pooling: mean\n"))
+    assert report.check.deciding < 1e-5 and report.model.startswith("VaswaniForSequenceClassification")
+
+
+def test_map_of_the_documentation(tmp_path):
+    """The examples of the page are maps."""
+    page = (Path(__file__).parents[2] / "docs" / "convert_maps.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    maps = [block for block in blocks if block.startswith(("extends:", "title:"))]
+    assert [len(read_map(write(tmp_path, text)).rows) > 10 for text in maps] == [True, True]
 
 
 def test_maps_extend_each_other(tmp_path, source):

@@ -26,6 +26,7 @@ SECTIONS: dict[str, tuple[str, ...] | None] = {
     "extends": None,
     "family": None,
     "head": None,
+    "pooling": None,
     "names": None,
     "weights": ("file", "under", "strip"),
     "config": None,

@@ -19,6 +19,7 @@ from vaswani_tx.convert.map_original import torch_original
 from vaswani_tx.convert.map_positions import Positions, read_positions
 from vaswani_tx.convert.map_rows import Applied, apply_rows
 from vaswani_tx.convert.map_tokens import find_beside, make_tokenizer, read_vocabulary
+from vaswani_tx.convert.map_yaml import shown
 from vaswani_tx.convert.weights import load_torch, read_file
 from vaswani_tx.errors import CheckpointError
 
@@ -50,6 +51,7 @@ def read(
     if map is None:
         raise ConversionError("this format needs a key map: --map with a file or the name of a ready map.")
     model_map = read_map(map)
+    _check_pooling(model_map)
     weights = read_weights(model_map, path)
     for name in weights:
         for refused in model_map.refused:
@@ -76,6 +78,22 @@ def read(
     if positions.halves:
         converted.state = permute_channels(applied.state, interleaving(config.d_model))
     return converted
+
+
+def _check_pooling(model_map: ModelMap) -> None:
+    """Raise ConversionError unless a classifier of sequences is said to read the mean, which no weight shows."""
+    if model_map.head != "sequence-classification":
+        return
+    if "pooling" not in model_map.sections:
+        raise model_map.place("head").error(
+            "say what the classifier reads: `pooling: mean` where it is the mean of the tokens that are no padding."
+        )
+    pooling = model_map.sections["pooling"]
+    if pooling.content != "mean":
+        raise pooling.error(
+            f"{shown(pooling.content)} cannot be converted: our classifier reads the mean of the tokens by one linear "
+            "layer."
+        )
 
 
 def read_weights(model_map: ModelMap, path: Path) -> dict[str, torch.Tensor]:
