@@ -155,6 +155,13 @@ WRONG = {
         GOOD.replace("names: {", 'original: {at: "stack.layers."}\nnames: {'),
         r"original > class.*does not take the source's weights",
     ),
+    "generation": (GOOD + "generation: {num_beam: 4}\n", r"line 13, generation > num_beam: .*did you mean 'num_beams'"),
+    "beams": (GOOD + "generation: {num_beams: 0}\n", r"line 13, generation > num_beams: must be a whole number from 1"),
+    "end of generation": (GOOD + "generation: {eos_token_id: 2}\n", r"ids of tokens are said in `tokens:`"),
+    "type of a field": (
+        GOOD.replace("embedding: false", "embedding: x"),
+        r"config: these fields .*expected bool, got str",
+    ),
     "vocabulary": (GOOD + "tokenizer: {kind: words}\n", r"line 13, tokenizer: needs `vocabulary:`"),
     "no file": (GOOD + "tokenizer: {kind: words, vocabulary: v.txt}\n", r"vocabulary: there is no file 'v.txt' in"),
 }

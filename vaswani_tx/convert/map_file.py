@@ -7,7 +7,6 @@ first, and an entry of null takes one of the other's away.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vaswani_tx.convert.core import ConversionError
 from vaswani_tx.convert.map_rows import Ignored, Row, read_ignored, read_rows
@@ -223,11 +222,6 @@ def _filled(text: str, names: dict[str, str], value: Value) -> str:
     return _NAME.sub(replaced, text)
 
 
-def plain_section(model_map: ModelMap, name: str) -> dict[str, Any]:
-    """Return a section without places."""
-    return {key: value.plain() for key, value in model_map.section(name).items()}
-
-
 __all__ = [
     "FAMILIES",
     "HEADS",
@@ -236,7 +230,6 @@ __all__ = [
     "TOKENS",
     "ModelMap",
     "find_map",
-    "plain_section",
     "read_map",
     "ready_maps",
 ]

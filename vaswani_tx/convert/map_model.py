@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from vaswani_tx.configuration_vaswani import VaswaniConfig, VaswaniDecoderConfig, VaswaniEncoderConfig
 from vaswani_tx.convert.map_file import ModelMap
@@ -114,8 +115,8 @@ def make_config(model_map: ModelMap, applied: Applied, further: dict[str, Any]) 
     values = {name: value for name, (value, _) in shown_by.items()} | further | said
     try:
         return config_class(**values)
-    except (ValueError, TypeError) as error:
-        raise model_map.place("config").error(f"these fields make no model: {str(error).strip()}") from None
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise model_map.place("config").error(f"these fields make no model: {' '.join(str(error).split())}") from None
 
 
 def _field_value(name: str, value: Value, config_class: Any) -> Any:

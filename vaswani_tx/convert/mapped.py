@@ -13,7 +13,7 @@ import torch
 
 from vaswani_tx.convert.channels import interleaving, permute_channels
 from vaswani_tx.convert.core import ConversionError, Converted, empty_model
-from vaswani_tx.convert.map_file import ModelMap, plain_section, read_map
+from vaswani_tx.convert.map_file import ModelMap, read_map
 from vaswani_tx.convert.map_model import class_of, complete, make_config, share_equal_weights, stacks_of
 from vaswani_tx.convert.map_original import torch_original
 from vaswani_tx.convert.map_positions import Positions, read_positions
@@ -22,6 +22,7 @@ from vaswani_tx.convert.map_tokens import find_beside, make_tokenizer, read_voca
 from vaswani_tx.convert.map_yaml import shown
 from vaswani_tx.convert.weights import load_torch, read_file
 from vaswani_tx.errors import CheckpointError
+from vaswani_tx.suggestions import did_you_mean
 
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".model", ".zip", ".tar")
 _SPECIALS = ("pad", "bos", "eos")
@@ -139,6 +140,8 @@ def _file_in(model_map: ModelMap, folder: Path) -> Path:
 def _seen(content: Any) -> str:
     if not isinstance(content, dict):
         return f"There is a {type(content).__name__}."
+    if not content:
+        return "It is empty."
     inner = [
         str(key)
         for key, value in content.items()
@@ -208,8 +211,45 @@ def _check_sizes(model_map: ModelMap, config: Any, tokenizer: Any) -> None:
         raise labels.error(f"has {len(read_ids)} labels, but the classifier {config.num_labels} rows.")
 
 
+# Settings of generation that a map may have, with the type of their values and the least one.
+_SETTINGS: dict[str, tuple[type, float]] = {
+    "num_beams": (int, 1),
+    "max_length": (int, 1),
+    "max_new_tokens": (int, 1),
+    "min_length": (int, 0),
+    "min_new_tokens": (int, 0),
+    "no_repeat_ngram_size": (int, 0),
+    "top_k": (int, 0),
+    "num_return_sequences": (int, 1),
+    "length_penalty": (float, -100),
+    "repetition_penalty": (float, 0),
+    "temperature": (float, 0),
+    "top_p": (float, 0),
+    "do_sample": (bool, 0),
+    "early_stopping": (bool, 0),
+    "renormalize_logits": (bool, 0),
+}
+
+
 def _generation(model_map: ModelMap) -> dict[str, Any]:
-    return plain_section(model_map, "generation")
+    """Return the settings of generation; raise ConversionError for one that is unknown or has a wrong value."""
+    found: dict[str, Any] = {}
+    for name, value in model_map.section("generation").items():
+        if name.endswith("_token_id"):
+            raise value.error("ids of tokens are said in `tokens:`.")
+        if name not in _SETTINGS:
+            hint = did_you_mean(name, _SETTINGS) or f": there are {', '.join(_SETTINGS)}."
+            raise value.error(f"there is no setting {name!r}{hint}")
+        kind, least = _SETTINGS[name]
+        if kind is bool:
+            found[name] = value.flag()
+        elif kind is int:
+            found[name] = value.integer(int(least))
+        else:
+            found[name] = value.number()
+            if not least <= found[name] < float("inf"):
+                raise value.error(f"must be a number from {least:g} on, not {found[name]!r}.")
+    return found
 
 
 def _add_original(
