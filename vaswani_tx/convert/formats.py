@@ -42,6 +42,10 @@ FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
         Format("marian-hf", "MarianMT of transformers, OPUS-MT", "config.json with model_type marian", "marian_hf"),
+        Format("fsmt-hf", "FSMT of transformers, fairseq's WMT 2019", "config.json with model_type fsmt", "fsmt_hf"),
+        Format("gpt-hf", "OpenAI GPT of transformers", "config.json with model_type openai-gpt", "gpt_hf"),
+        Format("bert-hf", "BERT of transformers", "config.json with model_type bert", "bert_hf"),
+        Format("vit-hf", "ViT of transformers", "config.json with model_type vit", "vit_hf"),
         Format("map", "any checkpoint of torch, by a key map", "--map FILE, or the name of a ready map", "mapped"),
     )
 }

@@ -28,8 +28,6 @@ NEVER = "\ufdd0"
 OPEN, CLOSE = "\ufdd2", "\ufdd3"
 # A tag at the front that no entry is: unknown, like every character that no text should hold.
 _TAG = "\ufdd1"
-# Spaces that decoding takes away at either end.
-_MANY = 1000
 
 
 @dataclass
@@ -160,6 +158,7 @@ def sentencepiece_backend(
     ids: Mapping[str, int] | None = None,
     unk_token: str = "<unk>",
     front_tags: bool = False,
+    strip: bool = False,
 ) -> tuple[Tokenizer, int | None]:
     """Build the pipeline of a model, without tokens at the ends of texts.
 
@@ -169,6 +168,7 @@ def sentencepiece_backend(
             model's own numbers.
         unk_token: the entry of `ids` for what is unknown.
         front_tags: read `>>...<<` at the front of a text as one unknown token, where it is no added one.
+        strip: decoding takes spaces away from both ends of a text, not from its front alone.
 
     Returns:
         The pipeline and, where pieces of the model are not in `ids`, the number of ids that are: those beyond are read
@@ -193,7 +193,7 @@ def sentencepiece_backend(
     marked = any(text.startswith(OPEN) for text in numbered)
     backend.normalizer = _normalizer(model, front_tags, entries.characters if marked else None)
     backend.pre_tokenizer = _pre_tokenizer(entries, numbered, marked)
-    backend.decoder = _decoder(model)
+    backend.decoder = _decoder(model, strip)
     return backend, size if beyond else None
 
 
@@ -203,12 +203,13 @@ def sentencepiece_tokenizer(
     special: Mapping[str, str] | None = None,
     tags: tuple[str, ...] = (),
     front_tags: bool = False,
+    strip: bool = False,
     **settings: Any,
 ) -> VaswaniTokenizer:
     """Build a tokenizer of a model that puts the end-of-sentence token, if it has one, after texts.
 
     Args:
-        model, ids, front_tags: as of `sentencepiece_backend`.
+        model, ids, front_tags, strip: as of `sentencepiece_backend`.
         special: `pad_token`, `eos_token`, `unk_token`, ...: entries of the vocabulary; None: the model's own control
             pieces.
         tags: entries that are read as one token wherever a text has them, such as `>>de<<`.
@@ -219,7 +220,7 @@ def sentencepiece_tokenizer(
         named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
         special = {name: text for name, text in named.items() if text in known}
         special["unk_token"] = model.of_kind(UNKNOWN)[0]
-    backend, size = sentencepiece_backend(model, ids, special["unk_token"], front_tags)
+    backend, size = sentencepiece_backend(model, ids, special["unk_token"], front_tags, strip)
     for text in special.values():
         if backend.token_to_id(text) is None:
             raise ConversionError(f"the vocabulary has no {text!r}, which the tokenizer names as a special token.")
@@ -305,7 +306,11 @@ def _normalizer(model: SentencePieceModel, front_tags: bool, characters: set[str
     """Return what changes the text: replacements, spaces, a tag at the front, marks of unknown runs of characters."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
-        steps.append(normalizers.Precompiled(model.charsmap))
+        replacements = normalizers.Precompiled(model.charsmap)
+        # It takes both for one character, and would replace them by one.
+        if not model.remove_extra_whitespaces and len({replacements.normalize_str(end) for end in "\r\n"}) == 1:
+            steps.append(normalizers.Replace("\r\n", "\n\n"))
+        steps.append(replacements)
     if model.remove_extra_whitespaces:
         # A `▁` of the text itself is taken away at the end, but not in front.
         steps.append(normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""))
@@ -368,14 +373,17 @@ def _escaped(text: str) -> str:
     return "".join(letter if letter.isalnum() else f"\\x{{{ord(letter):x}}}" for letter in text)
 
 
-def _decoder(model: SentencePieceModel) -> decoders.Decoder:
+def _decoder(model: SentencePieceModel, strip: bool) -> decoders.Decoder:
     steps: list[decoders.Decoder] = [decoders.Replace(Regex(f"[{NEVER}{OPEN}{CLOSE}]"), "")]
     steps.append(decoders.Replace(SPACE, " "))
     if model.byte_fallback:
         steps.append(decoders.ByteFallback())
     steps.append(decoders.Fuse())
-    if model.add_dummy_prefix:
-        steps.append(decoders.Strip(" ", _MANY if model.remove_extra_whitespaces else 1, 0))
+    # Not decoders.Strip, which fails on empty text.
+    if strip:
+        steps.append(decoders.Replace(Regex(r"\A +| +\z"), ""))
+    elif model.add_dummy_prefix:
+        steps.append(decoders.Replace(Regex(r"\A +" if model.remove_extra_whitespaces else r"\A "), ""))
     return decoders.Sequence(steps)
 
 
