@@ -77,8 +77,19 @@ def separates(text: bytes, unsure: bool) -> bool:
     return unsure and (text[0] in PUNCTUATION_LEADS or 0x80 <= text[0] < 0xC0)
 
 
+def source_of(tokenizer: Any) -> Any:
+    """Return the tokenizer of what the encoder reads: of two vocabularies the source's, else the tokenizer itself."""
+    return tokenizer.source if getattr(tokenizer, "has_target", False) else tokenizer
+
+
+def target_of(tokenizer: Any) -> Any:
+    """Return the tokenizer of what the decoder writes: of two vocabularies the target's, else the tokenizer itself."""
+    return tokenizer.target if getattr(tokenizer, "has_target", False) else tokenizer
+
+
 def token_texts(tokenizer: Any) -> TokenTexts:
-    """Return the texts of a tokenizer's tokens; they are read once, and again when tokens were added."""
+    """Return the texts of the target's tokens; they are read once, and again when tokens were added."""
+    tokenizer = target_of(tokenizer)
     known = _KNOWN.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         known = _KNOWN[tokenizer] = (len(tokenizer), TokenTexts(tokenizer))
@@ -116,4 +127,4 @@ def _read_by(tokenizer: Any) -> Callable[[str], bytes]:
     return read
 
 
-__all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "token_texts"]
+__all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "source_of", "target_of", "token_texts"]
