@@ -1,0 +1,114 @@
+"""What the readers of older toolkits share: their vocabularies as tokenizers, their layouts as ours."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaswani_tx.convert.channels import interleaving, permute_channels
+from vaswani_tx.convert.core import ConversionError
+from vaswani_tx.convert.subword_bpe import Codes, SpecialSymbols, dictionary_tokenizer, read_codes
+from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
+
+_CODES = ("bpecodes", "bpe.codes", "codes", "code", "bpe_codes", "codes.bpe", "codes.txt", "bpe.codes.txt")
+NO_CODES = (
+    "No codes of byte pairs were given, so texts must be in units already (`lo@@ w`), with spaces between them: give "
+    "--codes FILE for texts in words."
+)
+
+
+def find_codes(folder: Path) -> Path | None:
+    """Return the file of codes in a folder, by the names that it usually has; None where there is none."""
+    return next((folder / name for name in _CODES if (folder / name).is_file()), None)
+
+
+def same_embeddings(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
+    """Return whether two matrices are one weight: of the same shape and values."""
+    return first is not None and second is not None and first.shape == second.shape and torch.equal(first, second)
+
+
+def one_value(settings: Mapping[str, Any], names: Sequence[str], what: str) -> Any:
+    """Return what settings say under several names, which must agree where they are given.
+
+    Raises:
+        ConversionError: they differ; `what` says of what.
+    """
+    found = {name: settings[name] for name in names if settings.get(name) is not None}
+    values = list(found.values())
+    if any(value != values[0] for value in values):
+        shown = ", ".join(f"{name} {value!r}" for name, value in found.items())
+        raise ConversionError(f"{what} differs between the stacks ({shown}); a model of this package has one for both.")
+    return values[0] if values else None
+
+
+def interleave_sinusoids(state: Mapping[str, torch.Tensor], d_model: int) -> dict[str, torch.Tensor]:
+    """Return weights of ours for sinusoids in turns, of weights for all sines before all cosines."""
+    return permute_channels(state, interleaving(d_model))
+
+
+def embeddings_of_ours(
+    source: torch.Tensor, target: torch.Tensor, output: torch.Tensor | None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the weights and fields of embeddings, shared and tied where the matrices are the same.
+
+    Args:
+        source: [V_s, D], of the encoder.
+        target: [V, D], of the decoder.
+        output: [V, D], of the output projection; None: the target's.
+    """
+    state, fields = {}, {"vocab_size": target.shape[0]}
+    if same_embeddings(source, target):
+        state["model.shared.weight"] = target
+    else:
+        state |= {"model.encoder.embed_tokens.weight": source, "model.decoder.embed_tokens.weight": target}
+        fields["source_vocab_size"] = source.shape[0]
+    fields["tie_word_embeddings"] = output is None or same_embeddings(target, output)
+    if not fields["tie_word_embeddings"]:
+        state["lm_head.weight"] = output
+    return state, fields
+
+
+def tokenizer_of(
+    sides: Sequence[tuple[Sequence[str], str | Path | None]],
+    special: SpecialSymbols,
+    separator: str = "@@",
+    **settings: Any,
+) -> VaswaniTokenizer:
+    """Build the tokenizer of one vocabulary, or of two.
+
+    Args:
+        sides: symbols in order of their ids, and file of codes, of the source and of the target; or one for both.
+        special: the special symbols, of both.
+        separator: what marks a unit inside of a word.
+        **settings: passed to `VaswaniTokenizer`.
+    """
+    made: list[VaswaniTokenizer] = []
+    read: dict[str, Codes] = {}
+    for symbols, path in sides:
+        codes = None if path is None else read.setdefault(str(path), read_codes(path))
+        made.append(dictionary_tokenizer(symbols, codes, special, separator, **settings))
+    if len(sides) == 1 or (list(sides[0][0]) == list(sides[1][0]) and sides[0][1] == sides[1][1]):
+        return made[0]
+    return VaswaniTokenizer.pair(*made)
+
+
+def check_rows(symbols: Sequence[str], embeddings: torch.Tensor, file: str | Path) -> None:
+    """Raise ConversionError where a vocabulary and an embedding matrix differ in number."""
+    if len(symbols) != embeddings.shape[0]:
+        raise ConversionError(
+            f"{file}: has {len(symbols):,} symbols, but the model embeds {embeddings.shape[0]:,}: it belongs to "
+            "another model, or the task added symbols of its own (languages), which this format does not know."
+        )
+
+
+__all__ = [
+    "NO_CODES",
+    "check_rows",
+    "embeddings_of_ours",
+    "find_codes",
+    "interleave_sinusoids",
+    "one_value",
+    "same_embeddings",
+    "tokenizer_of",
+]
