@@ -65,6 +65,10 @@ class Opened:
     def scroll_to(self, locator):
         """Bring an element into the window, and wait until the scroll's own event, which hides the hint, is over."""
         locator.scroll_into_view_if_needed()
+        self.rest()
+
+    def rest(self):
+        """Wait until what was begun is drawn, and the events of it are over."""
         self.tab.evaluate(TWO_FRAMES)
 
     def cell(self, canvas, row, column, rows, columns):

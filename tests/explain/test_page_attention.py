@@ -52,6 +52,19 @@ def test_keyboard_reads_the_same_cell(written_pages, open_page):
     assert page.hint() == ""
 
 
+def test_focus_keeps_the_hint_of_a_row_through_its_scroll(written_pages, open_page):
+    _, _, path = written_pages("vaswani")
+    page = open_page(path)
+    label = page.tab.locator("#attention .row-labels button").first
+    label.focus()
+    page.rest()
+    shown = page.hint()
+    assert shown
+    page.tab.mouse.wheel(0, 40)
+    page.rest()
+    assert page.hint() == shown
+
+
 def test_address_leads_to_a_view_and_follows_it(written_pages, open_page):
     _, _, path = written_pages("vaswani")
     page = open_page(path, "#attention/kind=encoder&layer=1&head=3&row=2")

@@ -98,7 +98,7 @@ def save_with_code(
     if present and not overwrite:
         shown = ", ".join(present[:4]) + (", ..." if len(present) > 4 else "")
         raise HubError(f"'{target}' is not empty ({shown}): choose another folder, or pass overwrite=True.")
-    with _whole_folder(target) as new:
+    with whole_folder(target) as new:
         scratch = new / ".scratch"
         contents = _gather(model, tokenizer, scratch, code=True)
         if card is not None or run is not None or CARD not in contents:
@@ -315,7 +315,7 @@ def _put(content: bytes | Path, path: Path, scratch: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target` that replaces it when the block succeeds, and is deleted otherwise.
 
     Files of `target` that are no part of a model move over afterwards; a kill in between leaves them in

@@ -140,9 +140,12 @@ export function heatmap(options) {
     draw();
   });
 
-  const sayAt = (label, content) => {
-    const box = label.getBoundingClientRect();
-    if (content) showHint(content, box.right - 8, box.top);
+  const sayAt = ({ type, currentTarget: label }, content) => {
+    const show = () => {
+      const box = label.getBoundingClientRect();
+      showHint(content, box.right - 8, box.top, type === "focus" ? show : null);
+    };
+    if (content) show();
   };
   const fontSize = (size) => Math.min(12.8, size * 0.95) + "px";
   const element = h("div", { class: "heatmap" });
@@ -150,7 +153,7 @@ export function heatmap(options) {
     labels.columns = columnLabels.map((token, j) =>
       h("span", {
         css: { width: cell + "px", fontSize: fontSize(cell) }, "data-column": j, onclick: () => options.oncolumn?.(j),
-        onpointermove: (event) => options.sayColumn && sayAt(event.currentTarget, options.sayColumn(j)), onpointerleave: hideHint,
+        onpointermove: (event) => options.sayColumn && sayAt(event, options.sayColumn(j)), onpointerleave: hideHint,
       }, h("bdi", {}, clip(labelText(token), 12))));
     element.append(h("div", { class: "column-labels", "aria-hidden": "true", css: { marginInlineStart: rowLabels ? "var(--label-width)" : "0" } }, labels.columns));
   }
@@ -158,7 +161,7 @@ export function heatmap(options) {
   if (rowLabels) {
     const enter = (i) => (event) => {
       options.onrowhover?.(i);
-      if (options.sayRow) sayAt(event.currentTarget, options.sayRow(i));
+      if (options.sayRow) sayAt(event, options.sayRow(i));
     };
     const leave = () => {
       options.onrowhover?.(null);
