@@ -42,6 +42,10 @@ FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
         Format("marian-hf", "MarianMT of transformers, OPUS-MT", "config.json with model_type marian", "marian_hf"),
+        Format("fairseq", "fairseq transformer*, transformer_lm*", "model.pt or checkpoint_best.pt, dict.*.txt", "fairseq"),
+        Format("opennmt-py", "OpenNMT-py transformer, versions 0 to 3", "..._step_N.pt", "opennmt_py"),
+        Format("joeynmt", "JoeyNMT transformer, versions 0 to 2", "config.yaml with *.ckpt", "joeynmt"),
+        Format("tensor2tensor", "tensor2tensor transformer", "*.ckpt-N.index", "tensor2tensor"),
     )
 }
 

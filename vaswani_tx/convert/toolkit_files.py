@@ -1,5 +1,6 @@
 """What the readers of older toolkits share: their vocabularies as tokenizers, their layouts as ours."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def one_value(settings: Mapping[str, Any], names: Sequence[str], what: str) -> A
         shown = ", ".join(f"{name} {value!r}" for name, value in found.items())
         raise ConversionError(f"{what} differs between the stacks ({shown}); a model of this package has one for both.")
     return values[0] if values else None
+
+
+def number_of_layers(weights: Mapping[str, torch.Tensor], stack: str) -> int:
+    """Return the number of layers of a stack, whose names are `stack.N...`, counted from 0 without a gap."""
+    numbers = {int(found[1]) for name in weights if (found := re.match(rf"{re.escape(stack)}\.(\d+)\.", name))}
+    if not numbers or numbers != set(range(len(numbers))):
+        raise ConversionError(f"the layers {stack!r} are not counted from 0 on without a gap: {sorted(numbers)}.")
+    return len(numbers)
 
 
 def interleave_sinusoids(state: Mapping[str, torch.Tensor], d_model: int) -> dict[str, torch.Tensor]:
@@ -93,11 +102,11 @@ def tokenizer_of(
     return VaswaniTokenizer.pair(*made)
 
 
-def check_rows(symbols: Sequence[str], embeddings: torch.Tensor, file: str | Path) -> None:
+def check_rows(symbols: Sequence[str], size: int, file: str | Path) -> None:
     """Raise ConversionError where a vocabulary and an embedding matrix differ in number."""
-    if len(symbols) != embeddings.shape[0]:
+    if len(symbols) != size:
         raise ConversionError(
-            f"{file}: has {len(symbols):,} symbols, but the model embeds {embeddings.shape[0]:,}: it belongs to "
+            f"{file}: has {len(symbols):,} symbols, but the model embeds {size:,}: it belongs to "
             "another model, or the task added symbols of its own (languages), which this format does not know."
         )
 
@@ -108,6 +117,7 @@ __all__ = [
     "embeddings_of_ours",
     "find_codes",
     "interleave_sinusoids",
+    "number_of_layers",
     "one_value",
     "same_embeddings",
     "tokenizer_of",
