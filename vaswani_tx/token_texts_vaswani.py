@@ -116,15 +116,33 @@ def _read_byte_level() -> Callable[[str], bytes]:
 
 
 def _read_by(tokenizer: Any) -> Callable[[str], bytes]:
+    """Return how the decoder reads a token; the space between words belongs to the token that decides on it.
+
+    That is the word behind it, as in `▁dog` or in `dog ##s`, or the one before it, as in `dog</w>` or in `dog@@ s`.
+    """
+    between = tokenizer.convert_tokens_to_string([ANCHOR, ANCHOR]).removeprefix(ANCHOR).removesuffix(ANCHOR)
+    end = "" if between else ANCHOR  # where words have no space by themselves, what follows shows what a token adds
+    joined = between and any(_joins_the_next(tokenizer, token, between) for token in tokenizer.get_vocab())
+
     def read(token: str) -> bytes:
         if byte := BYTE_TOKEN.fullmatch(token):
             return bytes([int(byte[1], 16)])
         if token.strip("▁") == "":
             return b" " * len(token)
-        text = tokenizer.convert_tokens_to_string([ANCHOR, token])
-        return text[text.find(ANCHOR) + len(ANCHOR) :].encode()
+        if joined:
+            text = tokenizer.convert_tokens_to_string([ANCHOR, token, ANCHOR]).removeprefix(ANCHOR + between)
+        else:
+            text = tokenizer.convert_tokens_to_string([ANCHOR, token, *filter(None, [end])])
+            text = text[text.find(ANCHOR) + len(ANCHOR) :]
+        return text.removesuffix(ANCHOR).encode()
 
     return read
+
+
+def _joins_the_next(tokenizer: Any, token: str, between: str) -> bool:
+    """Return whether a token of its own word takes the space away from the word that follows, as `dog@@` does."""
+    text = tokenizer.convert_tokens_to_string([ANCHOR, token, ANCHOR])
+    return text.startswith(ANCHOR + between) and not text.endswith(between + ANCHOR)
 
 
 __all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "source_of", "target_of", "token_texts"]
