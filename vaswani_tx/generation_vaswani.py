@@ -18,10 +18,13 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging
 
 from .constraints_vaswani import ConstraintError, constrained_beam_search
 from .forbidden_vaswani import ForbiddenPhrases
 from .token_texts_vaswani import target_of
+
+logger = logging.get_logger(__name__)
 
 PAPER_DECODING = {"num_beams": 4, "gnmt_alpha": 0.6, "max_extra_tokens": 50}
 # Entries that transformers' own configuration does not know.
@@ -62,6 +65,17 @@ def _check_entries(gnmt_alpha: float | None, max_extra_tokens: int | None) -> No
             f"max_extra_tokens must be a whole number of at least 0, but is {max_extra_tokens!r}. The paper uses 50; "
             "None leaves the limit to `max_new_tokens` or `max_length`."
         )
+
+
+def _check_without_source_ids(config: GenerationConfig) -> None:
+    """Raise ValueError for what compares ids of the target with ids of a source, where each has a vocabulary."""
+    for name, unused in (("encoder_no_repeat_ngram_size", 0), ("encoder_repetition_penalty", 1.0)):
+        value = getattr(config, name, None)
+        if value is not None and value != unused:
+            raise ValueError(
+                f"{name}={value} compares the target with the source by their token ids, and this model has a "
+                "vocabulary for each (source_vocab_size): leave it out."
+            )
 
 
 class VaswaniGenerationConfig(GenerationConfig):
@@ -277,6 +291,8 @@ class VaswaniGenerationMixin(GenerationMixin):
         if generation_config is not None and getattr(generation_config, "gnmt_alpha", None) is None:
             length_penalty = generation_config.length_penalty if length_penalty is None else length_penalty
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if getattr(self.config, "source_vocab_size", None) is not None:
+            _check_without_source_ids(prepared)
         if length_penalty is not None:
             given.setdefault("gnmt_alpha", None)
         for name in OWN_ENTRIES:
@@ -300,6 +316,17 @@ class VaswaniGenerationMixin(GenerationMixin):
             and all(max_length is None for max_length in max_lengths)
         )
         return prepared, model_kwargs
+
+    def _prepare_attention_mask_for_generation(self, inputs_tensor: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """Return the mask of a source without one; with a vocabulary of its own, its padding is not known here."""
+        if getattr(self.config, "source_vocab_size", None) is None:
+            return super()._prepare_attention_mask_for_generation(inputs_tensor, *args, **kwargs)
+        if len(inputs_tensor) > 1:
+            logger.warning_once(
+                "Without an attention_mask every position of the source counts, padding too: pad_token_id is the "
+                "target's. Give the attention_mask that the tokenizer returns."
+            )
+        return torch.ones(inputs_tensor.shape[:2], dtype=torch.long, device=inputs_tensor.device)
 
     def _prepare_generated_length(
         self, generation_config: GenerationConfig, has_default_max_length: bool, input_ids_length: int, **kwargs
