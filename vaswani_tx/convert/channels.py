@@ -40,7 +40,7 @@ _STREAM: tuple[tuple[str, int | None], ...] = (
 
 
 def interleaving(d_model: int) -> torch.Tensor:
-    """Return the permutation that turns [all sines | all cosines] into sine and cosine by turns: ours[i] = theirs[p[i]].
+    """Return the permutation that interleaves [all sines | all cosines]: ours[i] = theirs[p[i]].
 
     Raises:
         ConversionError: an odd number of channels, whose last sine has no cosine.

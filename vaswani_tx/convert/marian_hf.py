@@ -1,5 +1,6 @@
 """MarianMT of transformers, which OPUS-MT's models are: post-norm encoder-decoders with sines before cosines."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,19 @@ from transformers import MarianMTModel
 from vaswani_tx.configuration_vaswani import VaswaniConfig
 from vaswani_tx.convert.channels import interleaving, permute_channels
 from vaswani_tx.convert.core import ConversionError, Converted, KeyMap, Row
-from vaswani_tx.convert.hugging_face import check_positions, is_model, layer_rows, read_settings, same_number
+from vaswani_tx.convert.hugging_face import (
+    check_positions,
+    generation_settings,
+    is_model,
+    layer_rows,
+    read_settings,
+    same_number,
+)
 from vaswani_tx.convert.originals import original_of
+from vaswani_tx.convert.sentencepiece import read_sentencepiece, sentencepiece_tokenizer
 from vaswani_tx.convert.weights import read_weights
+from vaswani_tx.loading import read_object
+from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 POSITIONS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
 ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "out_proj": "o_proj"}
@@ -46,6 +57,7 @@ _FIXED = {
     "add_final_layer_norm": False,
     "static_position_embeddings": True,
 }
+_SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def recognises(path: Path) -> bool:
@@ -68,10 +80,13 @@ def read(path: Path) -> Converted:
     state, used, ignored = KEYS.apply(source)
     state = permute_channels(state, interleaving(config.d_model))
     single, double = original_of(MarianMTModel, path)
+    notes: list[str] = []
     return Converted(
         config,
         state,
-        generation=_generation(path, settings),
+        tokenizer=_tokenizer(path, config, notes),
+        generation=generation_settings(path, settings),
+        notes=notes,
         used=used,
         ignored=ignored,
         original=single,
@@ -121,7 +136,44 @@ def _table(positions: int, width: int) -> torch.Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
-def _generation(path: Path, settings: Any) -> dict[str, Any]:
-    from vaswani_tx.convert.hugging_face import generation_settings
+def _tokenizer(path: Path, config: VaswaniConfig, notes: list[str]) -> VaswaniTokenizer | None:
+    """Return the folder's tokenizer: a pair where the two sides divide text differently; None where it has none."""
+    missing = [name for name in ("source.spm", "target.spm", "vocab.json") if not (path / name).is_file()]
+    if missing:
+        notes.append(f"no tokenizer was written, because the source has no {', '.join(missing)}")
+        return None
+    settings = read_object(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    separate = bool(settings.get("separate_vocabs", False))
+    special = {name: _content(settings.get(name, text)) for name, text in _SPECIAL.items()}
+    _check_added(settings, special)
+    kept: dict[str, Any] = {"model_max_length": settings.get("model_max_length", 512)}
+    if settings.get("clean_up_tokenization_spaces"):
+        kept["clean_up_tokenization_spaces"] = True
+    sides = []
+    for side, vocabulary in (("source", "vocab.json"), ("target", "target_vocab.json" if separate else "vocab.json")):
+        ids = read_object(path / vocabulary)
+        size = config.vocab_size if side == "target" else config.source_vocab_size or config.vocab_size
+        if ids and max(value for value in ids.values() if isinstance(value, int)) >= size:
+            raise ConversionError(f"'{path / vocabulary}' has ids beyond the model's vocabulary of {size} entries.")
+        tags = () if separate else tuple(text for text in ids if text.startswith(">>") and text.endswith("<<"))
+        model = read_sentencepiece(path / f"{side}.spm")
+        sides.append(sentencepiece_tokenizer(model, ids, special, tags, front_tags=True, strip=True, **kept))
+    source, target = sides
+    if source.backend_tokenizer.to_str() == target.backend_tokenizer.to_str():
+        return source
+    return VaswaniTokenizer.pair(source, target)
 
-    return generation_settings(path, settings)
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else str(token)
+
+
+def _check_added(settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
+    """Raise ConversionError where a tokenizer has further tokens or settings, which would be lost."""
+    added = [_content(token) for token in (settings.get("added_tokens_decoder") or {}).values()]
+    named = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    added += [_content(token) for token in (named.values() if isinstance(named, dict) else named)]
+    if further := sorted(set(added) - set(special.values())):
+        raise ConversionError(f"tokenizer_config.json adds {further[0]!r} to the vocabulary, which is not converted.")
+    if (settings.get("sp_model_kwargs") or {}).get("enable_sampling"):
+        raise ConversionError("tokenizer_config.json: sp_model_kwargs asks for random divisions, which are not kept.")
