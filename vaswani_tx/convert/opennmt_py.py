@@ -19,7 +19,7 @@ import torch
 from vaswani_tx.configuration_vaswani import VaswaniConfig
 from vaswani_tx.convert.core import ConversionError, Converted, KeyMap, Row
 from vaswani_tx.convert.hugging_face import check_positions, layer_rows
-from vaswani_tx.convert.subword_bpe import SpecialSymbols, dictionary_tokenizer, read_codes, read_lines
+from vaswani_tx.convert.subword_bpe import SpecialSymbols, read_lines
 from vaswani_tx.convert.toolkit_files import (
     NO_CODES,
     check_rows,
@@ -27,6 +27,7 @@ from vaswani_tx.convert.toolkit_files import (
     find_codes,
     interleave_sinusoids,
     number_of_layers,
+    side_tokenizer,
 )
 from vaswani_tx.convert.torch_files import Record, load_plain, settings_of
 from vaswani_tx.convert.weights import read_file
@@ -286,7 +287,7 @@ def _add_tokenizer(
     sides = []
     for side, path in zip(("src", "tgt"), codes, strict=True):
         special = SPECIAL if side == "tgt" else replace(SPECIAL, bos=None, eos=None)
-        sides.append(dictionary_tokenizer(tokens[side], None if path is None else read_codes(path), special))
+        sides.append(side_tokenizer(tokens[side], path, special))
     converted.tokenizer = VaswaniTokenizer.pair(*sides)
     places = {token: index for index, token in enumerate(tokens["tgt"])}
     if start not in places:

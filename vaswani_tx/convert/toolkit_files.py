@@ -9,13 +9,16 @@ import torch
 
 from vaswani_tx.convert.channels import interleaving, permute_channels
 from vaswani_tx.convert.core import ConversionError
-from vaswani_tx.convert.subword_bpe import Codes, SpecialSymbols, dictionary_tokenizer, read_codes
+from vaswani_tx.convert.sentencepiece import read_sentencepiece, sentencepiece_tokenizer
+from vaswani_tx.convert.subword_bpe import SpecialSymbols, dictionary_tokenizer, read_codes
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
-_CODES = ("bpecodes", "bpe.codes", "codes", "code", "bpe_codes", "codes.bpe", "codes.txt", "bpe.codes.txt")
+_CODES = ("bpecodes", "bpe.codes", "codes", "code", "bpe_codes", "codes.bpe", "codes.txt", "bpe.codes.txt",
+          "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")  # fmt: skip
+_SENTENCEPIECE = (".model", ".spm")
 NO_CODES = (
     "No codes of byte pairs were given, so texts must be in units already (`lo@@ w`), with spaces between them: give "
-    "--codes FILE for texts in words."
+    "--codes FILE, of merges or of SentencePiece, for texts in words."
 )
 
 
@@ -78,28 +81,38 @@ def embeddings_of_ours(
     return state, fields
 
 
+def side_tokenizer(
+    symbols: Sequence[str], path: str | Path | None, special: SpecialSymbols, begins: bool = False
+) -> VaswaniTokenizer:
+    """Build the tokenizer of one vocabulary.
+
+    Args:
+        symbols: the vocabulary, in order of the ids.
+        path: codes of byte pairs, or a model of SentencePiece (`.model`, `.spm`); None: texts are in units already.
+        special: the special symbols.
+        begins: put the symbol `bos` before texts and none after, for language models.
+    """
+    if path is None or Path(path).suffix not in _SENTENCEPIECE:
+        return dictionary_tokenizer(symbols, None if path is None else read_codes(path), special, begins=begins)
+    if begins:
+        raise ConversionError(f"{path}: language models with SentencePiece are not converted with their tokenizer.")
+    ids = {symbol: index for index, symbol in enumerate(symbols)}
+    return sentencepiece_tokenizer(read_sentencepiece(path), ids, special.named())
+
+
 def tokenizer_of(
-    sides: Sequence[tuple[Sequence[str], str | Path | None]],
-    special: SpecialSymbols,
-    separator: str = "@@",
-    **settings: Any,
+    sides: Sequence[tuple[Sequence[str], str | Path | None]], special: SpecialSymbols, begins: bool = False
 ) -> VaswaniTokenizer:
     """Build the tokenizer of one vocabulary, or of two.
 
     Args:
-        sides: symbols in order of their ids, and file of codes, of the source and of the target; or one for both.
+        sides: symbols and codes, as of `side_tokenizer`, of the source and of the target; or one for both.
         special: the special symbols, of both.
-        separator: what marks a unit inside of a word.
-        **settings: passed to `VaswaniTokenizer`.
+        begins: as of `side_tokenizer`.
     """
-    made: list[VaswaniTokenizer] = []
-    read: dict[str, Codes] = {}
-    for symbols, path in sides:
-        codes = None if path is None else read.setdefault(str(path), read_codes(path))
-        made.append(dictionary_tokenizer(symbols, codes, special, separator, **settings))
     if len(sides) == 1 or (list(sides[0][0]) == list(sides[1][0]) and sides[0][1] == sides[1][1]):
-        return made[0]
-    return VaswaniTokenizer.pair(*made)
+        return side_tokenizer(*sides[0], special, begins)
+    return VaswaniTokenizer.pair(*(side_tokenizer(*side, special, begins) for side in sides))
 
 
 def check_rows(symbols: Sequence[str], size: int, file: str | Path) -> None:
@@ -120,5 +133,6 @@ __all__ = [
     "number_of_layers",
     "one_value",
     "same_embeddings",
+    "side_tokenizer",
     "tokenizer_of",
 ]
