@@ -48,7 +48,9 @@ def _block(entries: list[tuple[bytes, bytes]]) -> bytes:
     """Return a block whose keys are shortened by what they share with the one before."""
     block, before = b"", b""
     for key, value in entries:
-        shared = next((i for i, (a, b) in enumerate(zip(key, before, strict=False)) if a != b), min(len(key), len(before)))
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(key, before, strict=False)) if a != b), min(len(key), len(before))
+        )
         block += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         before = key
     return block + struct.pack("<II", 0, 1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 Weights = dict[str, torch.Tensor]
 
@@ -181,7 +181,9 @@ def _projected(w: Weights, name: str, parts: tuple[str, ...], heads: int, causal
     """Return the attention `name` as a function, of projections named query, key, value, output."""
 
     def function(y: torch.Tensor) -> torch.Tensor:
-        query, key, value = (linear(w, f"{name}.{part}", x) for part, x in zip(parts, (y, *[y if to is None else to] * 2)))
+        query, key, value = (
+            linear(w, f"{name}.{part}", x) for part, x in zip(parts, (y, *[y if to is None else to] * 2), strict=False)
+        )
         return linear(w, f"{name}.{parts[3]}", attend(query, key, value, heads, causal))
 
     return function
@@ -219,9 +221,15 @@ def onmt_checkpoint(source: int = 19, target: int = 23, shared: bool = False, d:
         norms += [f"{layer}.{name}" for name in (*own, "feed_forward.layer_norm")]
     source = target if shared else source
     table = "{}.embeddings.make_embedding.emb_luts.0.weight"
-    shapes = _module_shapes(maps, norms, d) | {table.format("encoder"): (source, d), table.format("decoder"): (target, d)}
+    shapes = _module_shapes(maps, norms, d) | {
+        table.format("encoder"): (source, d),
+        table.format("decoder"): (target, d),
+    }
     model = random_weights(shapes)
-    generator = {"0.weight": random_weights({"w": (target, d)}, 1)["w"], "0.bias": random_weights({"b": (target,)}, 2)["b"]}
+    generator = {
+        "0.weight": random_weights({"w": (target, d)}, 1)["w"],
+        "0.bias": random_weights({"b": (target,)}, 2)["b"],
+    }
     if shared:
         model[table.format("encoder")] = generator["0.weight"] = model[table.format("decoder")]
     for stack in ("encoder", "decoder"):
@@ -254,7 +262,9 @@ def onmt_logits(checkpoint: dict[str, Any], source: torch.Tensor, target: torch.
         x = sublayer(x, feed, _normed(w, f"{layer}.feed_forward.layer_norm"), True)
     memory, x = norm(w, "encoder.layer_norm", x, 1e-6), embedded("decoder", target)
     layer = "decoder.transformer_layers.0"
-    x = sublayer(x, _projected(w, f"{layer}.self_attn", ONMT_PARTS, heads, True), _normed(w, f"{layer}.layer_norm_1"), True)
+    x = sublayer(
+        x, _projected(w, f"{layer}.self_attn", ONMT_PARTS, heads, True), _normed(w, f"{layer}.layer_norm_1"), True
+    )
     attention = _projected(w, f"{layer}.context_attn", ONMT_PARTS, heads, False, memory)
     x = sublayer(x, attention, _normed(w, f"{layer}.layer_norm_2"), True)
     feed = _fed(w, f"{layer}.feed_forward.w_1", f"{layer}.feed_forward.w_2")
@@ -309,7 +319,7 @@ def joey_logits(weights: Weights, pre: bool, scale: bool, source: torch.Tensor, 
 
 
 def t2t_weights(pre: bool, vocabulary: int = 23, d: int = 16, inner: int = 24, parts: int = 4) -> Weights:
-    """Return weights by the names of tensor2tensor 1.15: shared embeddings in parts, a target space, kernels [in, out]."""
+    """Return weights by the names of tensor2tensor 1.15: shared embeddings in parts, a target space."""
     place = "layer_prepostprocess" if pre else "layer_postprocess"
     shapes: dict[str, tuple[int, ...]] = {"transformer/body/target_space_embedding/kernel": (32, d)}
     for index in range(parts):

@@ -1,6 +1,7 @@
 """Tokenizers from codes of byte pairs and a dictionary, against the plain procedure of subword-nmt."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from transformers import AutoTokenizer
@@ -8,7 +9,20 @@ from transformers import AutoTokenizer
 from vaswani_tx.convert.subword_bpe import SpecialSymbols, dictionary_tokenizer, read_codes
 from vaswani_tx.errors import CheckpointError
 
-MERGES = ["l o", "lo w", "e r</w>", "w e", "n e", "ne w", "low er</w>", "s t</w>", "e st</w>", "w </w>", "d </w>", "o l"]
+MERGES = [
+    "l o",
+    "lo w",
+    "e r</w>",
+    "w e",
+    "n e",
+    "ne w",
+    "low er</w>",
+    "s t</w>",
+    "e st</w>",
+    "w </w>",
+    "d </w>",
+    "o l",
+]
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "low@@", "lower", "new@@", "est", "e@@", "r", "s@@", "t", "new", "w", "l@@",
            "o@@", "n@@", "ne@@", "d", "o", "x@@", "er"]  # fmt: skip
 UNKNOWN = 3
@@ -21,7 +35,7 @@ def units(word: str, merges: list[tuple[str, str]], version: str) -> list[str]:
     parts = [*word, "</w>"] if version == "0.1" else [*word[:-1], word[-1] + "</w>"]
     ranks = {pair: rank for rank, pair in reversed(list(enumerate(merges)))}
     while len(parts) > 1:
-        best = min(zip(parts, parts[1:], strict=False), key=lambda pair: ranks.get(pair, len(ranks)))
+        best = min(pairwise(parts), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
         merged, index = [], 0

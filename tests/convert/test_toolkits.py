@@ -44,7 +44,12 @@ def check_equal(folder, source, decoder, logits, pad, eos):
     one, start = source[:1], int(decoder[0, 0])
     wanted = greedy(lambda tokens: logits(one, tokens), start, [pad, eos])
     generated = model.generate(
-        input_ids=one, attention_mask=mask[:1], suppress_tokens=[pad, eos], max_new_tokens=6, num_beams=1, do_sample=False
+        input_ids=one,
+        attention_mask=mask[:1],
+        suppress_tokens=[pad, eos],
+        max_new_tokens=6,
+        num_beams=1,
+        do_sample=False,
     )
     assert generated[0].tolist()[: len(wanted)] == wanted
     return model
@@ -88,7 +93,9 @@ def test_fairseq_gives_its_logits_and_tokens(tmp_path, changes):
 
 
 def test_fairseqs_language_model_gives_its_logits(tmp_path):
-    checkpoint = fairseq_folder(tmp_path / "theirs", is_lm=True, task="language_modeling", decoder_normalize_before=True)
+    checkpoint = fairseq_folder(
+        tmp_path / "theirs", is_lm=True, task="language_modeling", decoder_normalize_before=True
+    )
     convert(tmp_path / "theirs", tmp_path / "ours")
     _, tokens = batch(19, 23, start=2)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
@@ -115,7 +122,12 @@ def test_fairseqs_older_names_and_newer_settings_are_read(tmp_path):
     checkpoint = fairseq_folder(tmp_path / "older", weights=older)
     convert(tmp_path / "older", tmp_path / "from-older")
     # Since version 0.10 the settings are tables: of the model, of the task, of the tokenizer.
-    cfg = {"model": vars(checkpoint["args"]), "task": {"source_lang": "de"}, "bpe": None, "tokenizer": {"_name": "moses"}}
+    cfg = {
+        "model": vars(checkpoint["args"]),
+        "task": {"source_lang": "de"},
+        "bpe": None,
+        "tokenizer": {"_name": "moses"},
+    }
     fairseq_folder(tmp_path / "newer", weights=present)
     torch.save({"args": None, "cfg": cfg, "model": present}, tmp_path / "newer" / "model.pt")
     report = convert(tmp_path / "newer", tmp_path / "from-newer")
@@ -262,7 +274,10 @@ def test_what_joeynmt_has_beyond_this_model_is_refused(tmp_path):
 def test_tensor2tensor_gives_its_logits_and_tokens(tmp_path, pre):
     weights = plain.t2t_weights(pre)
     (tmp_path / "theirs").mkdir()
-    training = {"global_step": torch.tensor(250), "transformer/body/encoder/layer_0/ffn/conv1/bias/Adam": torch.ones(24)}
+    training = {
+        "global_step": torch.tensor(250),
+        "transformer/body/encoder/layer_0/ffn/conv1/bias/Adam": torch.ones(24),
+    }
     write_bundle(tmp_path / "theirs" / "model.ckpt-250", weights | training)
     with pytest.raises(ConversionError, match="--hparams-set"):
         convert(tmp_path / "theirs", tmp_path / "ours", target_space_id=3)

@@ -55,7 +55,7 @@ def test_code_is_never_run(tmp_path, monkeypatch, zipped):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(CheckpointError, match="no file of torch.save"):
+    with pytest.raises(CheckpointError, match=r"no file of torch\.save"):
         load_plain(tmp_path / "text.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_plain(tmp_path / "none.pt")

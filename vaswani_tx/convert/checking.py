@@ -87,11 +87,14 @@ class Report:
             return [("checked", f"no: {self.unchecked}")]
         check = self.check
         double = "" if check.difference_double is None else f", {check.difference_double:.1e} in float64"
-        return [
-            ("checked", f"against the original, {check.logits:,} logits of random input (largest {check.largest:.3g})"),
+        what = "logits" if check.tokens else "values of the last states"
+        rows = [
+            ("checked", f"against the original, {check.logits:,} {what} of random input (largest {check.largest:.3g})"),
             ("difference", f"at most {check.difference:.1e} in float32{double} (allowed: {TOLERANCE:.0e})"),
-            ("greedy", f"{check.equal} of {check.tokens} tokens equal"),
         ]
+        if check.tokens:
+            rows.append(("greedy", f"{check.equal} of {check.tokens} most probable tokens or classes equal"))
+        return rows
 
 
 def _grouped(ignored: dict[str, str]) -> list[str]:
@@ -114,7 +117,7 @@ def verify(model: Any, converted: Converted) -> Check:
     if converted.original is None:
         raise ValueError("there is no original to compare with")
     model = model.eval()
-    single = copy.deepcopy(model).to(torch.float32)
+    single = model if model.dtype == torch.float32 else copy.deepcopy(model).to(torch.float32)
     batch = _random_batch(converted)
     with torch.no_grad():
         difference, largest, count = _compare(converted.original, single, batch)
@@ -181,7 +184,7 @@ def _compare(original: Callable[[Batch], torch.Tensor], model: Any, batch: Batch
         raise ConversionError(
             f"the converted model's logits have shape {list(ours.shape)}, the original's {list(theirs.shape)}."
         )
-    if ours.dim() == 3 and "decoder_input_ids" not in batch:
+    if ours.dim() == 3 and "attention_mask" in batch and "decoder_input_ids" not in batch:
         seen = batch["attention_mask"].bool()
         theirs, ours = theirs[seen], ours[seen]
     largest = theirs.abs().max().item()
@@ -193,12 +196,16 @@ def _logits(model: Any, batch: Batch) -> torch.Tensor:
     outputs = model(**batch)
     if "logits" in outputs:
         return outputs.logits
+    if "last_hidden_state" in outputs:
+        return outputs.last_hidden_state
     return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)  # question answering, [B, L, 2]
 
 
 def _compare_tokens(original: Any, model: Any, converted: Converted, batch: Batch) -> tuple[int, int]:
     """Return how many most probable tokens were compared, and how many are equal."""
     kind = converted.config.model_type
+    if "logits" not in model(**batch):  # states, of which none is more probable than another
+        return 0, 0
     if kind in ("vaswani_vision", "vaswani_encoder"):
         theirs, ours = original(batch).argmax(-1), _logits(model, batch).argmax(-1)
         if theirs.shape == batch.get("input_ids", theirs).shape and "attention_mask" in batch:

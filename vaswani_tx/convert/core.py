@@ -40,7 +40,7 @@ class Converted:
         state: name -> weight, the names of our state dict; tied ones may be left out.
         tokenizer: a `VaswaniTokenizer` or an image processor, anything with `save_pretrained`; None: the source has
             none that can be kept, which `notes` explain.
-        generation: settings of generation_config.json.
+        generation: settings of generation_config.json, and no others; empty: the paper's decoding.
         notes: what the user should know, a sentence each.
         used: names of the source's weights that are used.
         ignored: names of the others, with the reason.

@@ -131,9 +131,13 @@ def read(
     converted.unchecked = "fairseq cannot run here"
     folder = file.parent
     named = (source_vocabulary, target_vocabulary)
-    _add_tokenizer(converted, _dictionaries(folder, task | settings, named, is_lm), codes or find_codes(folder), target_codes)
+    _add_tokenizer(
+        converted, _dictionaries(folder, task | settings, named, is_lm), codes or find_codes(folder), target_codes
+    )
     if "moses" in (settings.get("tokenizer"), task.get("tokenizer")):
-        converted.notes.append("Texts have to be tokenised with Moses before, and detokenised after: no pipeline does it.")
+        converted.notes.append(
+            "Texts have to be tokenised with Moses before, and detokenised after: no pipeline does it."
+        )
     return converted
 
 
@@ -264,10 +268,21 @@ def _fields(
     def norms(name: str) -> bool:
         there = {f"{stack}.{name}.weight" in weights for stack in stacks}
         if len(there) > 1:
-            raise ConversionError(f"only one of the stacks has {name!r}; a model of this package has it in both or none.")
+            raise ConversionError(
+                f"only one of the stacks has {name!r}; a model of this package has it in both or none."
+            )
         return there.pop()
 
-    if len({weights[f"{stack}.layers.0.fc1.weight"].shape for stack in stacks if f"{stack}.layers.0.fc1.weight" in weights}) > 1:
+    if (
+        len(
+            {
+                weights[f"{stack}.layers.0.fc1.weight"].shape
+                for stack in stacks
+                if f"{stack}.layers.0.fc1.weight" in weights
+            }
+        )
+        > 1
+    ):
         common("ffn_embed_dim", "the width of the feed-forward network")
     if common("embed_dim", "the width of the layers") not in (None, d_model):
         raise ConversionError(
@@ -303,16 +318,22 @@ def _add_positions(
     settings: Mapping[str, Any],
     notes: list[str],
 ) -> set[str]:
-    """Add learned positions, whose table begins after padding, or say which sinusoids there are; return what is used."""
+    """Add learned positions, whose table begins after padding, or say which sinusoids there are; return names used."""
     learned = {stack: table for stack, table in tables.items() if table is not None}
     longest = [settings.get("max_target_positions")]
     longest += [settings.get("max_source_positions")] if len(tables) == 2 else []
     if not learned:
-        fields |= {"position_embedding": "sinusoidal", "position_frequencies": "tensor2tensor", "position_offset": PAD + 1}
+        fields |= {
+            "position_embedding": "sinusoidal",
+            "position_frequencies": "tensor2tensor",
+            "position_offset": PAD + 1,
+        }
         fields["max_position_embeddings"] = max([int(size) for size in longest if size] or [1024])
         return set()
     if len(learned) < len(tables):
-        raise ConversionError("one stack has learned positions, the other sinusoids; a model of this package has one kind.")
+        raise ConversionError(
+            "one stack has learned positions, the other sinusoids; a model of this package has one kind."
+        )
     sizes = [table.shape[0] - PAD - 1 for table in learned.values()]
     fields |= {"position_embedding": "learned", "max_position_embeddings": min(sizes)}
     if len(set(sizes)) > 1:
@@ -363,7 +384,9 @@ def _add_tokenizer(
         )
         return
     config = converted.config
-    sizes = (config.vocab_size,) if len(files) == 1 else (config.source_vocab_size or config.vocab_size, config.vocab_size)
+    sizes = (
+        (config.vocab_size,) if len(files) == 1 else (config.source_vocab_size or config.vocab_size, config.vocab_size)
+    )
     sides = []
     for file, size, own in zip(files, sizes, (codes, target_codes or codes), strict=False):
         symbols = read_dictionary(file)

@@ -10,7 +10,9 @@ from transformers import GenerationConfig
 
 from vaswani_tx.convert.core import ConversionError, Row
 from vaswani_tx.failures import shorten
-from vaswani_tx.loading import explained, read_object
+from vaswani_tx.loading import explained, load_tokenizer, read_object
+from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
+from vaswani_tx.tokenization_vaswani_pair import side_settings
 
 
 def is_model(path: Path, *kinds: str) -> bool:
@@ -76,7 +78,7 @@ def check_positions(name: str, stored: torch.Tensor, computed: torch.Tensor) -> 
         )
 
 
-def generation_settings(path: Path, settings: Any) -> dict[str, Any]:
+def generation_settings(path: Path) -> dict[str, Any]:
     """Return what generation_config.json says, or where there is none, what older files say in config.json."""
     if (path / "generation_config.json").is_file():
         read_object(path / "generation_config.json")
@@ -92,5 +94,29 @@ def generation_settings(path: Path, settings: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.to_diff_dict().items()
-        if not name.startswith("_") and name != "transformers_version"
+        if not name.startswith(("_", "output_")) and name not in ("transformers_version", "return_dict", "use_cache")
     }
+
+
+def with_prefix(source: Mapping[str, torch.Tensor], prefix: str, heads: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Return weights whose names begin with `prefix` also where a bare model was saved, whose names lack it.
+
+    Args:
+        source: name -> weight.
+        prefix: of the model below the heads.
+        heads: what the names of heads begin with.
+    """
+    if any(name.startswith(f"{prefix}.") for name in source):
+        return dict(source)
+    return {name if name.startswith(heads) else f"{prefix}.{name}": tensor for name, tensor in source.items()}
+
+
+def foreign_tokenizer(path: Path, tokenizer_class: Any, notes: list[str]) -> VaswaniTokenizer | None:
+    """Return the pipeline of a tokenizer of transformers as one of ours, None, with a note, where there is none."""
+    files = set(tokenizer_class.vocab_files_names.values()) | {"tokenizer.json"}
+    if not any((path / file).is_file() for file in files):
+        notes.append(f"no tokenizer was written, because the source has none of {', '.join(sorted(files))}")
+        return None
+    found = load_tokenizer(path, tokenizer_class=tokenizer_class)
+    settings = side_settings(found) | {"model_max_length": found.model_max_length, "padding_side": found.padding_side}
+    return VaswaniTokenizer(tokenizer_object=found.backend_tokenizer, **settings)

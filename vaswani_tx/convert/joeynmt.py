@@ -175,7 +175,10 @@ def _convert(file: Path, weights: dict[str, Any], model: Mapping[str, Any], spec
     activation = common("activation", "relu")
     if activation not in _ACTIVATIONS:
         raise ConversionError(f"{file}: activation={activation!r} is none of {', '.join(_ACTIVATIONS)}.")
-    scales = {stack: bool(settings.get("embeddings", {}).get("scale", False)) for stack, settings in zip(_STACKS, stacks, strict=True)}
+    scales = {
+        stack: bool(settings.get("embeddings", {}).get("scale", False))
+        for stack, settings in zip(_STACKS, stacks, strict=True)
+    }
     order = list(_SPECIAL)
     config = VaswaniConfig(
         **fields,

@@ -78,6 +78,15 @@ def read(path: Path) -> Converted:
         if name in source:
             check_positions(name, source[name], _table(*source[name].shape))
     state, used, ignored = KEYS.apply(source)
+    if settings.share_encoder_decoder_embeddings and not settings.tie_word_embeddings:
+        # MarianMT then ties none of its embeddings, and uses those of the stacks.
+        shared = state.pop("model.shared.weight", None)
+        for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
+            if name not in state and shared is not None:
+                state[name] = shared
+        if "model.shared.weight" in used:
+            used.remove("model.shared.weight")
+            ignored["model.shared.weight"] = "each stack has an embedding of its own, where none are tied"
     state = permute_channels(state, interleaving(config.d_model))
     single, double = original_of(MarianMTModel, path)
     notes: list[str] = []
@@ -85,7 +94,7 @@ def read(path: Path) -> Converted:
         config,
         state,
         tokenizer=_tokenizer(path, config, notes),
-        generation=generation_settings(path, settings),
+        generation=generation_settings(path),
         notes=notes,
         used=used,
         ignored=ignored,
@@ -106,7 +115,7 @@ def _config(settings: Any) -> VaswaniConfig:
         )
     return VaswaniConfig(
         vocab_size=size,
-        source_vocab_size=None if shared else settings.vocab_size,
+        source_vocab_size=None if shared and settings.tie_word_embeddings else settings.vocab_size,
         d_model=settings.d_model,
         d_ff=inner,
         num_heads=heads,

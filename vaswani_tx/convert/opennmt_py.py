@@ -35,7 +35,9 @@ from vaswani_tx.layers_vaswani import sinusoids
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 SPECIAL = SpecialSymbols(pad="<blank>", bos="<s>", eos="</s>", unk="<unk>")
-SAVE_AGAIN = "Save model, generator, opt and lists of tokens alone, where OpenNMT-py is installed: docs/convert.md says how."
+SAVE_AGAIN = (
+    "Save model, generator, opt and lists of tokens alone, where OpenNMT-py is installed: docs/convert.md says how."
+)
 _RECORDS = ("torchtext.", "onmt.", "builtins.set", "set", "torch.optim.")
 _EMBEDDING = "{stack}.embeddings.make_embedding.emb_luts.0.weight"
 _SINUSOIDS = "{stack}.embeddings.make_embedding.pe.pe"
@@ -57,7 +59,6 @@ DECODER_LAYER = {
     "layer_norm_2": "cross_attn_residual.norm",
     **_FEED_FORWARD,
 }
-
 
 
 def _layers(theirs: str, ours: str, names: Mapping[str, str]) -> list[Row]:
@@ -104,7 +105,9 @@ def recognises(path: Path) -> bool:
 
 def _find_checkpoint(path: Path) -> Path | None:
     if path.is_dir():
-        steps = {int(found[1]): file for file in path.glob("*.pt") if (found := re.search(r"_step_(\d+)\.pt$", file.name))}
+        steps = {
+            int(found[1]): file for file in path.glob("*.pt") if (found := re.search(r"_step_(\d+)\.pt$", file.name))
+        }
         return steps[max(steps)] if steps else None
     return path if re.search(r"_step_\d+\.pt$", path.name) and path.is_file() else None
 
@@ -154,7 +157,9 @@ def _refuse_other_layers(file: Path, settings: Mapping[str, Any]) -> None:
         if value is not None and value not in usual:
             raise ConversionError(f"{file}: {name}={value!r} is {what}, which this model does not have.")
     if not settings.get("position_encoding"):
-        raise ConversionError(f"{file}: position_encoding is off: the model has no positions, which this one must have.")
+        raise ConversionError(
+            f"{file}: position_encoding is off: the model has no positions, which this one must have."
+        )
 
 
 def _weights(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -235,7 +240,9 @@ def _check_sinusoids(weights: Mapping[str, torch.Tensor], d_model: int, halves: 
 
 def _complete_biases(weights: dict[str, torch.Tensor]) -> bool:
     """Give linear maps that lack a bias one of zeros, where ours have one; return whether attention has any."""
-    linear = [name.removesuffix(".weight") for name in weights if re.search(r"\.(?:linear_\w+|final_linear)\.weight$", name)]
+    linear = [
+        name.removesuffix(".weight") for name in weights if re.search(r"\.(?:linear_\w+|final_linear)\.weight$", name)
+    ]
     has_bias = any(f"{name}.bias" in weights for name in linear)
     feed_forward = [name.removesuffix(".weight") for name in weights if re.search(r"\.w_[12]\.weight$", name)]
     for name in (linear if has_bias else []) + feed_forward:

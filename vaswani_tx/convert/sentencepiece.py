@@ -306,7 +306,11 @@ def _normalizer(model: SentencePieceModel, front_tags: bool, characters: set[str
     """Return what changes the text: replacements, spaces, a tag at the front, marks of unknown runs of characters."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
-        steps.append(normalizers.Precompiled(model.charsmap))
+        replacements = normalizers.Precompiled(model.charsmap)
+        # It takes both for one character, and would replace them by one.
+        if not model.remove_extra_whitespaces and len({replacements.normalize_str(end) for end in "\r\n"}) == 1:
+            steps.append(normalizers.Replace("\r\n", "\n\n"))
+        steps.append(replacements)
     if model.remove_extra_whitespaces:
         # A `▁` of the text itself is taken away at the end, but not in front.
         steps.append(normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""))

@@ -44,7 +44,12 @@ _OTHER_LAYERS: dict[str, tuple[tuple[Any, ...], str]] = {
     "multiply_embedding_mode": (("sqrt_depth", "none", ""), "another scale of embeddings"),
     "prepend_mode": (("none",), "sources in front of targets"),
 }
-_PARTS = re.compile(r"(?P<scope>.*\bsymbol_modality_\d+_\d+(?:_\d+)?|.*\bshared_symbol_modality\w*)/(?P<kind>shared|input_emb|target_emb|softmax)/weights_(?P<part>\d+)")
+_PARTS = re.compile(
+    r"(?P<scope>.*symbol_modality_\d+_\d+(?:_\d+)?)/(?P<kind>shared|input_emb|target_emb|softmax)/weights_(?P<part>\d+)"
+)
+_OF_TRAINING = re.compile(
+    r".*/(?:Adam|Adafactor)(?:_\d)?|(?:training|losses_avg|train_stats|global_step|beta\d_power).*"
+)
 _SPACE = "target_space_embedding/kernel"
 _NORM = {"layer_norm_scale": "weight", "layer_norm_bias": "bias"}
 _ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "output_transform": "o_proj"}
@@ -114,8 +119,8 @@ def read(
     converted = _convert(bundle, settings, heads, target_space_id)
     converted.unchecked = "tensor2tensor cannot run here"
     converted.notes.append(
-        "No tokenizer is written: a SubwordTextEncoder escapes characters that it does not know by their numbers, which "
-        "no tokenizer.json does. Give the model ids of that vocabulary, the source's with 1 (<EOS>) at the end."
+        "No tokenizer is written: a SubwordTextEncoder escapes characters that it does not know by their numbers, "
+        "which no tokenizer.json does. Give the model ids of that vocabulary, the source's with 1 (<EOS>) at the end."
     )
     return converted
 
@@ -209,7 +214,7 @@ def _body(bundle: Bundle) -> tuple[dict[str, str], dict[str, str]]:
     body, ignored = {}, {}
     for name in bundle.entries:
         found = re.search(r"(?:^|/)body/(?:.*/)?((?:encoder|decoder|target_space_embedding)/.*)$", name)
-        if re.search(r"/Adam(?:_\d)?$|/Adafactor|/(?:vr|vc|v|m)$|^(?:training|losses_avg|train_stats|global_step|beta\d_power)", name):
+        if _OF_TRAINING.fullmatch(name):
             ignored[name] = "a state of training"
         elif found:
             body[found[1]] = name
@@ -266,8 +271,8 @@ def _with_space(
     table = bundle.tensor(name)
     if space is None or not 0 <= space < table.shape[0]:
         raise ConversionError(
-            f"{bundle.prefix}: the model adds one of {table.shape[0]} vectors for the target space to its source, and the "
-            "checkpoint does not say which. Give --target-space-id: `target_space_id` of the problem (SpaceID in "
+            f"{bundle.prefix}: the model adds one of {table.shape[0]} vectors for the target space to its source, and "
+            "the checkpoint does not say which. Give --target-space-id: `target_space_id` of the problem (SpaceID in "
             "tensor2tensor/data_generators/problem.py; 0 is the usual one of problems that name none)."
         )
     vector = table[space]

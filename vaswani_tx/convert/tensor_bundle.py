@@ -1,7 +1,7 @@
 """Checkpoints of TensorFlow, `model.ckpt-N.index` with `model.ckpt-N.data-00000-of-0000M`, read without TensorFlow.
 
-The index is a sorted table of LevelDB's form: blocks of entries whose keys share beginnings, an index of the blocks, and
-a footer. The entry "" holds the header of the bundle, every other the record of a tensor: type, shape, and where in
+The index is a sorted table of LevelDB's form: blocks of entries whose keys share beginnings, an index of the blocks,
+and a footer. The entry "" holds the header of the bundle, every other the record of a tensor: type, shape, and where in
 which data file its bytes are. Blocks and tensors carry masked CRC-32C sums, all of which are checked.
 """
 

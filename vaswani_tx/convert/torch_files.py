@@ -69,9 +69,7 @@ def load_plain(path: str | Path, records: Sequence[str] = (), save_again: str = 
             allowed.append((type("Record", (Record,), {}), name))
         except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
             first = str(error).strip().split("\n")[0]
-            raise CheckpointError(
-                f"{path}: is damaged, or no file of torch.save ({first}); copy it again."
-            ) from None
+            raise CheckpointError(f"{path}: is damaged, or no file of torch.save ({first}); copy it again.") from None
     raise CheckpointError(f"{path}: holds more than {_MOST_NAMES} foreign classes. {save_again}".rstrip())
 
 

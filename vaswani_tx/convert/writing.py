@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from vaswani_tx.convert.checking import Check, Report, verify
 from vaswani_tx.convert.core import ConversionError, Converted, complete_state, empty_model
 from vaswani_tx.convert.formats import FORMATS, Format
 from vaswani_tx.failures import shorten
+from vaswani_tx.generation_vaswani import VaswaniGenerationConfig
 from vaswani_tx.hub.saving import HubError, save_with_code, whole_folder
-from vaswani_tx.loading import load_model, looks_like_path
+from vaswani_tx.loading import load_model, looks_like_path, read_object
 from vaswani_tx.suggestions import did_you_mean
 
 # Of a repository of the Hub: what formats read, never its Python files.
@@ -122,6 +123,8 @@ def find_format(path: Path, name: str | None = None) -> Format:
     for found in FORMATS.values():
         if found.recognises(path):
             return found
+    if (path / "config.json").is_file():
+        read_object(path / "config.json")
     looked = "; ".join(f"{one.name}: {one.files}" for one in FORMATS.values())
     raise ConversionError(f"'{path}' is of no format that is known{_kind(path)}. Looked for: {looked}.")
 
@@ -160,12 +163,15 @@ def _save(converted: Converted, state: dict[str, torch.Tensor], folder: Path) ->
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     converted.config.dtype = dtype
     model = empty_model(converted)
-    own = {name: tensor.detach().to(dtype, copy=True).contiguous() for name, tensor in state.items()}
-    model.load_state_dict(own, assign=True)
+    weights = {name: tensor.detach().to(dtype, copy=True).contiguous() for name, tensor in state.items()}
+    model.load_state_dict(weights, assign=True)
     model.tie_weights()
     if model.can_generate():
-        model.generation_config = GenerationConfig.from_model_config(model.config)
-        model.generation_config.update(**converted.generation)
+        own = VaswaniGenerationConfig.from_model_config(model.config)
+        if converted.generation:  # what the source does not set must not become the paper's decoding
+            ids = {name: value for name, value in own.to_diff_dict().items() if name.endswith("_token_id")}
+            own = VaswaniGenerationConfig.from_dict(ids | converted.generation)
+        model.generation_config = own
     model.save_pretrained(folder)
     if converted.tokenizer is not None:
         converted.tokenizer.save_pretrained(folder)
