@@ -34,7 +34,7 @@ from vaswani_tx.convert.torch_files import load_plain, settings_of
 
 SPECIAL = SpecialSymbols(pad="<pad>", bos="<s>", eos="</s>", unk="<unk>")
 BOS, PAD, EOS, UNK = range(4)
-SAVE_AGAIN = "Save args or cfg and model of it alone, where fairseq is installed: docs/convert.md says how."
+SAVE_AGAIN = "Save args or cfg and model of it alone, where fairseq is installed: docs/convert_toolkits.md says how."
 _NAMES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 _RECORDS = ("fairseq.", "omegaconf.", "typing.", "torch.optim.")
 _ACTIVATIONS = {

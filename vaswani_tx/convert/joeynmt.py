@@ -30,7 +30,7 @@ from vaswani_tx.convert.toolkit_files import (
 from vaswani_tx.convert.torch_files import load_plain
 from vaswani_tx.layers_vaswani import sinusoids
 
-SAVE_AGAIN = "Save its model_state alone, where JoeyNMT is installed: docs/convert.md says how."
+SAVE_AGAIN = "Save its model_state alone, where JoeyNMT is installed: docs/convert_toolkits.md says how."
 _RECORDS = ("joeynmt.", "torch.optim.", "types.SimpleNamespace")
 _ATTENTION = {"q_layer": "q_proj", "k_layer": "k_proj", "v_layer": "v_proj", "output_layer": "o_proj"}
 _FEED_FORWARD = {

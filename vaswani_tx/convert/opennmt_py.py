@@ -36,7 +36,7 @@ from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 SPECIAL = SpecialSymbols(pad="<blank>", bos="<s>", eos="</s>", unk="<unk>")
 SAVE_AGAIN = (
-    "Save model, generator, opt and lists of tokens alone, where OpenNMT-py is installed: docs/convert.md says how."
+    "Save model, generator, opt and lists of tokens alone, where OpenNMT-py is installed: docs/convert_toolkits.md says how."
 )
 _RECORDS = ("torchtext.", "onmt.", "builtins.set", "set", "torch.optim.")
 _EMBEDDING = "{stack}.embeddings.make_embedding.emb_luts.0.weight"
