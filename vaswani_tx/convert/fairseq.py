@@ -25,6 +25,8 @@ from vaswani_tx.convert.toolkit_files import (
     embeddings_of_ours,
     find_codes,
     interleave_sinusoids,
+    make_config,
+    number_of,
     number_of_layers,
     one_value,
     same_embeddings,
@@ -150,6 +152,8 @@ def _find_checkpoint(path: Path) -> Path | None:
 def _settings(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of the model, flat, and those of the task."""
     whole = settings_of(content.get("cfg")) or settings_of(content.get("args"))
+    if not whole:
+        return {}, {}
     model, task = whole.get("model", whole), whole.get("task", {})
     model = dict(model) if isinstance(model, dict) else {}
     for stack in ("encoder", "decoder"):
@@ -225,8 +229,9 @@ def _convert(weights: dict[str, torch.Tensor], settings: Mapping[str, Any], is_l
     if is_lm:
         state["model.embed_tokens.weight"] = embeddings["decoder"]
         fields["vocab_size"] = embeddings["decoder"].shape[0]
-        fields["tie_word_embeddings"] = output is None or same_embeddings(output, embeddings["decoder"])
-        if not fields["tie_word_embeddings"]:
+        fields["tie_word_embeddings"] = True
+        if output is not None and not same_embeddings(output, embeddings["decoder"]):
+            fields["tie_word_embeddings"] = False
             state["lm_head.weight"] = output
     else:
         found, further = embeddings_of_ours(embeddings["encoder"], embeddings["decoder"], output)
@@ -237,9 +242,9 @@ def _convert(weights: dict[str, torch.Tensor], settings: Mapping[str, Any], is_l
     ids = {"pad_token_id": PAD, "bos_token_id": EOS if is_lm else BOS, "eos_token_id": EOS}
     config: Any
     if is_lm:
-        config = VaswaniDecoderConfig(**fields, **ids)
+        config = make_config(VaswaniDecoderConfig, **fields, **ids)
     else:
-        config = VaswaniConfig(**fields, **ids, decoder_start_token_id=EOS)
+        config = make_config(VaswaniConfig, **fields, **ids, decoder_start_token_id=EOS)
     return Converted(
         config,
         state,
@@ -273,17 +278,11 @@ def _fields(
             )
         return there.pop()
 
-    if (
-        len(
-            {
-                weights[f"{stack}.layers.0.fc1.weight"].shape
-                for stack in stacks
-                if f"{stack}.layers.0.fc1.weight" in weights
-            }
+    inner = {weights[name].shape[0] for stack in stacks if (name := f"{stack}.layers.0.fc1.weight") in weights}
+    if len(inner) != 1:
+        raise ConversionError(
+            f"the feed-forward networks are {sorted(inner)} wide inside, which has to be one number for both stacks."
         )
-        > 1
-    ):
-        common("ffn_embed_dim", "the width of the feed-forward network")
     if common("embed_dim", "the width of the layers") not in (None, d_model):
         raise ConversionError(
             f"the embeddings are {d_model} wide and the layers {common('embed_dim', '')}: a model of this package has "
@@ -293,8 +292,10 @@ def _fields(
     layers = {stack: number_of_layers(weights, f"{stack}.layers") for stack in stacks}
     fields = {
         "d_model": d_model,
-        "d_ff": weights["decoder.layers.0.fc1.weight"].shape[0],
-        "num_heads": int(common("attention_heads", "the number of heads") or 8),
+        "d_ff": inner.pop(),
+        "num_heads": int(
+            number_of({"attention_heads": common("attention_heads", "the number of heads")}, "attention_heads")
+        ),
         "norm_order": "pre" if pre or stacks == ("decoder",) else "post",
         "final_layer_norm": norms("layer_norm"),
         "embedding_norm": norms("layernorm_embedding"),
@@ -302,9 +303,10 @@ def _fields(
         "scale_embedding": not settings.get("no_scale_embedding"),
         "attention_bias": True,
         "layer_norm_eps": 1e-5,
-        "dropout": float(settings.get("dropout") or 0.0),
-        "attention_dropout": float(settings.get("attention_dropout") or 0.0),
-        "activation_dropout": float(settings.get("activation_dropout") or settings.get("relu_dropout") or 0.0),
+        "dropout": number_of(settings, "dropout", 0.0),
+        "attention_dropout": number_of(settings, "attention_dropout", 0.0),
+        "activation_dropout": number_of(settings, "activation_dropout", 0.0)
+        or number_of(settings, "relu_dropout", 0.0),
     }
     if len(stacks) == 1:
         return {**fields, "num_hidden_layers": layers["decoder"]}
@@ -328,7 +330,7 @@ def _add_positions(
             "position_frequencies": "tensor2tensor",
             "position_offset": PAD + 1,
         }
-        fields["max_position_embeddings"] = max([int(size) for size in longest if size] or [1024])
+        fields["max_position_embeddings"] = max([size for size in longest if isinstance(size, int)] or [1024])
         return set()
     if len(learned) < len(tables):
         raise ConversionError(

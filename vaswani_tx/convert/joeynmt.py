@@ -23,6 +23,8 @@ from vaswani_tx.convert.toolkit_files import (
     NO_CODES,
     check_rows,
     embeddings_of_ours,
+    make_config,
+    number_of,
     number_of_layers,
     one_value,
     tokenizer_of,
@@ -114,15 +116,16 @@ def read(
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         raise ConversionError(f"{file}: is no checkpoint of JoeyNMT: it has no table `model_state` of weights.")
     weights = {name.removeprefix("module."): value for name, value in content["model_state"].items()}
-    data = settings.get("data") if isinstance(settings.get("data"), dict) else {}
+    found = settings.get("data")
+    data: dict[str, Any] = found if isinstance(found, dict) else {}
     special = _special(data)
     converted = _convert(file, weights, settings["model"], special)
     converted.unchecked = "JoeyNMT cannot run here"
     sides = []
     for side, name, own in (("src", source_vocabulary, codes), ("trg", target_vocabulary, target_codes or codes)):
-        symbols, found = _vocabulary(file.parent, data, side, name, special)
+        symbols, source = _vocabulary(file.parent, data, side, name, special)
         size = converted.config.vocab_size
-        check_rows(symbols, (converted.config.source_vocab_size or size) if side == "src" else size, found)
+        check_rows(symbols, (converted.config.source_vocab_size or size) if side == "src" else size, source)
         sides.append((symbols, own or _codes(file.parent, data, side)))
     _add_tokenizer(converted, sides, data, special)
     return converted
@@ -153,7 +156,7 @@ def _convert(file: Path, weights: dict[str, Any], model: Mapping[str, Any], spec
         usual = "recurrent" if stack == "encoder" else "transformer"
         if settings.get("type", usual) != "transformer":
             raise ConversionError(f"{file}: the {stack} is {settings.get('type', usual)!r}, not 'transformer'.")
-        if float(settings.get("alpha", 1.0)) != 1.0:
+        if number_of(settings, "alpha", 1.0) != 1.0:
             raise ConversionError(f"{file}: the {stack} has alpha={settings['alpha']}; here residuals are added as is.")
 
     def common(name: str, usual: Any = None) -> Any:
@@ -175,16 +178,15 @@ def _convert(file: Path, weights: dict[str, Any], model: Mapping[str, Any], spec
     activation = common("activation", "relu")
     if activation not in _ACTIVATIONS:
         raise ConversionError(f"{file}: activation={activation!r} is none of {', '.join(_ACTIVATIONS)}.")
-    scales = {
-        stack: bool(settings.get("embeddings", {}).get("scale", False))
-        for stack, settings in zip(_STACKS, stacks, strict=True)
-    }
+    tables = {stack: settings.get("embeddings") for stack, settings in zip(_STACKS, stacks, strict=True)}
+    scales = {stack: isinstance(table, dict) and bool(table.get("scale")) for stack, table in tables.items()}
     order = list(_SPECIAL)
-    config = VaswaniConfig(
+    config = make_config(
+        VaswaniConfig,
         **fields,
         d_model=d_model,
         d_ff=state["model.encoder.layers.0.feed_forward.fc1.weight"].shape[0],
-        num_heads=int(common("num_heads")),
+        num_heads=int(number_of({"num_heads": common("num_heads")}, "num_heads")),
         encoder_layers=number_of_layers(weights, "encoder.layers"),
         decoder_layers=number_of_layers(weights, "decoder.layers"),
         norm_order=norm_order,
@@ -194,8 +196,8 @@ def _convert(file: Path, weights: dict[str, Any], model: Mapping[str, Any], spec
         scale_embedding=bool(one_value(scales, _STACKS, "the scale of embeddings")),
         layer_norm_eps=1e-6,
         max_position_embeddings=5000,
-        dropout=float(stacks[0].get("dropout", 0.1)),
-        attention_dropout=float(stacks[0].get("dropout", 0.1)),
+        dropout=number_of(stacks[0], "dropout", 0.1),
+        attention_dropout=number_of(stacks[0], "dropout", 0.1),
         pad_token_id=order.index("pad"),
         bos_token_id=order.index("bos"),
         eos_token_id=order.index("eos"),

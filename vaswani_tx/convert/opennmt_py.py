@@ -26,6 +26,8 @@ from vaswani_tx.convert.toolkit_files import (
     embeddings_of_ours,
     find_codes,
     interleave_sinusoids,
+    make_config,
+    number_of,
     number_of_layers,
     side_tokenizer,
 )
@@ -35,9 +37,7 @@ from vaswani_tx.layers_vaswani import sinusoids
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 SPECIAL = SpecialSymbols(pad="<blank>", bos="<s>", eos="</s>", unk="<unk>")
-SAVE_AGAIN = (
-    "Save model, generator, opt and lists of tokens alone, where OpenNMT-py is installed: docs/convert_toolkits.md says how."
-)
+SAVE_AGAIN = "Save it without its classes, where OpenNMT-py is installed: docs/convert_toolkits.md says how."
 _RECORDS = ("torchtext.", "onmt.", "builtins.set", "set", "torch.optim.")
 _EMBEDDING = "{stack}.embeddings.make_embedding.emb_luts.0.weight"
 _SINUSOIDS = "{stack}.embeddings.make_embedding.pe.pe"
@@ -139,6 +139,8 @@ def read(
     if not isinstance(content, dict) or "opt" not in content:
         raise ConversionError(f"{file}: is no checkpoint of OpenNMT-py: it has no settings `opt`.")
     settings = settings_of(content["opt"])
+    if not settings:
+        raise ConversionError(f"{file}: its settings `opt` cannot be read: they are no Namespace and no table.")
     _refuse_other_layers(file, settings)
     converted = _convert(file, _weights(file, content), settings)
     converted.unchecked = "OpenNMT-py cannot run here"
@@ -198,13 +200,12 @@ def _convert(file: Path, weights: dict[str, torch.Tensor], settings: Mapping[str
     state |= embeddings
     if halves:
         state = interleave_sinusoids(state, d_model)
-    dropout = [settings.get(name) for name in ("dropout", "attention_dropout")]
-    dropout = [value[0] if isinstance(value, list) and value else value for value in dropout]
-    config = VaswaniConfig(
+    config = make_config(
+        VaswaniConfig,
         **fields,
         d_model=d_model,
         d_ff=state["model.encoder.layers.0.feed_forward.fc1.weight"].shape[0],
-        num_heads=int(settings.get("heads") or 8),
+        num_heads=int(number_of(settings, "heads")),
         encoder_layers=number_of_layers(weights, "encoder.transformer"),
         decoder_layers=number_of_layers(weights, "decoder.transformer_layers"),
         norm_order="pre",
@@ -212,11 +213,11 @@ def _convert(file: Path, weights: dict[str, torch.Tensor], settings: Mapping[str
         attention_bias=has_bias,
         lm_head_bias="lm_head.bias" in state,
         activation_function=settings.get("pos_ffn_activation_fn") or "relu",
-        layer_norm_eps=float(settings.get("norm_eps") or 1e-6),
+        layer_norm_eps=number_of(settings, "norm_eps", 1e-6),
         position_frequencies="tensor2tensor" if halves else "paper",
         max_position_embeddings=5000,
-        dropout=float(dropout[0] or 0.0),
-        attention_dropout=float((dropout[0] if dropout[1] is None else dropout[1]) or 0.0),
+        dropout=number_of(settings, "dropout", 0.0),
+        attention_dropout=number_of(settings, "attention_dropout", number_of(settings, "dropout", 0.0)),
         pad_token_id=None,
         bos_token_id=None,
         eos_token_id=None,

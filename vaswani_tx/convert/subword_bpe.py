@@ -4,8 +4,9 @@
 
 Those programs merge the characters of a word, write `@@` after every unit but the last (`lo@@ w`), and look the units
 up in a dictionary. The `BPE` model of tokenizers does the same with `</w>` after the last unit, so that the symbol
-`lo@@` is its entry `lo`, and `w` is `w</w>`. It needs an entry for each unit that a merge makes on its way. Those that the
-dictionary lacks get ids beyond it, which `VaswaniTokenizer` reads as unknown (`dictionary_size`), as the look-up did.
+`lo@@` is its entry `lo`, and `w` is `w</w>`. It needs an entry for each unit that a merge makes on its way. Those that
+the dictionary lacks get ids beyond it, which `VaswaniTokenizer` reads as unknown (`dictionary_size`), as the look-up
+did.
 """
 
 import re

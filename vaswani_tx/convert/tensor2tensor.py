@@ -20,7 +20,7 @@ import torch
 from vaswani_tx.configuration_vaswani import VaswaniConfig
 from vaswani_tx.convert.core import ConversionError, Converted, KeyMap, Row
 from vaswani_tx.convert.tensor_bundle import Bundle, find_prefix, read_bundle
-from vaswani_tx.convert.toolkit_files import interleave_sinusoids, number_of_layers
+from vaswani_tx.convert.toolkit_files import interleave_sinusoids, make_config, number_of, number_of_layers
 
 PAD, EOS = 0, 1
 # num_heads by the name of a set of hyperparameters, which the weights do not show; sizes they do.
@@ -164,26 +164,28 @@ def _convert(bundle: Bundle, settings: Mapping[str, Any], heads: int, space: int
             f"{bundle.prefix}: has norms before and after sub-layers; a model of this package has one of the two."
         )
     weights = {name: bundle.tensor(full) for name, full in body.items() if name != _SPACE}
+    layers = [number_of_layers(_dotted(weights), f"{stack}.layer") for stack in ("encoder", "decoder")]
     state, used, _ = key_map(pre).apply(weights)
     embeddings, fields, parts = _embeddings(bundle, settings, body.get(_SPACE), space)
     d_model = fields["d_model"]
     scale = settings.get("multiply_embedding_mode", "sqrt_depth") == "sqrt_depth"
-    config = VaswaniConfig(
+    config = make_config(
+        VaswaniConfig,
         **fields,
         d_ff=state["model.encoder.layers.0.feed_forward.fc1.weight"].shape[0],
         num_heads=heads,
         d_k=_per_head(state["model.encoder.layers.0.self_attn.q_proj.weight"], heads),
         d_v=_per_head(state["model.encoder.layers.0.self_attn.v_proj.weight"], heads),
-        encoder_layers=number_of_layers(_dotted(weights), "encoder.layer"),
-        decoder_layers=number_of_layers(_dotted(weights), "decoder.layer"),
+        encoder_layers=layers[0],
+        decoder_layers=layers[1],
         norm_order="pre" if pre else "post",
         final_layer_norm=pre,
         scale_embedding=scale,
-        layer_norm_eps=float(settings.get("norm_epsilon", 1e-6)),
+        layer_norm_eps=number_of(settings, "norm_epsilon", 1e-6),
         position_frequencies="tensor2tensor",
-        dropout=float(settings.get("layer_prepostprocess_dropout", 0.1)),
-        attention_dropout=float(settings.get("attention_dropout", 0.0)),
-        activation_dropout=float(settings.get("relu_dropout", 0.0)),
+        dropout=number_of(settings, "layer_prepostprocess_dropout", 0.1),
+        attention_dropout=number_of(settings, "attention_dropout", 0.0),
+        activation_dropout=number_of(settings, "relu_dropout", 0.0),
         pad_token_id=PAD,
         bos_token_id=None,
         eos_token_id=EOS,
@@ -244,7 +246,8 @@ def _embeddings(
         matrices[kind] = torch.cat([bundle.tensor(parts[index]) for index in sorted(parts)])
     wanted = ("shared", "shared") if "shared" in matrices else ("input_emb", "target_emb")
     output = matrices.get("softmax", matrices.get("shared"))
-    if lost := [kind for kind in wanted if kind not in matrices] + (["softmax"] if output is None else []):
+    lost = [kind for kind in wanted if kind not in matrices] + (["softmax"] if output is None else [])
+    if lost or output is None:
         raise ConversionError(f"{bundle.prefix}: has no embeddings {lost[0]!r}: it is no encoder-decoder for text.")
     source, target = (matrices[kind].clone() for kind in wanted)
     d_model = target.shape[1]
@@ -254,7 +257,7 @@ def _embeddings(
     if space_name is not None:
         source = _with_space(bundle, source, space_name, space, settings)
         used.add(space_name)
-    state = {"lm_head.weight": output}
+    state: dict[str, torch.Tensor] = {"lm_head.weight": output}
     fields: dict[str, Any] = {"vocab_size": target.shape[0], "d_model": d_model, "tie_word_embeddings": False}
     if source.shape == target.shape and torch.equal(source, target):
         state["model.shared.weight"] = target

@@ -54,9 +54,40 @@ def number_of_layers(weights: Mapping[str, torch.Tensor], stack: str) -> int:
     return len(numbers)
 
 
+def number_of(settings: Mapping[str, Any], name: str, usual: float | None = None) -> float:
+    """Return a number of the settings; None there, or no such setting, is the usual one.
+
+    Raises:
+        ConversionError: it is no number, or it is missing and there is no usual one.
+    """
+    value = settings.get(name)
+    value = value[0] if isinstance(value, list) and value else value  # OpenNMT-py: a value for each part of a run
+    value = usual if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConversionError(f"the setting {name} of the source is {value!r}, which is no number.")
+    return value
+
+
+def make_config(kind: Any, **fields: Any) -> Any:
+    """Return a configuration, or raise ConversionError where fields make none."""
+    try:
+        return kind(**fields)
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"the source's sizes make no model: {error}") from None
+
+
 def interleave_sinusoids(state: Mapping[str, torch.Tensor], d_model: int) -> dict[str, torch.Tensor]:
     """Return weights of ours for sinusoids in turns, of weights for all sines before all cosines."""
-    return permute_channels(state, interleaving(d_model))
+    order, permuted = interleaving(d_model), {}
+    for name, tensor in state.items():
+        try:
+            permuted |= permute_channels({name: tensor}, order)
+        except IndexError:
+            raise ConversionError(
+                f"{name!r} has shape {list(tensor.shape)} in the source, which has no {d_model} channels where the "
+                "embeddings have them: they belong to different models."
+            ) from None
+    return permuted
 
 
 def embeddings_of_ours(
@@ -69,14 +100,16 @@ def embeddings_of_ours(
         target: [V, D], of the decoder.
         output: [V, D], of the output projection; None: the target's.
     """
-    state, fields = {}, {"vocab_size": target.shape[0]}
+    state: dict[str, torch.Tensor] = {}
+    fields: dict[str, Any] = {"vocab_size": target.shape[0]}
     if same_embeddings(source, target):
         state["model.shared.weight"] = target
     else:
         state |= {"model.encoder.embed_tokens.weight": source, "model.decoder.embed_tokens.weight": target}
         fields["source_vocab_size"] = source.shape[0]
-    fields["tie_word_embeddings"] = output is None or same_embeddings(target, output)
-    if not fields["tie_word_embeddings"]:
+    fields["tie_word_embeddings"] = True
+    if output is not None and not same_embeddings(target, output):
+        fields["tie_word_embeddings"] = False
         state["lm_head.weight"] = output
     return state, fields
 
@@ -130,6 +163,8 @@ __all__ = [
     "embeddings_of_ours",
     "find_codes",
     "interleave_sinusoids",
+    "make_config",
+    "number_of",
     "number_of_layers",
     "one_value",
     "same_embeddings",
