@@ -18,13 +18,10 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
-from transformers.utils import logging
 
 from .constraints_vaswani import ConstraintError, constrained_beam_search
 from .forbidden_vaswani import ForbiddenPhrases
 from .token_texts_vaswani import target_of
-
-logger = logging.get_logger(__name__)
 
 PAPER_DECODING = {"num_beams": 4, "gnmt_alpha": 0.6, "max_extra_tokens": 50}
 # Entries that transformers' own configuration does not know.
@@ -316,17 +313,6 @@ class VaswaniGenerationMixin(GenerationMixin):
             and all(max_length is None for max_length in max_lengths)
         )
         return prepared, model_kwargs
-
-    def _prepare_attention_mask_for_generation(self, inputs_tensor: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """Return the mask of a source without one; with a vocabulary of its own, its padding is not known here."""
-        if getattr(self.config, "source_vocab_size", None) is None:
-            return super()._prepare_attention_mask_for_generation(inputs_tensor, *args, **kwargs)
-        if len(inputs_tensor) > 1:
-            logger.warning_once(
-                "Without an attention_mask every position of the source counts, padding too: pad_token_id is the "
-                "target's. Give the attention_mask that the tokenizer returns."
-            )
-        return torch.ones(inputs_tensor.shape[:2], dtype=torch.long, device=inputs_tensor.device)
 
     def _prepare_generated_length(
         self, generation_config: GenerationConfig, has_default_max_length: bool, input_ids_length: int, **kwargs

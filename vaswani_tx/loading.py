@@ -45,7 +45,7 @@ _SHAPES: dict[str, Callable[[Any], bool]] = {
     "early_stopping": lambda value: isinstance(value, bool) or value == "never",
 }
 # Files that name a folder's content; of other tokenizers, one of them is enough.
-_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "target_tokenizer.json")
 
 
 def looks_like_path(name: str) -> bool:

@@ -406,8 +406,8 @@ class VaswaniDecoder(VaswaniStack):
         )
 
 
-class VocabulariesMixin:
-    """A mixin for encoder-decoders: the embeddings of source and target, of one vocabulary or of one each."""
+class VaswaniEncoderDecoderPreTrainedModel(VaswaniPreTrainedModel):
+    """A base of encoder-decoders: the embeddings of source and target, of one vocabulary or of one each."""
 
     @property
     def has_separate_vocabularies(self) -> bool:
@@ -451,7 +451,7 @@ class VocabulariesMixin:
         return embedding
 
 
-class VaswaniModel(VocabulariesMixin, VaswaniPreTrainedModel):
+class VaswaniModel(VaswaniEncoderDecoderPreTrainedModel):
     """Encoder and decoder without an output layer (figure 1 up to the last linear layer).
 
     With a `source_vocab_size` each stack has an embedding of its own, and there is no `shared`.
@@ -473,12 +473,8 @@ class VaswaniModel(VocabulariesMixin, VaswaniPreTrainedModel):
         self.encoder = VaswaniEncoder(config)
         self.decoder = VaswaniDecoder(config)
         self.post_init()
-
-    def init_parallel_plans(self):
-        """Collect the plans as transformers does; of two vocabularies, the stacks' own shard their embeddings."""
-        super().init_parallel_plans()
         if self.has_separate_vocabularies:
-            self._tp_plan.pop("shared", None)
+            self._tp_plan = {rule: style for rule, style in self._tp_plan.items() if rule != "shared"}
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Keep both stacks on one embedding also where `tie_word_embeddings` is off, which frees the output only."""
@@ -621,7 +617,7 @@ class VaswaniLanguageHead:
 
 
 class VaswaniForConditionalGeneration(
-    VocabulariesMixin, VaswaniLanguageHead, FromStacksMixin, VaswaniPreTrainedModel, VaswaniGenerationMixin
+    VaswaniLanguageHead, FromStacksMixin, VaswaniEncoderDecoderPreTrainedModel, VaswaniGenerationMixin
 ):
     """The whole of figure 1: encoder, decoder, and the projection to the vocabulary, tied to the target's embedding."""
 
@@ -718,6 +714,7 @@ class VaswaniForConditionalGeneration(
 __all__ = [
     "VaswaniDecoder",
     "VaswaniEncoder",
+    "VaswaniEncoderDecoderPreTrainedModel",
     "VaswaniForConditionalGeneration",
     "VaswaniLanguageHead",
     "VaswaniModel",

@@ -35,6 +35,18 @@ def side_settings(tokenizer: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def _check_settings(settings: Any) -> None:
+    """Raise ValueError unless what `tokenizer_config.json` says of the target can be passed to a tokenizer."""
+    known = ("extra_special_tokens", *_OWN_SETTINGS)
+    wrong = [] if isinstance(settings, dict) else ["no table"]
+    wrong += [name for name in (() if wrong else settings) if not (name.endswith("_token") or name in known)]
+    if wrong:
+        raise ValueError(
+            f"tokenizer_config.json: `target` must hold the target's special tokens and {', '.join(known)} alone, and "
+            f"has {wrong[0]}: correct it, or copy the folder again from where it is whole."
+        )
+
+
 class TwoVocabularies(TokenizersBackend):
     """The part of `VaswaniTokenizer` that sends each call to the side that it is for; with one side, to itself.
 
@@ -47,7 +59,8 @@ class TwoVocabularies(TokenizersBackend):
 
     def __init__(self, *args: Any, target: Any = None, target_tokenizer_file: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if isinstance(target, dict):
+        if target is not None and not isinstance(target, TokenizersBackend):
+            _check_settings(target)
             if target_tokenizer_file is None or not os.path.isfile(target_tokenizer_file):
                 raise ValueError(
                     f"tokenizer_config.json says that the target has a vocabulary of its own, but {TARGET_FILE} is "

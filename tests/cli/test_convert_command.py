@@ -20,13 +20,8 @@ def test_a_report_and_a_folder_that_translates(source, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["convert", str(source), str(out), "--with-code"]) == 0
     printed = capsys.readouterr().out
-    for part in (
-        "marian-hf",
-        "VaswaniForConditionalGeneration, 2+1 layers, d_model 24",
-        "0 ignored",
-        "float64",
-        str(out),
-    ):
+    model = "VaswaniForConditionalGeneration, 2+1 layers, d_model 24"
+    for part in ("marian-hf", model, "0 ignored", "float64", str(out)):
         assert part in printed
     assert "44 of 44" in printed and (out / "modeling_vaswani.py").is_file() and (out / "README.md").is_file()
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
@@ -105,6 +100,7 @@ def test_a_folder_without_a_tokenizer_says_so(source, tmp_path, capsys):
 
 @pytest.mark.fresh
 def test_help_needs_no_torch():
-    code = "import sys; from vaswani_tx.cli import main\ntry:\n    main(['convert', '--help'])\nfinally:\n    print('torch' in sys.modules)"
+    code = "import sys; from vaswani_tx.cli import main\n"
+    code += "try:\n    main(['convert', '--help'])\nfinally:\n    print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "marian-hf" in found.stdout and found.stdout.splitlines()[-1] == "False"

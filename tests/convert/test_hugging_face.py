@@ -30,7 +30,9 @@ from vaswani_tx.modeling_vaswani_vision import VaswaniVisionModel
 
 MARIANS = {
     "shared": {},
-    "relu, wide": {"activation_function": "relu", "d_model": 40, "encoder_attention_heads": 5, "decoder_attention_heads": 5},
+    "relu, wide": {
+        "activation_function": "relu", "d_model": 40, "encoder_attention_heads": 5, "decoder_attention_heads": 5,
+    },
     "gelu, unscaled, untied": {"activation_function": "gelu", "scale_embedding": False, "tie_word_embeddings": False},
     "separate": {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 53},
     "separate, untied": {
@@ -109,7 +111,7 @@ def test_marian_settings_and_weights_that_would_change_the_model_are_refused(tmp
         convert(tmp_path / "from", tmp_path / "out2", verify=False)
     state.pop("final_logits_bias")
     torch.save(state, tmp_path / "from" / "pytorch_model.bin")
-    with pytest.raises(ConversionError, match="final_logits_bias|other positions"):
+    with pytest.raises(ConversionError, match=r"final_logits_bias|other positions"):
         convert(tmp_path / "from", tmp_path / "out2")
 
 

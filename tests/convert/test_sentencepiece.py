@@ -21,7 +21,8 @@ OPTIONS = {
     "control": {"control_symbols": ("<a>", "<b>"), "pad_id": 3},
 }
 ODD = [
-    "", " ", "  a  big   dog ", "the dog\tand\u00a0cat", "▁the ▁", "Ａ ① ﬁ ½", "e\u0301 a\u0308", "</s> <unk> <s> <a>", "§</s>",
+    "", " ", "  a  big   dog ", "the dog\tand\u00a0cat", "▁the ▁", "Ａ ① ﬁ ½", "e\u0301 a\u0308",
+    "</s> <unk> <s> <a>", "§</s>",
     "<0x41>", "日本 dog", "dog日本", "THE DOG", "a" * 40, "👍🏽", "“the” … – dog", "dog\r\nhouse", "\u200bdog",
 ]  # fmt: skip
 
@@ -103,7 +104,7 @@ def test_models_without_an_equal_are_refused(tmp_path, options, message):
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05ab"])
 def test_damaged_files_are_named(tmp_path, content):
     (tmp_path / "m.model").write_bytes(content)
-    with pytest.raises(ConversionError, match="m.model' is damaged"):
+    with pytest.raises(ConversionError, match=r"m\.model' is damaged"):
         read_sentencepiece(tmp_path / "m.model")
     with pytest.raises(ConversionError, match="cannot be read"):
         read_sentencepiece(tmp_path / "none.model")

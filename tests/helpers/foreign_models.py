@@ -10,48 +10,8 @@ import sentencepiece
 import torch
 from transformers import MarianConfig, MarianMTModel
 
-WORDS = [
-    "der",
-    "die",
-    "das",
-    "ein",
-    "kleiner",
-    "großer",
-    "Hund",
-    "Häuser",
-    "läuft",
-    "schläft",
-    "über",
-    "Brücke",
-    "und",
-    "weiß",
-    "nicht",
-    "warum",
-    "Straße",
-    "1990",
-    "2000",
-]
-ENGLISH = [
-    "the",
-    "a",
-    "small",
-    "big",
-    "dog",
-    "house",
-    "houses",
-    "runs",
-    "sleeps",
-    "over",
-    "bridge",
-    "and",
-    "knows",
-    "not",
-    "why",
-    "street",
-    "1990",
-    "2000",
-    "quickly",
-]
+WORDS = ["der", "das", "kleiner", "großer", "Hund", "Häuser", "läuft", "über", "Brücke", "weiß", "warum", "2000"]
+ENGLISH = ["the", "small", "big", "dog", "house", "houses", "runs", "over", "bridge", "knows", "why", "quickly"]
 
 
 def sentences(words: list[str], count: int = 400) -> list[str]:
@@ -113,7 +73,7 @@ def marian_folder(folder: Path, kind: str = "unigram", separate: bool = False, t
     """Save a small MarianMT with SentencePiece models and vocabularies, as OPUS-MT does."""
     files = {"source.spm": sentencepiece_model(kind), "target.spm": sentencepiece_model(kind, german=True)}
     pieces = []
-    for name, content in files.items():
+    for content in files.values():
         model = sentencepiece.SentencePieceProcessor(model_proto=content)
         pieces.append([model.id_to_piece(index) for index in range(3, len(model))])
     source, target = pieces

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from tests.helpers.generation_references import plain_beam_search, random_batch, tiny_model, translate
-from tests.helpers.two_vocabularies import ENGLISH, separate_tokenizers
+from tests.helpers.two_vocabularies import ENGLISH, separate_tokenizers, with_other_ids
 from vaswani_tx import (
     TransferError,
     VaswaniConfig,
@@ -162,7 +162,7 @@ def test_a_source_is_no_target():
             make().generate(**batch, **entry, max_new_tokens=3)
 
 
-def test_padding_of_a_source_is_not_guessed_from_the_targets():
+def test_padding_of_a_source_is_what_its_mask_says():
     model, source = make(tie_word_embeddings=False), make_batch()["input_ids"]
     source[:, 2] = model.config.pad_token_id  # a word of the source like any other
     settings = {"max_new_tokens": 6, "num_beams": 2}
@@ -316,7 +316,9 @@ def tokenizers():
     old = VaswaniTokenizer.pair(*separate_tokenizers())
     texts = (["the new house and a mouse"], ["das neue Haus und eine Maus"])
     sides = [VaswaniTokenizer.train(iter(text * 20), vocab_size=280, show_progress=False) for text in texts]
-    return old, VaswaniTokenizer.pair(*sides)
+    return old, VaswaniTokenizer.pair(
+        with_other_ids(sides[0], "<pad>", "</s>"), with_other_ids(sides[1], "<s>", "</s>")
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -343,7 +345,8 @@ def test_one_side_gets_a_new_vocabulary(side, tied, tokenizers):
     sizes["source_vocab_size" if side == "source" else "vocab_size"] = len(ids)
     assert {name: getattr(model.config, name) for name in sizes} == sizes
     special = new.target if side == "target" else old.target
-    assert ids_of(model.config)[:3] == (special.pad_token_id, special.bos_token_id, special.eos_token_id)
+    ids = special.pad_token_id, special.bos_token_id, special.eos_token_id, special.bos_token_id
+    assert ids_of(model.config) == ids_of(model.generation_config) == ids
 
 
 def test_the_side_is_asked_for(tokenizers):

@@ -1,19 +1,28 @@
 """A vocabulary each for source and target, behind one tokenizer."""
 
 import copy
+import io
 import json
 import pickle
 import threading
 
 import pytest
+import sentencepiece
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    MarianTokenizer,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
 
 from tests.helpers.two_vocabularies import ENGLISH, GERMAN, model_of, separate_tokenizers, with_other_ids
 from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.convert.sentencepiece import read_sentencepiece, sentencepiece_tokenizer
 from vaswani_tx.errors import CheckpointError
-from vaswani_tx.loading import check_vocabulary
+from vaswani_tx.loading import check_vocabulary, load_tokenizer
 from vaswani_tx.token_texts_vaswani import source_of, target_of, token_texts
 
 HOSTILE = [
@@ -166,6 +175,16 @@ def test_a_folder_lacks_neither_side(pair, sides, folder):
     with pytest.raises(ValueError, match=r"target_tokenizer\.json is missing: copy the folder again"):
         VaswaniTokenizer.from_pretrained(folder)
     (folder / "elsewhere.json").rename(folder / "target_tokenizer.json")
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    for wrong, said in (({"tokenizer_file": "/etc/passwd"}, "has tokenizer_file"), ("yes", "has no table")):
+        config.write_text(json.dumps({**settings, "target": wrong}))
+        with pytest.raises(ValueError, match=f"`target` must hold .* {said}"):
+            VaswaniTokenizer.from_pretrained(folder)
+    config.write_text(json.dumps(settings))
+    (folder / "target_tokenizer.json").write_text('{"model"')
+    with pytest.raises(CheckpointError, match=r"target_tokenizer\.json' is damaged"):
+        load_tokenizer(folder)
     sides[0].save_pretrained(folder)  # a file of the former tokenizer is no part of the new one
     assert not VaswaniTokenizer.from_pretrained(folder).has_target
 
@@ -275,3 +294,53 @@ def test_the_saved_configuration_says_what_the_target_is(folder, sides):
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["target"]["pad_token"] == sides[1].pad_token and settings["target"]["split_special_tokens"] is True
     assert settings["tokenizer_class"] == "VaswaniTokenizer"
+
+
+# MarianTokenizer, whose interface this is
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory):
+    """A MarianTokenizer of two vocabularies, which lack a few pieces of their models, and its folder."""
+    folder = tmp_path_factory.mktemp("marian")
+    for name, lines, size in (("source", ENGLISH, 60), ("target", GERMAN, 70)):
+        content = io.BytesIO()
+        settings = {"vocab_size": size, "bos_id": -1, "eos_id": 1, "hard_vocab_limit": False, "minloglevel": 3}
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines * 20), model_writer=content, **settings)
+        (folder / f"{name}.spm").write_bytes(content.getvalue())
+        model = sentencepiece.SentencePieceProcessor(model_proto=content.getvalue())
+        pieces = [model.id_to_piece(number) for number in range(2, model.get_piece_size() - 3)]
+        vocabulary = {text: number for number, text in enumerate(["</s>", "<unk>", "<pad>", *reversed(pieces)])}
+        (folder / f"{name}.json").write_text(json.dumps(vocabulary))
+    paths = [str(folder / name) for name in ("source.spm", "target.spm", "source.json", "target.json")]
+    return MarianTokenizer(*paths, separate_vocabs=True), folder
+
+
+def test_it_answers_as_marian_tokenizer_does(marian):
+    theirs, folder = marian
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    sides = [
+        sentencepiece_tokenizer(
+            read_sentencepiece(folder / f"{name}.spm"), json.loads((folder / f"{name}.json").read_text()), special,
+            front_tags=True, strip=True,
+        )
+        for name in ("source", "target")
+    ]  # fmt: skip
+    ours = VaswaniTokenizer.pair(*sides)
+    texts = [*ENGLISH, *GERMAN, "", "  two  spaces ", "\ufb01ne \u00bd \uff21", "zzz \u4e2d\u6587", ">>de<< The cat"]
+    batches = [dict(one(texts, text_target=texts, padding=True)) for one in (theirs, ours)]
+    for name, rows in batches[0].items():
+        for text, row, other in zip(texts, rows, batches[1][name], strict=True):
+            assert row == other, (name, text)
+    assert theirs(text_target=texts)["input_ids"] == ours(text_target=texts)["input_ids"]
+    assert (len(ours), ours.vocab_size, ours.get_vocab()) == (len(theirs), theirs.vocab_size, theirs.get_vocab())
+    assert ours.pad_token_id == theirs.pad_token_id and ours.eos_token_id == theirs.eos_token_id
+    labels = batches[0]["labels"]
+    for row in labels:
+        assert ours.decode(row, skip_special_tokens=True) == theirs.decode(row, skip_special_tokens=True)
+        assert ours.convert_ids_to_tokens(row) == theirs.convert_ids_to_tokens(row)
+    assert ours.batch_decode(labels, skip_special_tokens=True) == theirs.batch_decode(labels, skip_special_tokens=True)
+    for one in (theirs, ours):
+        one._switch_to_target_mode()
+    assert ours.convert_tokens_to_ids(["\u2581D", "ei", "x"]) == theirs.convert_tokens_to_ids(["\u2581D", "ei", "x"])
+    assert ours.encode("Das alte Haus.") == theirs.encode("Das alte Haus.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vaswani_tx.token_texts_vaswani import byte_alphabet
+from vaswani_tx.token_texts_vaswani import BYTE_TOKEN, byte_alphabet
 
 UNFINISHED = "\ufffd"
 
@@ -60,7 +60,9 @@ def token_text(tokenizer: Any, number: int) -> str:
 
 
 def _bytes(piece: str) -> str:
-    """Return the bytes of a piece of a byte-level vocabulary, such as `<E2 98>`."""
+    """Return the bytes of a piece of a byte-level vocabulary, or of one that falls back to bytes, such as `<E2 98>`."""
+    if single := BYTE_TOKEN.fullmatch(piece):
+        return f"<{single[1]}>"
     alphabet = byte_alphabet()
     if all(char in alphabet for char in piece):
         return "<" + " ".join(f"{alphabet[char]:02X}" for char in piece) + ">"
