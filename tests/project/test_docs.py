@@ -56,7 +56,10 @@ def names_in(module):
     if module == "vaswani_tx":
         return set(vaswani_tx.__all__)
     found = set()
-    for node in ast.parse(source_of(module).read_text(encoding="utf-8")).body:
+    body = ast.parse(source_of(module).read_text(encoding="utf-8")).body
+    # What `if TYPE_CHECKING:` imports is what a package gives when it is first asked for it.
+    lazy = [inner for node in body if isinstance(node, ast.If) for inner in node.body]
+    for node in [*body, *lazy]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             found.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):

@@ -47,6 +47,13 @@ FORMATS: dict[str, Format] = {
         Format("gpt-hf", "OpenAI GPT of transformers", "config.json with model_type openai-gpt", "gpt_hf"),
         Format("bert-hf", "BERT of transformers", "config.json with model_type bert", "bert_hf"),
         Format("vit-hf", "ViT of transformers", "config.json with model_type vit", "vit_hf"),
+        Format(
+            "fairseq", "fairseq transformer*, transformer_lm*", "model.pt or checkpoint_*.pt, dict.*.txt", "fairseq"
+        ),
+        Format("opennmt-py", "OpenNMT-py transformer, versions 0 to 3", "..._step_N.pt", "opennmt_py"),
+        Format("joeynmt", "JoeyNMT transformer, versions 0 to 2", "config.yaml with *.ckpt", "joeynmt"),
+        Format("tensor2tensor", "tensor2tensor transformer", "*.ckpt-N.index", "tensor2tensor"),
+        Format("map", "any checkpoint of torch, by a key map", "--map FILE, or the name of a ready map", "mapped"),
     )
 }
 

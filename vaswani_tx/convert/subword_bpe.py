@@ -2,10 +2,11 @@
 
     codes (merges) + dictionary (symbols in order of their ids) -> one `tokenizer.json`
 
-Those programs merge the characters of a word, write `@@` after every unit but the last (`lo@@ w`), and look the units up
-in a dictionary. The `BPE` model of tokenizers does the same with `</w>` after the last unit, so that the symbol `lo@@`
-is its entry `lo`, and `w` is `w</w>`. It needs an entry for each unit that a merge makes on its way. Those that the
-dictionary lacks get ids beyond it, which `VaswaniTokenizer` reads as unknown (`dictionary_size`), as the look-up did.
+Those programs merge the characters of a word, write `@@` after every unit but the last (`lo@@ w`), and look the units
+up in a dictionary. The `BPE` model of tokenizers does the same with `</w>` after the last unit, so that the symbol
+`lo@@` is its entry `lo`, and `w` is `w</w>`. It needs an entry for each unit that a merge makes on its way. Those that
+the dictionary lacks get ids beyond it, which `VaswaniTokenizer` reads as unknown (`dictionary_size`), as the look-up
+did.
 """
 
 import re
@@ -213,9 +214,9 @@ def _with_ends_apart(merges: list[tuple[str, str]], entries: dict[str, int], spe
     units = {unit: None for left, right in merges for unit in (left, right, left + right)}
     # Characters that no merge has, and the unknown one, can be the last unit too.
     final = (entry.removesuffix(_END_SYMBOL + _LAST) for entry in entries)
-    units.update(
-        (unit, None) for unit in (*final, *entries, special.unk) if unit and len(unit) == 1 or unit == special.unk
-    )
+    units.update((unit, None) for unit in (*final, *entries) if len(unit) == 1)
+    if special.unk is not None:
+        units[special.unk] = None
     units.pop(_END_SYMBOL, None)
     later = [(unit, _LAST) for unit in (*units, _END_SYMBOL) if unit.endswith(_END_SYMBOL)]
     later += [(unit, _END_SYMBOL + _LAST) for unit in units if not unit.endswith(_END_SYMBOL)]

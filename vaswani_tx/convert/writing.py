@@ -50,7 +50,7 @@ def convert(
     target = Path(out)
     check_target(source, target, overwrite)
     path = find_source(source)
-    found = find_format(path, format)
+    found = find_format(path, "map" if map is not None and format is None else format)
     if map is not None:
         options["map"] = map
     try:
