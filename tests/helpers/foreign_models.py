@@ -38,7 +38,8 @@ def randomise(model, seed: int = 0):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "embed_positions" not in name:
-                weight.add_(torch.randn(weight.shape, generator=draw) * 0.2)
+                noise = torch.randn(weight.shape, generator=draw) * 0.2
+                weight.copy_(noise if weight.dim() > 1 else weight + noise)  # norms are around 1, biases around 0
         for name, weight in model.named_buffers():
             if name == "final_logits_bias":
                 weight.add_(torch.randn(weight.shape, generator=draw))

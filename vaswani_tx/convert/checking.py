@@ -231,7 +231,10 @@ def _continued(run: Any, batch: Batch, name: str, tokens: torch.Tensor, converte
     most = min(converted.longest or _STEPS, converted.config.max_position_embeddings)
     while tokens.shape[1] < min(most, _STEPS):
         further = {} if name == "decoder_input_ids" else {"attention_mask": torch.ones_like(tokens)}
-        chosen = run({**batch, name: tokens, **further})[:, -1].argmax(-1, keepdim=True)
+        scores = run({**batch, name: tokens, **further})[:, -1].clone()
+        if converted.config.pad_token_id is not None:
+            scores[:, converted.config.pad_token_id] = -math.inf  # some originals hide padding wherever it is
+        chosen = scores.argmax(-1, keepdim=True)
         tokens = torch.cat((tokens, chosen), dim=1)
     return tokens
 

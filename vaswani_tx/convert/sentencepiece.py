@@ -99,6 +99,7 @@ def _check(model: SentencePieceModel, path: str | Path) -> None:
 def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
     """Yield number and value of each field of a message: an int, a float, or bytes."""
     at = 0
+    value: Any
     while at < len(content):
         key, at = _varint(content, at)
         number, kind = key >> 3, key & 7
