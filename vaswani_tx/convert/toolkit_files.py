@@ -78,7 +78,8 @@ def make_config(kind: Any, **fields: Any) -> Any:
 
 def interleave_sinusoids(state: Mapping[str, torch.Tensor], d_model: int) -> dict[str, torch.Tensor]:
     """Return weights of ours for sinusoids in turns, of weights for all sines before all cosines."""
-    order, permuted = interleaving(d_model), {}
+    order = interleaving(d_model)
+    permuted: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         try:
             permuted |= permute_channels({name: tensor}, order)
