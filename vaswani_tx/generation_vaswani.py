@@ -21,6 +21,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 
 from .constraints_vaswani import ConstraintError, constrained_beam_search
 from .forbidden_vaswani import ForbiddenPhrases
+from .token_texts_vaswani import target_of
 
 PAPER_DECODING = {"num_beams": 4, "gnmt_alpha": 0.6, "max_extra_tokens": 50}
 # Entries that transformers' own configuration does not know.
@@ -240,6 +241,8 @@ class VaswaniGenerationMixin(GenerationMixin):
 
     def _extract_generation_mode_kwargs(self, custom_generate, kwargs, synced_gpus, assistant_model, streamer):
         words, whole_words = kwargs.pop("bad_words", None), kwargs.pop("whole_words", False)
+        if kwargs.get("tokenizer") is not None:
+            kwargs["tokenizer"] = target_of(kwargs["tokenizer"])  # stop strings too are looked for in what is written
         if words is not None:
             if kwargs.get("tokenizer") is None:
                 raise ValueError(

@@ -18,6 +18,7 @@ from vaswani_tx.errors import CheckpointError, NumberError
 from vaswani_tx.failures import shorten
 from vaswani_tx.limits import GENERATION, shown
 from vaswani_tx.model_size import check_memory
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 
 CONFIGURATION = "model's configuration"
 COPY_AGAIN = "copy the folder again from where it is whole"
@@ -219,17 +220,35 @@ def load_with_report(
 
 def check_vocabulary(model: Any, tokenizer: Any, name: str = "the model") -> None:
     """Raise CheckpointError where a tokenizer makes ids that a model does not know or takes for others."""
-    size, known = len(tokenizer), model.get_input_embeddings().num_embeddings
     fix = "name the tokenizer that the model was trained with (--tokenizer)"
-    if size > known:
-        raise CheckpointError(
-            f"the tokenizer has {size} tokens but '{name}' has embeddings for {known}: {fix}, or call "
-            f"model.resize_token_embeddings({size}) and train on."
-        )
+    separate = getattr(model.config, "source_vocab_size", None) is not None
+    target, writes = target_of(tokenizer), _target_embeddings(model)
+    sides = [("", "", target, writes)]
+    if separate or target is not tokenizer:
+        resize = "_source" if separate else ""
+        sides = [
+            ("'s source", resize, source_of(tokenizer), model.get_input_embeddings().num_embeddings),
+            ("'s target", "", target, writes),
+        ]
+    for side, resize, words, known in sides:
+        if (size := len(words)) > known:
+            raise CheckpointError(
+                f"the tokenizer{side} has {size} tokens but '{name}' has embeddings for {known}: {fix}, or call "
+                f"model.resize{resize}_token_embeddings({size}) and train on."
+            )
     for field in ("pad_token_id", "eos_token_id"):
-        own, models = getattr(tokenizer, field), getattr(model.config, field, None)
+        own, models = getattr(target, field), getattr(model.config, field, None)
         if own is not None and isinstance(models, int) and own != models:
             raise CheckpointError(f"{field} is {own} in the tokenizer but {models} in '{name}': {fix}.")
+
+
+def _target_embeddings(model: Any) -> int:
+    """Return how many tokens the embeddings of what a model writes are for: of an encoder-decoder, its decoder's."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        embeddings = getattr(model.get_decoder(), "embed_tokens", None)
+        if isinstance(embeddings, torch.nn.Embedding):
+            return embeddings.num_embeddings
+    return model.get_input_embeddings().num_embeddings
 
 
 def check_generation(model: Any, name: str) -> None:

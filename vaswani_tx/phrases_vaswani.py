@@ -241,7 +241,8 @@ def _as_whole_words(tokenizer: Any, spellings: list[tuple[str, list[int]]]) -> l
     for phrase, ids in spellings:
         first, last = phrase.strip()[0], phrase.strip()[-1]
         only_first = is_word_character(first) and not separates(texts.of.get(ids[0], b""), unsure=False)
-        closed_by = texts.separators if is_word_character(last) else None
+        ended = texts.of.get(ids[-1], b"")[-1:] == b" "  # `dog</w>` brings the space behind its word
+        closed_by = texts.separators if is_word_character(last) and not ended else None
         found.append(Phrase(tuple(ids), closed_by, texts.textless, only_first))
     if all(phrase.only_first for phrase in found):  # spaces are no text of this tokenizer's tokens
         found = [phrase._replace(only_first=False) for phrase in found]

@@ -35,6 +35,7 @@ from .pipeline_vaswani_parts import (
 )
 from .search_vaswani import recorded_search
 from .sentences_vaswani import Sentence
+from .token_texts_vaswani import source_of
 
 # For models that set no limit: the 20 of `generate` would cut every translation. As in transformers 4.
 DEFAULT_NEW_TOKENS, UNSET_MAX_LENGTH = 256, (None, 20)
@@ -156,7 +157,7 @@ class _SequencePipeline(Pipeline):
         if settings.return_alignments and tokenizer.is_fast:
             options["return_offsets_mapping"] = True
         encoded, forced = self._tokenise([prefix + text for text in texts], settings, options)
-        special, units = set(tokenizer.all_special_ids), []
+        special, units = set(source_of(tokenizer).all_special_ids), []
         for number, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
             unit = Unit(text, list(ids), [token not in special for token in ids])
             if "return_offsets_mapping" in options:
@@ -221,7 +222,7 @@ class _SequencePipeline(Pipeline):
 
     def _pad(self, units: list[Unit]) -> dict[str, torch.Tensor]:
         width = max(len(unit.ids) for unit in units)
-        ids = torch.full((len(units), width), self.tokenizer.pad_token_id or 0)  # [B, S]
+        ids = torch.full((len(units), width), source_of(self.tokenizer).pad_token_id or 0)  # [B, S]
         mask = torch.zeros_like(ids)
         for row, unit in enumerate(units):
             ids[row, : len(unit.ids)] = torch.tensor(unit.ids)
@@ -349,7 +350,7 @@ class _SequencePipeline(Pipeline):
             source, weight = reading.links[place]
             entry = {
                 "target_token": tokenizer.convert_ids_to_tokens(ids[number]),
-                "source_token": tokenizer.convert_ids_to_tokens(unit.ids[source]),
+                "source_token": source_of(tokenizer).convert_ids_to_tokens(unit.ids[source]),
                 "target_index": number,
                 "source_index": source,
                 "weight": weight,

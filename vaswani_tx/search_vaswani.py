@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from transformers import GenerationMixin, StoppingCriteriaList
 
+from .token_texts_vaswani import target_of
+
 
 @dataclass
 class SearchRecord:
@@ -93,7 +95,7 @@ def recorded_search(model: Any, tokenizer: Any = None) -> Iterator[SearchRecord]
     `tokenizer` reads stop strings: transformers loses that of the call beside a `custom_generate`.
     """
     generating = next((part for part in model.modules() if isinstance(part, GenerationMixin)), model)
-    record = SearchRecord(tokenizer=tokenizer)
+    record = SearchRecord(tokenizer=target_of(tokenizer))
     token = _RECORD.set(record)
     _watch(generating, 1)
     try:

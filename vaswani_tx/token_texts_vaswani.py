@@ -77,8 +77,19 @@ def separates(text: bytes, unsure: bool) -> bool:
     return unsure and (text[0] in PUNCTUATION_LEADS or 0x80 <= text[0] < 0xC0)
 
 
+def source_of(tokenizer: Any) -> Any:
+    """Return the tokenizer of what the encoder reads: of two vocabularies the source's, else the tokenizer itself."""
+    return tokenizer.source if getattr(tokenizer, "has_target", False) else tokenizer
+
+
+def target_of(tokenizer: Any) -> Any:
+    """Return the tokenizer of what the decoder writes: of two vocabularies the target's, else the tokenizer itself."""
+    return tokenizer.target if getattr(tokenizer, "has_target", False) else tokenizer
+
+
 def token_texts(tokenizer: Any) -> TokenTexts:
-    """Return the texts of a tokenizer's tokens; they are read once, and again when tokens were added."""
+    """Return the texts of the target's tokens; they are read once, and again when tokens were added."""
+    tokenizer = target_of(tokenizer)
     known = _KNOWN.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         known = _KNOWN[tokenizer] = (len(tokenizer), TokenTexts(tokenizer))
@@ -105,15 +116,33 @@ def _read_byte_level() -> Callable[[str], bytes]:
 
 
 def _read_by(tokenizer: Any) -> Callable[[str], bytes]:
+    """Return how the decoder reads a token; the space between words belongs to the token that decides on it.
+
+    That is the word behind it, as in `▁dog` or in `dog ##s`, or the one before it, as in `dog</w>` or in `dog@@ s`.
+    """
+    between = tokenizer.convert_tokens_to_string([ANCHOR, ANCHOR]).removeprefix(ANCHOR).removesuffix(ANCHOR)
+    end = "" if between else ANCHOR  # where words have no space by themselves, what follows shows what a token adds
+    joined = between and any(_joins_the_next(tokenizer, token, between) for token in tokenizer.get_vocab())
+
     def read(token: str) -> bytes:
         if byte := BYTE_TOKEN.fullmatch(token):
             return bytes([int(byte[1], 16)])
         if token.strip("▁") == "":
             return b" " * len(token)
-        text = tokenizer.convert_tokens_to_string([ANCHOR, token])
-        return text[text.find(ANCHOR) + len(ANCHOR) :].encode()
+        if joined:
+            text = tokenizer.convert_tokens_to_string([ANCHOR, token, ANCHOR]).removeprefix(ANCHOR + between)
+        else:
+            text = tokenizer.convert_tokens_to_string([ANCHOR, token, *filter(None, [end])])
+            text = text[text.find(ANCHOR) + len(ANCHOR) :]
+        return text.removesuffix(ANCHOR).encode()
 
     return read
 
 
-__all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "token_texts"]
+def _joins_the_next(tokenizer: Any, token: str, between: str) -> bool:
+    """Return whether a token of its own word takes the space away from the word that follows, as `dog@@` does."""
+    text = tokenizer.convert_tokens_to_string([ANCHOR, token, ANCHOR])
+    return text.startswith(ANCHOR + between) and not text.endswith(between + ANCHOR)
+
+
+__all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "source_of", "target_of", "token_texts"]

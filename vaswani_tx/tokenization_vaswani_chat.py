@@ -77,6 +77,9 @@ class VaswaniTokenizer(TextTokenizer):
         and further variables remain text, whatever the template does with them: a control token needs at least its
         first character from the template.
         """
+        if self.has_target:
+            rest = {"chat_template": chat_template, "tokenize": tokenize, "tokenizer_kwargs": tokenizer_kwargs}
+            return self.source.apply_chat_template(conversation, tools, documents, **rest, **kwargs)
         kwargs.pop("sanitize_control_tokens", None)  # it is always done
         if tokenize:
             if isinstance(conversation, (list, tuple)):
@@ -163,9 +166,11 @@ class VaswaniTokenizer(TextTokenizer):
         backend, parts = self._tokenizer, []
         steps = backend.pre_tokenizer
         # Each part is encoded as a text of its own: only the first may be given the space in front.
-        later = (
-            pre_tokenizers.Sequence([steps[place] for place in (1, 2, 3)]) if space_in_front_only(backend) else steps
-        )
+        later = steps
+        if space_in_front_only(backend):
+            later = pre_tokenizers.Sequence([steps[place] for place in (1, 2, 3)])
+        elif isinstance(steps, pre_tokenizers.Metaspace) and steps.prepend_scheme == "first":
+            later = pre_tokenizers.Metaspace(steps.replacement, "never", steps.split)
         try:
             for number, part in enumerate(re.split(f"({'|'.join(map(re.escape, self._control_tokens()))})", chat)):
                 if part:

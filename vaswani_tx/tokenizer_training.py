@@ -6,7 +6,7 @@ The pipeline is built here once and saved whole in `tokenizer.json`; `tokenizati
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
@@ -75,8 +75,7 @@ def train_tokenizer(
             `vocab_size` below 260.
     """
     further = [*filter(None, [mask_token]), *control_tokens]
-    reason = "the special tokens and the 256 bytes" if further else "the 4 special tokens and the 256 bytes"
-    _check_size("vocab_size", vocab_size, MINIMAL_VOCAB_SIZE + len(further), reason)
+    check_vocab_size("vocab_size", vocab_size, {"mask_token": mask_token, "control_tokens": control_tokens})
     _check_size("min_frequency", min_frequency, 1, "a pair that occurs")
     files = _file_list(corpus)
     if files is not None:
@@ -161,6 +160,13 @@ def _append_eos(backend: Tokenizer) -> processors.PostProcessor:
         pair=f"$A:0 {EOS_TOKEN}:0 $B:1 {EOS_TOKEN}:1",
         special_tokens=[(EOS_TOKEN, backend.token_to_id(EOS_TOKEN))],
     )
+
+
+def check_vocab_size(name: str, value: Any, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a vocabulary of a size holds the bytes and all special tokens of some settings."""
+    further = [*filter(None, [settings.get("mask_token")]), *settings.get("control_tokens", ())]
+    reason = "the special tokens and the 256 bytes" if further else "the 4 special tokens and the 256 bytes"
+    _check_size(name, value, MINIMAL_VOCAB_SIZE + len(further), reason)
 
 
 def _check_size(name: str, value: Any, least: int, reason: str) -> None:

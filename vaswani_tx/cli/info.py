@@ -21,13 +21,14 @@ from vaswani_tx.errors import CheckpointError
 from vaswani_tx.hub.card_sources import CardError, find_run, read_object
 from vaswani_tx.loading import check_folder, load_tokenizer, read_config
 from vaswani_tx.model_size import ModelSize, build_without_memory, has_few_layers, model_size
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 
 # What a configuration says of its sizes, under the names that families give them.
 SIZES = (
     "d_model", "hidden_size", "d_ff", "d_kv", "encoder_ffn_dim", "decoder_ffn_dim", "intermediate_size", "d_k", "d_v",
     "num_heads", "encoder_attention_heads", "decoder_attention_heads", "num_attention_heads", "encoder_layers",
     "decoder_layers", "num_layers", "num_decoder_layers", "num_hidden_layers", "max_position_embeddings",
-    "position_embedding", "norm_order", "activation_function", "dropout", "tie_word_embeddings",
+    "position_embedding", "norm_order", "activation_function", "dropout", "tie_word_embeddings", "source_vocab_size",
 )  # fmt: skip
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -176,12 +177,16 @@ def _tokenizer(model: str) -> dict[str, Any] | None:
         tokenizer = load_tokenizer(model)
     except CheckpointError as error:
         return {"problem": shorten(error, 200)}
+    longest = tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None
+    found = {"class": type(tokenizer).__name__, **_words(source_of(tokenizer)), "longest_input": longest}
+    return {**found, "target": _words(tokenizer.target)} if target_of(tokenizer) is not tokenizer else found
+
+
+def _words(tokenizer: Any) -> dict[str, Any]:
     special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     return {
-        "class": type(tokenizer).__name__,
         "vocabulary": len(tokenizer),
         "special_tokens": {n: {"text": v, "id": tokenizer.convert_tokens_to_ids(v)} for n, v in special.items()},
-        "longest_input": tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None,
     }
 
 
@@ -256,8 +261,10 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "problem" in tokenizer:
         yield "tokenizer", f"cannot be loaded: {tokenizer['problem']}"
     else:
-        special = ", ".join(f"{t['text']} {t['id']}" for t in tokenizer["special_tokens"].values())
-        yield "tokenizer", f"{tokenizer['class']}, {tokenizer['vocabulary']:,} tokens; {special}"
+        for name, side in ((tokenizer["class"], tokenizer), ("target", tokenizer.get("target"))):
+            if side is not None:
+                special = ", ".join(f"{t['text']} {t['id']}" for t in side["special_tokens"].values())
+                yield "tokenizer", f"{name}, {side['vocabulary']:,} tokens; {special}"
     yield from _listed("generation", found["generation"] or {"": "nothing saved: transformers' defaults"})
     for number, (name, size) in enumerate(found["files"].items()):
         yield "" if number else "files", f"{name}  {size:,} bytes" if size is not None else name

@@ -16,6 +16,7 @@ from vaswani_tx.cli import models
 from vaswani_tx.cli.common import CliError, CliFailure, finite, json_line, one_field, open_sink, print_status
 from vaswani_tx.cli.lines import blocks, open_input
 from vaswani_tx.pipeline_vaswani_parts import plan_batches
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 
 IGNORED = -100
 # Logits of one pass are held to this many numbers (128 MB).
@@ -92,13 +93,14 @@ class Scorer:
     @torch.no_grad()
     def _logits_width(self) -> int:
         """Return how many logits the model gives: the weights of a quantised head do not say it."""
-        token = torch.full((1, 1), self.tokenizer.eos_token_id or 0, device=self.model.device)
-        outputs = self.model(input_ids=token, attention_mask=torch.ones_like(token), labels=token, return_dict=True)
+        ends = (side.eos_token_id or 0 for side in (source_of(self.tokenizer), target_of(self.tokenizer)))
+        token, label = (torch.full((1, 1), end, device=self.model.device) for end in ends)
+        outputs = self.model(input_ids=token, attention_mask=torch.ones_like(token), labels=label, return_dict=True)
         return outputs.logits.shape[-1]
 
     @torch.no_grad()
     def _batch(self, encoded: list[list[int]], labels: list[list[int]], batch: list[int]) -> list[Scored]:
-        padding = self.tokenizer.pad_token_id or 0
+        padding = source_of(self.tokenizer).pad_token_id or 0
         ids, mask = self._pad([encoded[i] for i in batch], padding)  # [B, S]
         wanted, real = self._pad([labels[i] for i in batch], IGNORED)  # [B, T]
         logits = self.model(input_ids=ids, attention_mask=mask, labels=wanted, return_dict=True).logits  # [B, T, V]

@@ -25,8 +25,8 @@ BUDGET = 2_700_000
 # Measured on trained and on random models: bytes of base64 that one number takes after compression.
 BYTES_A_WEIGHT, BYTES_A_VECTOR_ENTRY = 1.8, 2.1
 SIZES = (
-    "d_model", "d_ff", "d_k", "d_v", "num_heads", "vocab_size", "encoder_layers", "decoder_layers", "num_hidden_layers",
-    "max_position_embeddings", "image_size", "patch_size", "num_channels",
+    "d_model", "d_ff", "d_k", "d_v", "num_heads", "source_vocab_size", "vocab_size", "encoder_layers", "decoder_layers",
+    "num_hidden_layers", "max_position_embeddings", "image_size", "patch_size", "num_channels",
 )  # fmt: skip
 TRAITS = (
     "norm_order", "final_layer_norm", "position_embedding", "scale_embedding", "tie_word_embeddings",

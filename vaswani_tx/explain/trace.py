@@ -20,6 +20,7 @@ from vaswani_tx.explain.recording import (
 )
 from vaswani_tx.explain.search import Decoding, replay
 from vaswani_tx.explain.tokens import Token, token_text, tokens_of
+from vaswani_tx.token_texts_vaswani import source_of, target_of
 
 # Longest text in tokens, before any memory is spent: a page of more could not be read.
 MAX_TOKENS = 1024
@@ -166,8 +167,8 @@ def _trace(
     decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=label_row)
     progress("forward pass")
     found, logits = _forward(model, {**inputs, "decoder_input_ids": decoder_ids}, family)
-    found.source = tokens_of(tokenizer, source_ids)
-    found.target = tokens_of(tokenizer, decoder_ids[0].tolist())
+    found.source = tokens_of(source_of(tokenizer), source_ids)
+    found.target = tokens_of(target_of(tokenizer), decoder_ids[0].tolist())
     found.decoding = decoding
     found.prediction = _prediction(logits, labels)
     progress("words that each head raises")

@@ -13,6 +13,7 @@ DATA_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "target_tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -60,7 +61,7 @@ _SHARED_CODE = (
     "token_texts_vaswani.py",
     "transfer_vaswani.py",
 )
-_TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py")
+_TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py", "tokenization_vaswani_pair.py")
 # In the order that transformers writes when a loaded tokenizer is saved again; it loads the one that is not None.
 _TOKENIZER = {"AutoTokenizer": ["tokenization_vaswani.VaswaniTokenizer", None]}
 _CHAT_TOKENIZER = {"AutoTokenizer": ["tokenization_vaswani_chat.VaswaniTokenizer", None]}

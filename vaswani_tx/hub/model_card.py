@@ -153,6 +153,13 @@ def _eval_results(
         )
 
 
+def _vocabulary(config: dict[str, Any]) -> str | None:
+    source, target = (config.get(name) for name in ("source_vocab_size", "vocab_size"))
+    if not isinstance(target, int):
+        return None
+    return f"{source:,} of the source, {target:,} of the target" if isinstance(source, int) else f"{target:,}"
+
+
 def _what(folder: Path, config: dict[str, Any], about: About, task: CardTask) -> str:
     layers = " + ".join(str(config[key]) for key in ("encoder_layers", "decoder_layers") if key in config)
     facts = {
@@ -161,7 +168,7 @@ def _what(folder: Path, config: dict[str, Any], about: About, task: CardTask) ->
         "d_model": config.get("d_model"),
         "d_ff": config.get("d_ff"),
         "heads": config.get("num_heads"),
-        "vocabulary": f"{config['vocab_size']:,}" if isinstance(config.get("vocab_size"), int) else None,
+        "vocabulary": _vocabulary(config),
         "normalisation": {"post": "after each sublayer, as in the paper", "pre": "before each sublayer"}.get(
             str(config.get("norm_order"))
         ),

@@ -37,6 +37,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vaswani_tx.hub.families import CARD, CODE_FOLDER, CODE_NAMES, DATA_FILES, FAMILIES, INDEX, Family, is_ours
 from vaswani_tx.hub.model_card import find_run, make_card
 
+# Beginnings of names in DATA_FILES that come with a tokenizer.
+_OF_TOKENIZERS = ("tokenizer", "target_tokenizer", "special", "added", "chat")
+
 
 class HubError(ValueError):
     """A model that cannot be saved or sent; the message says what is wrong and how to fix it."""
@@ -193,7 +196,7 @@ def _gather(
     contents: dict[str, bytes | Path] = dict(_listed(source))
     if tokenizer is not None:
         words = _listed(_as_folder(tokenizer, scratch / "tokenizer", "tokenizer"))
-        replaced = [name for name in DATA_FILES if name.startswith(("tokenizer", "special", "added", "chat"))]
+        replaced = [name for name in DATA_FILES if name.startswith(_OF_TOKENIZERS)]
         contents = {name: content for name, content in contents.items() if name not in replaced}
         contents |= {name: words[name] for name in replaced if name in words}
     family = _family(contents, source)

@@ -73,12 +73,14 @@ function architectureStack(page, side, prefix) {
   const scale = page.meta.stacks[side]?.scale;
   const scaled = scale && scale !== 1 ? ` \u00d7 ${fixed(scale, 2)}` : "";
   const isImage = family === "image";
-  const shared = prefix ? " One matrix serves both sides where it is shared." : "";
+  const separate = model.sizes.source_vocab_size !== undefined;
+  const shared = !prefix ? "" : separate ? " Source and target have a vocabulary each." : " One matrix serves both sides where it is shared.";
+  const rows = (separate && !isDecoder ? model.sizes.source_vocab_size : model.sizes.vocab_size) ?? 0;
   return {
     side, count: depth[selfKind] ?? 0, sublayers,
     input: isImage ? "Patches of the image" : family === "encoder-decoder" ? (isDecoder ? "Target, shifted right" : "Source") : "Text",
     embed: { id: `${side}-embedding`, label: isImage ? "Linear map, class token" : `Embedding${scaled}`, to: isImage ? ["family"] : ["steps", "positions", "attention"],
-      say: hint(isImage ? "Patches as vectors" : "Embedding (section 3.4)", [isImage ? "Each patch of pixels becomes one vector by a linear map; a learned class token stands in front." : `Each token becomes a row of a matrix of ${grouped(model.sizes.vocab_size ?? 0)} rows${scaled ? `, times \u221ad_model = ${fixed(scale, 2)}` : ""}.${shared}`], ["embeddings", `${prefix}embeddings`]) },
+      say: hint(isImage ? "Patches as vectors" : "Embedding (section 3.4)", [isImage ? "Each patch of pixels becomes one vector by a linear map; a learned class token stands in front." : `Each token becomes a row of a matrix of ${grouped(rows)} rows${scaled ? `, times \u221ad_model = ${fixed(scale, 2)}` : ""}.${shared}`], ["embeddings", `${prefix}embeddings`]) },
     positions: isRelative ? null : { id: `${side}-positions`, label: positionName, to: ["positions", "steps"], say: hint(positionName, [positionText], part("positions")) },
     norm: { id: `${side}-norm`, label: "Add & norm", to: [`blocks/${side}=1`, "blocks", "heads"],
       say: hint("Residual connection and layer normalisation (section 3.1)", [architectureOrder(page) === "pre" ? "Pre-norm: x + Sublayer(LayerNorm(x)). The paper normalises after the sum." : "Post-norm, as in the paper: LayerNorm(x + Sublayer(x))."], part("norm")) },
