@@ -225,6 +225,8 @@ def batch_of(tokenizer: Any, sentences: Sequence[str]) -> dict[str, torch.Tensor
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Save a tokenizer without traces of where it was loaded from."""
+def save_words(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save the tokenizer, and the settings of generation where the model has them."""
     tokenizer.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)

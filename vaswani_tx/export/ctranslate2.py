@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.core import kind_of, need, refuse_fields
+from vaswani_tx.export.core import kind_of, need, refuse_fields, save_words
+from vaswani_tx.export.verify_ctranslate2 import verify as verify
 from vaswani_tx.layers_vaswani import VaswaniSinusoidalPositions
 from vaswani_tx.token_texts_vaswani import source_of, target_of
 
@@ -70,12 +71,20 @@ def write(
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
+    save_words(model, tokenizer, folder)
     config = model.config
     notes = [f"weights are stored as {quantization}"]
     if config.position_embedding == "sinusoidal":
         rows = _rows(config, positions)
         notes.append(f"the table of sinusoids ends at position {rows}: a longer source or target is refused")
     return notes
+
+
+def note(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what an engine has to know: where the table of positions ends."""
+    config = model.config
+    is_table = config.position_embedding == "learned"
+    return {"positions": config.max_position_embeddings if is_table else _rows(config, options.get("positions"))}
 
 
 def _rows(config: Any, positions: int | None) -> int:
