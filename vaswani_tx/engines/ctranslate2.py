@@ -1,6 +1,7 @@
 """CTranslate2 as an engine: `generate` of a folder that was exported to it."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +43,7 @@ class CTranslate2Model(EngineModel):
 
     engine = "ctranslate2"
     lacks: ClassVar[dict[str, str]] = {
+        "a forward pass (alignments, perplexity, labels)": "it returns targets only",
         "alignments": "it does not return cross-attention of the layer that they are read from",
         "required phrases": "its beam search has no constraints",
         "a forced prefix": "it scores a prefix in another way than `generate`",
@@ -147,8 +149,8 @@ class CTranslate2Model(EngineModel):
         if alpha:
             penalty: Any = GNMTLengthPenalty(alpha).of
         else:
-            power = exponent = 1.0 if config.length_penalty is None else float(config.length_penalty)
-            penalty = lambda length: float(length) ** power  # noqa: E731
+            exponent = 1.0 if config.length_penalty is None else float(config.length_penalty)
+            penalty = partial(_power, exponent)
         options: dict[str, Any] = {}
         tokens = self.search.target_tokens
         suppressed = [[token] for token in config.suppress_tokens or []] + list(config.bad_words_ids or [])
@@ -167,7 +169,7 @@ class CTranslate2Model(EngineModel):
         """Search; where a forbidden phrase was written, search again without the tokens that wrote it."""
         found = self.search(rows, limits, asked)
         scores = torch.zeros(1, len(self.search.target_tokens))
-        for _ in range(MOST_ROUNDS if forbidden else 0):
+        for _ in range(MOST_ROUNDS):
             written, again = [], []
             for row, each in enumerate(found):
                 sequences = [_writes(one.ids, forbidden, scores) for one in each]
@@ -175,19 +177,20 @@ class CTranslate2Model(EngineModel):
                     again.append(row)
                     written += [sequence for sequence in sequences if sequence]
             if not again:
-                return found
+                break
             tokens = self.search.target_tokens
             known = asked.options.setdefault("suppress_sequences", [])
             known += [[tokens[index] for index in sequence] for sequence in written]
             better = self.search([rows[row] for row in again], [limits[row] for row in again], asked)
             for row, each in zip(again, better, strict=True):
                 found[row] = each
-        if forbidden:
+        else:
             raise ExportError(
                 f"forbidden phrases were still written after {MOST_ROUNDS} searches: leave --engine out, where every "
                 "way to write them is ruled out."
             )
-        return found
+        # CTranslate2 divides the probability of what is ruled out among the other tokens; scores do not.
+        return self.search.scored(rows, found, asked) if asked.options else found
 
     def _returned(self, found: list[Hypothesis], config: GenerationConfig) -> torch.Tensor:
         start = config.decoder_start_token_id
@@ -204,6 +207,10 @@ class CTranslate2Model(EngineModel):
             record.lengths = torch.tensor([len(one.ids) for one in found])
             record.scores = torch.tensor([one.score for one in found])
         return sequences
+
+
+def _power(exponent: float, length: int) -> float:
+    return float(length) ** exponent
 
 
 # Keywords of `generate` for what the engine has not.

@@ -117,6 +117,16 @@ class Search:
                 best[row] = Hypothesis(ids, log_prob)
         return [one for one in best if one is not None]
 
+    def scored(self, rows: list[list[int]], found: list[list[Hypothesis]], settings: Settings) -> list[list[Hypothesis]]:
+        """Return hypotheses with the model's own log-probabilities, ranked by them."""
+        pairs = [(row, one) for row, each in enumerate(found) for one in each]
+        sources = [[self.source_tokens[index] for index in rows[row]] for row, _ in pairs]
+        targets = [[self.target_tokens[index] for index in one.ids] for _, one in pairs]
+        results = self.translator.score_batch(sources, targets, max_input_length=0)
+        for (_, one), result in zip(pairs, results, strict=True):
+            one.log_prob = math.fsum(result.log_probs[: len(one.ids)])
+        return [self._ranked(each, settings) for each in found]
+
     # Greedy
 
     def _greedy(self, sources: list[list[str]], limits: list[int], settings: Settings) -> list[list[Hypothesis]]:

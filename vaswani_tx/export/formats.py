@@ -67,6 +67,7 @@ FORMATS = {
                 "float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16",
             ),
         ),
+        Format("marian", "MarianMTModel of transformers", "vaswani_tx.export.marian", ("encoder-decoder",)),
     )
 }  # fmt: skip
 

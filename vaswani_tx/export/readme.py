@@ -36,6 +36,20 @@ With vaswani-tx, which also has the paper's ranking and limits, the output is th
 
     vaswani-tx translate FOLDER --engine ctranslate2
 """,
+    ("marian", "encoder-decoder"): """\
+With `pip install transformers torch`, in this folder:
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+source = AutoTokenizer.from_pretrained(".")
+target = AutoTokenizer.from_pretrained("{target_folder}")
+model = AutoModelForSeq2SeqLM.from_pretrained(".")
+
+inputs = source(["A dog runs."], return_tensors="pt", return_token_type_ids=False)
+print(target.batch_decode(model.generate(**inputs), skip_special_tokens=True))
+```
+""",
     ("ctranslate2", "decoder"): """\
 With `pip install ctranslate2 transformers tokenizers`, in this folder:
 
@@ -72,6 +86,7 @@ def readme(chosen: Any, kind: str, model: Any, notes: list[str]) -> str:
     usage = USAGE.get((chosen.name, kind), "")
     separate = getattr(model.config, "source_vocab_size", None) is not None
     usage = usage.replace("{target_file}", "target_tokenizer.json" if separate else "tokenizer.json")
+    usage = usage.replace("{target_folder}", "target_tokenizer" if separate else ".")
     return _HEAD.format(
         title=chosen.title,
         kind=kind,
