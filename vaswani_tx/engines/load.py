@@ -10,9 +10,13 @@ from vaswani_tx.errors import ExportError
 from vaswani_tx.export.core import read_note
 from vaswani_tx.loading import check_vocabulary, load_tokenizer
 from vaswani_tx.suggestions import did_you_mean
+from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 # Name -> module and class.
-ENGINES = {"ctranslate2": ("vaswani_tx.engines.ctranslate2", "CTranslate2Model")}
+ENGINES = {
+    "ctranslate2": ("vaswani_tx.engines.ctranslate2", "CTranslate2Model"),
+    "onnx": ("vaswani_tx.engines.onnx", "OnnxModel"),
+}
 
 
 def load_engine(
@@ -51,6 +55,9 @@ def load_engine(
             )
     module, name = ENGINES[engine]
     loaded = getattr(importlib.import_module(module), name)(folder, threads=threads)
-    words = load_tokenizer(tokenizer or folder)
+    if tokenizer is None and loaded.note.get("tokenizer_class") == VaswaniTokenizer.__name__:
+        words = load_tokenizer(folder, tokenizer_class=VaswaniTokenizer)  # also where the folder names a plain class
+    else:
+        words = load_tokenizer(tokenizer or folder)
     check_vocabulary(loaded, words, str(model))
     return loaded.eval(), words

@@ -67,6 +67,14 @@ FORMATS = {
                 "float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16",
             ),
         ),
+        Format(
+            "onnx",
+            "ONNX files for onnxruntime, optimum and transformers.js",
+            "vaswani_tx.export.onnx",
+            _ALL,
+            ("opset",),
+            ("float32", "int8"),
+        ),
         Format("marian", "MarianMTModel of transformers", "vaswani_tx.export.marian", ("encoder-decoder",)),
     )
 }  # fmt: skip
@@ -122,6 +130,7 @@ def export(
         note = {
             "format": chosen.name,
             "kind": kind,
+            "tokenizer_class": type(words).__name__,
             "vaswani_tx": vaswani_tx.__version__,
             "weights": weights_hash(Path(model)) if Path(model).is_dir() else str(model),
             "config": {**loaded.config.to_dict(), "architectures": [type(loaded).__name__]},

@@ -34,10 +34,10 @@ def _translations(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[
     settings = [("greedy", {"num_beams": 1}), ("beam 4, log P / length, early_stopping=True", plain)]
     if alpha:
         settings.append((f"beam 4, GNMT penalty {alpha}", {"num_beams": 4, "gnmt_alpha": alpha}))
-    return [_same(name, model, engine, tokenizer, sentences, options) for name, options in settings]
+    return [same_targets(name, model, engine, tokenizer, sentences, options) for name, options in settings]
 
 
-def _same(name: str, model: Any, engine: Any, tokenizer: Any, sentences: Sequence[str], options: dict) -> Comparison:
+def same_targets(name: str, model: Any, engine: Any, tokenizer: Any, sentences: Sequence[str], options: dict) -> Comparison:
     equal = 0
     for first in range(0, len(sentences), BATCH):
         batch = batch_of(tokenizer, sentences[first : first + BATCH])
