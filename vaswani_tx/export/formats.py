@@ -75,6 +75,7 @@ FORMATS = {
             ("opset",),
             ("float32", "int8"),
         ),
+        Format("torch", "programs of torch.export", "vaswani_tx.export.program", _ALL),
         Format("marian", "MarianMTModel of transformers", "vaswani_tx.export.marian", ("encoder-decoder",)),
     )
 }  # fmt: skip
@@ -138,7 +139,7 @@ def export(
             **getattr(writer, "note", lambda *_: {})(loaded, given),
         }
         write_json(folder / NOTE, note)
-        (folder / "README.md").write_text(readme(chosen, kind, loaded, notes), encoding="utf-8")
+        (folder / "README.md").write_text(readme(chosen, kind, loaded, notes, given.get("quantization", "float32")), encoding="utf-8")
         report = Report(Path(out), chosen.name, notes=notes)
         if verify:
             sentences = list(SENTENCES if verify is True else verify)
