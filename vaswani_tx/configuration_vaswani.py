@@ -14,8 +14,8 @@ class VaswaniConfig(VaswaniTextConfig):
     Args:
         vocab_size: entries of the vocabulary that source and target share (section 5.1: about 37,000), or of the
             target's alone.
-        source_vocab_size: entries of the source's vocabulary, where it has one, and an embedding, of its own. None, the
-            paper's: shared.
+        source_vocab_size: entries of the source's vocabulary, where it has a vocabulary and an embedding of its own;
+            `vocab_size` and the special tokens are then the target's. None, the paper's: both sides share one.
         d_model: width of every sub-layer's output.
         d_ff: inner width of the position-wise feed-forward network (section 3.3).
         num_heads: parallel attention heads h (section 3.2.2).
@@ -38,10 +38,11 @@ class VaswaniConfig(VaswaniTextConfig):
         embedding_norm: a LayerNorm on the sum of embedding and position. The paper has none.
         max_position_embeddings: rows of the position table. Sinusoids continue beyond it, at any length.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
-        tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4). False: the output
-            projection gets a matrix of its own; source and target, of one vocabulary, still share theirs.
+        tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4); with a
+            `source_vocab_size`, for the target's embedding and the projection. False: the output projection gets a
+            matrix of its own; source and target, of one vocabulary, still share theirs.
         use_cache: keep keys and values of earlier positions while generating.
-        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens, ids of the vocabulary.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: the special tokens, ids of `vocab_size`.
 
     The names that transformers' tools look for (`hidden_size`, `num_attention_heads`, `intermediate_size`, `head_dim`,
     `num_hidden_layers`, ...) work as keyword and as attribute. As in transformers' other encoder-decoders,
@@ -64,6 +65,7 @@ class VaswaniConfig(VaswaniTextConfig):
         "num_decoder_layers": "decoder_layers",
     }
     _layer_fields = ("encoder_layers", "decoder_layers")
+    _size_fields = (*VaswaniBaseConfig._size_fields, "source_vocab_size")
     _token_fields = (*VaswaniBaseConfig._token_fields, "decoder_start_token_id")
 
     vocab_size: int = 37000

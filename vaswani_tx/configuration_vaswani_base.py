@@ -48,12 +48,13 @@ _FOREIGN_KEYS = frozenset(
     )
 )  # fmt: skip
 
-# Fields of other models that would make another model of these, unless they agree with the field that is read here.
+# Fields of other models that would make another model of these, unless they agree with the field that is read here: the
+# first of those named that has a value.
 _SAME_AS = {
-    "decoder_vocab_size": "vocab_size",
-    "src_vocab_size": "vocab_size",
-    "tgt_vocab_size": "vocab_size",
-    "num_key_value_heads": "num_heads",
+    "decoder_vocab_size": ("vocab_size",),
+    "src_vocab_size": ("source_vocab_size", "vocab_size"),
+    "tgt_vocab_size": ("vocab_size",),
+    "num_key_value_heads": ("num_heads",),
 }
 
 
@@ -244,16 +245,25 @@ class VaswaniBaseConfig(PreTrainedConfig):
     def _refuse_other_models(self, kwargs: dict[str, Any]):
         """Drop fields of other models that agree with one of this model; raise ValueError where they do not."""
         for name in [name for name in _SAME_AS if name in kwargs]:
-            field, value = _SAME_AS[name], kwargs[name]
-            own = getattr(self, field, None)
-            if own is None:
+            value = kwargs[name]
+            field = next((one for one in _SAME_AS[name] if getattr(self, one, None) is not None), None)
+            if field is None:
                 continue
+            own = getattr(self, field)
             if value not in (None, own):
-                raise ValueError(
-                    f"{name}={value!r} differs from {field}={own!r}, which is the only one that these models have: "
-                    f"leave {name} out, or make the two equal."
-                )
+                raise ValueError(f"{name}={value!r} differs from {field}={own!r}{self._advice_on(name, field)}")
             del kwargs[name]
+
+    def _advice_on(self, name: str, field: str) -> str:
+        """Return how a field of another model's configuration, which does not agree with `field`, is to be given."""
+        if "source_vocab_size" not in self.__dataclass_fields__ or "vocab" not in name:
+            return f", which is the only one that these models have: leave {name} out, or make the two equal."
+        if field == "source_vocab_size":
+            return ", which is the size of the source's vocabulary here: leave one of them out."
+        return (
+            ", which is the size of the target's vocabulary, and of the source's too unless it has its own: leave "
+            f"{name} out, and where the two differ give source_vocab_size beside vocab_size."
+        )
 
     def _warn_unknown(self, kwargs: dict[str, Any]):
         fields = {name for name in self.__dataclass_fields__ if not name.startswith("_")} | set(self.attribute_map)

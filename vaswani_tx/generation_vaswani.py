@@ -64,6 +64,17 @@ def _check_entries(gnmt_alpha: float | None, max_extra_tokens: int | None) -> No
         )
 
 
+def _check_without_source_ids(config: GenerationConfig) -> None:
+    """Raise ValueError for what compares ids of the target with ids of a source, where each has a vocabulary."""
+    for name, unused in (("encoder_no_repeat_ngram_size", 0), ("encoder_repetition_penalty", 1.0)):
+        value = getattr(config, name, None)
+        if value is not None and value != unused:
+            raise ValueError(
+                f"{name}={value} compares the target with the source by their token ids, and this model has a "
+                "vocabulary for each (source_vocab_size): leave it out."
+            )
+
+
 class VaswaniGenerationConfig(GenerationConfig):
     """transformers' generation configuration with the paper's decoding (section 6.1) as its defaults.
 
@@ -277,6 +288,8 @@ class VaswaniGenerationMixin(GenerationMixin):
         if generation_config is not None and getattr(generation_config, "gnmt_alpha", None) is None:
             length_penalty = generation_config.length_penalty if length_penalty is None else length_penalty
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if getattr(self.config, "source_vocab_size", None) is not None:
+            _check_without_source_ids(prepared)
         if length_penalty is not None:
             given.setdefault("gnmt_alpha", None)
         for name in OWN_ENTRIES:

@@ -270,7 +270,10 @@ def check_generation(model: Any, name: str) -> None:
         value = getattr(settings, field, None)
         if value is not None and not is_right(value):
             raise CheckpointError(f"{where}: {field} cannot be {shown(value)}: correct it, or leave it out.")
-    known = max(model.get_input_embeddings().num_embeddings, getattr(model.config, "decoder_vocab_size", None) or 0)
+    known = model.get_input_embeddings().num_embeddings
+    if getattr(model.config, "source_vocab_size", None) is not None:
+        known = _target_embeddings(model)
+    known = max(known, getattr(model.config, "decoder_vocab_size", None) or 0)
     # Without an encoder nothing starts from a token of the settings; GPT-2's own is beyond small vocabularies.
     for field in _TOKENS if getattr(model.config, "is_encoder_decoder", False) else ():
         value = getattr(settings, field, None)

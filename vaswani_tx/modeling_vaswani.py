@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel, modeling_utils
 from transformers import initialization as init
 from transformers.masking_utils import (
     create_bidirectional_mask,
@@ -164,17 +164,20 @@ class VaswaniPreTrainedModel(PreTrainedModel):
 class VaswaniStack(VaswaniPreTrainedModel):
     """An embedding layer, N layers, and the further LayerNorm that some checkpoints have (the paper has none)."""
 
-    # FSDP gathers one layer at a time; the embedding, which stacks and output share, stays with the whole model.
+    # FSDP gathers one layer at a time; embeddings, which stacks or output share, stay with the whole model.
     _fsdp_plan = {"layers.*": "free_full_weight"}
 
     def _build(self, layers: list[nn.Module]):
         config = self.config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_tokens = nn.Embedding(self._vocabulary_size(), config.d_model)
         self.positional_encoding = VaswaniPositionalEncoding(config)
         self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else None
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _vocabulary_size(self) -> int:
+        return self.config.vocab_size
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         for former, now in FORMER_NAMES.items():
@@ -273,6 +276,19 @@ class VaswaniEncoder(VaswaniStack):
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
         self._build([VaswaniEncoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)])
+
+    def _vocabulary_size(self) -> int:
+        own = getattr(self.config, "source_vocab_size", None)
+        return self.config.vocab_size if own is None else own
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """Resize the embedding as transformers does; the size of a source's own vocabulary is `source_vocab_size`."""
+        if getattr(self.config, "source_vocab_size", None) is None:
+            return super().resize_token_embeddings(*args, **kwargs)
+        target = self.config.vocab_size
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.vocab_size, self.config.source_vocab_size = target, embedding.num_embeddings
+        return embedding
 
     @merge_with_config_defaults
     @capture_outputs
@@ -390,8 +406,56 @@ class VaswaniDecoder(VaswaniStack):
         )
 
 
-class VaswaniModel(VaswaniPreTrainedModel):
-    """Encoder and decoder without an output layer (figure 1 up to the last linear layer)."""
+class VocabulariesMixin:
+    """A mixin for encoder-decoders: the embeddings of source and target, of one vocabulary or of one each."""
+
+    @property
+    def has_separate_vocabularies(self) -> bool:
+        """Whether source and target have an embedding each; else one matrix is that of both (section 3.4)."""
+        return self.config.source_vocab_size is not None
+
+    def resize_source_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resize the embedding of a source with a vocabulary of its own, as `resize_token_embeddings` the target's.
+
+        Args:
+            new_num_tokens, pad_to_multiple_of, mean_resizing: as of `resize_token_embeddings`.
+
+        Returns:
+            the source's embedding, [source_vocab_size, D].
+
+        Raises:
+            ValueError: source and target share their embedding.
+        """
+        if not self.has_separate_vocabularies:
+            raise ValueError(
+                "Source and target share one embedding (source_vocab_size is None): call resize_token_embeddings."
+            )
+        embedding = self.get_encoder().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.config.source_vocab_size = embedding.num_embeddings
+        return embedding
+
+    def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True):
+        """Resize the target's embedding and the output projection; of one vocabulary, as transformers does."""
+        if not self.has_separate_vocabularies:
+            return super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        embedding = self.get_decoder()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        head = self.get_output_embeddings()
+        if head is not None:
+            resized = self._get_resized_lm_head(head, embedding.weight.shape[0], mean_resizing=mean_resizing)
+            resized.requires_grad_(head.weight.requires_grad)
+            if hasattr(head, "_hf_hook"):  # of accelerate, which is then installed: where the layer's device is
+                modeling_utils.add_hook_to_module(resized, head._hf_hook)
+            self.set_output_embeddings(resized)
+        return embedding
+
+
+class VaswaniModel(VocabulariesMixin, VaswaniPreTrainedModel):
+    """Encoder and decoder without an output layer (figure 1 up to the last linear layer).
+
+    With a `source_vocab_size` each stack has an embedding of its own, and there is no `shared`.
+    """
 
     _tied_weights_keys = {
         "encoder.embed_tokens.weight": "shared.weight",
@@ -402,10 +466,15 @@ class VaswaniModel(VaswaniPreTrainedModel):
 
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        if self.has_separate_vocabularies:
+            self._tied_weights_keys = {}
+        else:
+            self.shared = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = VaswaniEncoder(config)
         self.decoder = VaswaniDecoder(config)
         self.post_init()
+        if self.has_separate_vocabularies:
+            self._tp_plan = {rule: style for rule, style in self._tp_plan.items() if rule != "shared"}
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Keep both stacks on one embedding also where `tie_word_embeddings` is off, which frees the output only."""
@@ -414,11 +483,14 @@ class VaswaniModel(VaswaniPreTrainedModel):
         return dict(self._tied_weights_keys)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Return the embedding that source and target share, [V, D]."""
-        return self.shared
+        """Return the embedding that source and target share, [V, D]; of two vocabularies, the source's."""
+        return self.encoder.embed_tokens if self.has_separate_vocabularies else self.shared
 
     def set_input_embeddings(self, value: nn.Embedding):
-        """Replace the shared embedding, [V, D], in both stacks."""
+        """Replace the shared embedding, [V, D], in both stacks; of two vocabularies, the source's."""
+        if self.has_separate_vocabularies:
+            self.encoder.embed_tokens = value
+            return
         self.shared = value
         self.encoder.embed_tokens = value
         self.decoder.embed_tokens = value
@@ -445,7 +517,7 @@ class VaswaniModel(VaswaniPreTrainedModel):
             input_ids: [B, S], or `inputs_embeds` [B, S, D], or `encoder_outputs` of an earlier call.
             attention_mask: [B, S], 1 for tokens and 0 for padding.
             decoder_input_ids: [B, T], the start token first, or `decoder_inputs_embeds` [B, T, D]; without either, the
-                source shifted right, as for a model that reconstructs its input.
+                source shifted right, as for a model that reconstructs its input: of one vocabulary only.
             decoder_attention_mask: [B, T]; positions see only earlier ones in any case.
             past_key_values: keys and values of earlier target positions.
 
@@ -455,6 +527,11 @@ class VaswaniModel(VaswaniPreTrainedModel):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("Give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift.")
+            if self.has_separate_vocabularies:
+                raise ValueError(
+                    "Give decoder_input_ids or decoder_inputs_embeds: input_ids are of the source's vocabulary "
+                    "(source_vocab_size), which the decoder does not know."
+                )
             decoder_input_ids = shift_tokens_right(
                 input_ids, self.config.pad_token_id, self.config.decoder_start_token_id
             )
@@ -540,15 +617,17 @@ class VaswaniLanguageHead:
 
 
 class VaswaniForConditionalGeneration(
-    VaswaniLanguageHead, FromStacksMixin, VaswaniPreTrainedModel, VaswaniGenerationMixin
+    VocabulariesMixin, VaswaniLanguageHead, FromStacksMixin, VaswaniPreTrainedModel, VaswaniGenerationMixin
 ):
-    """The whole of figure 1: encoder, decoder, and the projection to the vocabulary, tied to the embedding."""
+    """The whole of figure 1: encoder, decoder, and the projection to the vocabulary, tied to the target's embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: VaswaniConfig):
         super().__init__(config)
+        if self.has_separate_vocabularies:
+            self._tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
         self.model = VaswaniModel(config)
         self._add_head()
 

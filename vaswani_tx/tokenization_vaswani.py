@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
@@ -91,14 +91,26 @@ def _ends(backend: Tokenizer, special_tokens: dict[str, Any]) -> dict[str, bool]
     return {name: str(special_tokens.get(name.removeprefix("add_"))) in put for name in ADDED_AT_ENDS}
 
 
+def forged_places(encoding: Encoding, control: set[int], ids: Sequence[int] | None = None) -> set[int]:
+    """Return where the model itself found control tokens in a text, and no template put them there."""
+    ids = encoding.ids if ids is None else ids
+    if control.isdisjoint(ids):
+        return set()
+    put = encoding.special_tokens_mask
+    return {place for place, index in enumerate(ids) if index in control and not put[place]}
+
+
 class OneVocabulary(TokenizersBackend):
     """What one vocabulary needs beyond its pipeline, as the base of `VaswaniTokenizer`, which may have two.
 
-    A pipeline of another kind (SentencePiece, WordPiece, words) encodes and decodes as it says itself.
+    A pipeline of another kind (SentencePiece, WordPiece, words) encodes and decodes as it says itself, but that text is
+    read as unknown where its model finds a control token in it, as a list of words does that holds `</s>`.
     """
 
     _decoded_apart: tuple[int, set[int]] = (-1, set())
     _at_front: list[int] | None = None
+    _byte_level = True
+    _control: tuple[tuple[Any, ...], set[int]] = ((None,), set())
 
     def __init__(self, *args: Any, tokenizer_object: Any = None, tokenizer_file: Any = None, **kwargs: Any):
         backend = None
@@ -110,6 +122,7 @@ class OneVocabulary(TokenizersBackend):
         if backend is not None:
             mask_token = kwargs.get("mask_token")
             self._tokenizer = _without_stray_spaces(backend, None if mask_token is None else str(mask_token))
+            self._byte_level = "ByteLevel" in repr(backend.pre_tokenizer)
             ends = _ends(backend, kwargs)
             given = {name: kwargs.pop(name, there) for name, there in ends.items()}
             if given != ends:  # transformers then writes the pipeline's last step again
@@ -169,7 +182,21 @@ class OneVocabulary(TokenizersBackend):
         if (size := self.dictionary_size) is not None:
             unknown, rows = self.unk_token_id, converted["input_ids"]
             converted["input_ids"] = [[unknown if index >= size else index for index in row] for row in rows]
+        if not self._byte_level and self._tokenizer.encode_special_tokens:
+            control = self.control_ids()
+            for place, (row, found) in enumerate(zip(converted["input_ids"], encodings, strict=True)):
+                if forged := forged_places(found, control, row):
+                    row = [self.unk_token_id if i in forged else index for i, index in enumerate(row)]
+                    converted["input_ids"][place] = row
         return converted, encodings
+
+    def control_ids(self) -> set[int]:
+        """Return the ids of padding, beginning and end, which no text may have; all but the unknown token's."""
+        named = tuple(self._special_tokens_map.items())
+        if self._control[0] != named:
+            ids = {self.convert_tokens_to_ids(str(token)) for token in self.special_tokens_map.values()}
+            self._control = (named, ids - {self.unk_token_id, self.mask_token_id if self.mask_token else None})
+        return self._control[1]
 
     def _convert_token_to_id_with_added_voc(self, token: str) -> int:
         index, size = super()._convert_token_to_id_with_added_voc(token), self.dictionary_size
@@ -208,8 +235,7 @@ class OneVocabulary(TokenizersBackend):
         """Return the ids of added tokens whose text the decoder would change; found again when tokens were added."""
         size = self._tokenizer.get_vocab_size()
         if self._decoded_apart[0] != size:
-            byte_level = "ByteLevel" in repr(self._tokenizer.decoder)
-            added = self._tokenizer.get_added_tokens_decoder().items() if byte_level else ()
+            added = self._tokenizer.get_added_tokens_decoder().items() if self._byte_level else ()
             found = {index for index, token in added if token.content[:1] == " " or not token.content.isascii()}
             self._decoded_apart = (size, found)
         return self._decoded_apart[1]
@@ -221,8 +247,7 @@ class OneVocabulary(TokenizersBackend):
             self._refuse_new(new_tokens)
         rest, added = [token for token in new_tokens if str(token) != mask], 0
         # A pipeline of another kind has its own way with what is in it already, and spaces in front of words only.
-        byte_level = "ByteLevel" in repr(self._tokenizer.pre_tokenizer)
-        present = space_in_front_only(self._tokenizer)
+        byte_level, present = self._byte_level, space_in_front_only(self._tokenizer)
         if len(rest) < len(new_tokens) and (byte_level or mask not in self.added_tokens_encoder):
             if present:
                 self._tokenizer.normalizer = front_normalizer(mask)

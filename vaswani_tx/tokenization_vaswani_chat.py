@@ -16,7 +16,7 @@ from tokenizers import pre_tokenizers
 from transformers import BatchEncoding, TokenizersBackend
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
-from .tokenization_vaswani import EOS_TOKEN, space_in_front_only
+from .tokenization_vaswani import EOS_TOKEN, forged_places, space_in_front_only
 from .tokenization_vaswani import VaswaniTokenizer as TextTokenizer
 
 CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -177,12 +177,18 @@ class VaswaniTokenizer(TextTokenizer):
                     # What the split found is the template's; all else is text.
                     backend.encode_special_tokens = number % 2 == 0
                     parts.append(backend.encode(part.translate(meant), add_special_tokens=False))
+                    if number % 2 == 0 and not self._byte_level and forged_places(parts[-1], self.control_ids()):
+                        raise ValueError(
+                            "A message holds what this vocabulary reads as a control token whatever is around it: take "
+                            f"{' and '.join(sorted(self.special_tokens_map.values()))} out of the messages."
+                        )
                     backend.pre_tokenizer = later
         finally:
             backend.pre_tokenizer = steps
         parts = parts or [backend.encode("", add_special_tokens=False)]
         merged = type(parts[0]).merge(parts, growing_offsets=True)
         merged.set_sequence_id(0)  # to find characters in all parts
+        backend.encode_special_tokens = False  # the control tokens in it are meant
         return merged
 
 

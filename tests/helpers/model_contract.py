@@ -48,6 +48,8 @@ TEXT_OPTIONS = LAYER_OPTIONS | {
     "tied": {"": {}, "untied": {"tie_word_embeddings": False}},
     "scaled": {"": {}, "unscaled": {"scale_embedding": False}},
 }
+# Of encoder-decoders alone, for which a few models have it (see `variants`).
+BOTH_OPTIONS = TEXT_OPTIONS | {"vocabularies": {"": {}, "separate": {"source_vocab_size": 57}}}
 IMAGE_OPTIONS = LAYER_OPTIONS | {
     "positions": {
         "": {}, "2d": {"position_embedding": "sinusoidal_2d"}, "learned": {"position_embedding": "learned"},
@@ -106,7 +108,7 @@ class Case:
 
     @property
     def options(self) -> dict[str, dict[str, dict[str, Any]]]:
-        return IMAGE_OPTIONS if self.takes_images else TEXT_OPTIONS
+        return IMAGE_OPTIONS if self.takes_images else BOTH_OPTIONS if self.crosses else TEXT_OPTIONS
 
     @property
     def crosses(self) -> bool:
@@ -215,14 +217,19 @@ class Variant:
 
 
 def variants(cases: Sequence[Case], **factors: Sequence[Any]) -> pytest.MarkDecorator:
-    """Parametrize `variant` so that every two values of the classes, options and factors meet in at least one test."""
+    """Parametrize `variant` so that every two values of the classes, options and factors meet in at least one test.
+
+    Of each encoder-decoder one model with tied and one with untied matrices has separate vocabularies besides.
+    """
     found = []
-    for options in (TEXT_OPTIONS, IMAGE_OPTIONS):
-        own = [case for case in cases if case.options is options]
+    for options, takes_images in ((TEXT_OPTIONS, False), (IMAGE_OPTIONS, True)):
+        own = [case for case in cases if case.takes_images == takes_images]
         choices = {name: list(values) for name, values in options.items()}
         for row in pairwise({"case": own, **choices, **factors}) if own else []:
             chosen = {name: row[name] for name in choices}
             found.append(Variant(row["case"], chosen, {name: row[name] for name in factors}))
+    of_two = {(v.case.name, v.chosen["tied"]): v for v in found if v.case.crosses}
+    found += [Variant(v.case, v.chosen | {"vocabularies": "separate"}, v.factors) for v in of_two.values()]
     return pytest.mark.parametrize("variant", sorted(found, key=lambda v: cases.index(v.case)), ids=str)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from tests.helpers.fake_hub import READER, WRITER, FakeHub
+from tests.helpers.two_vocabularies import separate_tokenizers
 from vaswani_tx import (
     TranslationPipeline,
     VaswaniConfig,
@@ -224,6 +225,39 @@ def test_a_process_without_the_package_loads_it_under_every_auto_class(model, to
     ]  # fmt: skip
     assert "Error" not in log and "warn" not in log.lower()
     assert not (tmp_path / MARK).exists()
+
+
+@pytest.fixture
+def with_two_vocabularies(model):
+    pair = VaswaniTokenizer.pair(*separate_tokenizers())
+    special = {name: getattr(pair, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    sizes = {**model.config.to_dict(), "vocab_size": len(pair.target), "source_vocab_size": len(pair), **special}
+    return VaswaniForConditionalGeneration(VaswaniConfig(**sizes)).eval(), pair
+
+
+@pytest.mark.fresh
+def test_a_model_of_two_vocabularies_loads_in_a_process_without_the_package(with_two_vocabularies, tmp_path):
+    folder = save_with_code(with_two_vocabularies[0], tmp_path / "two", with_two_vocabularies[1])
+    assert {"tokenizer.json", "target_tokenizer.json", "tokenization_vaswani_pair.py"} <= set(os.listdir(folder))
+    check_same(*with_two_vocabularies, tmp_path, folder)
+
+
+def test_both_vocabularies_are_pushed_and_come_back(with_two_vocabularies, server, tmp_path):
+    model, pair = with_two_vocabularies
+    push = push_to_hub(model, "me/two", pair)
+    assert {"tokenizer.json", "target_tokenizer.json"} <= push.files.keys()
+    # A tokenizer of one vocabulary leaves no file of the two behind, in a folder or a repository.
+    folder = save_with_code(model, tmp_path / "two", pair)
+    save_with_code(folder, folder, pair.target, overwrite=True)
+    assert not (folder / "target_tokenizer.json").exists()
+    pair.target.save_pretrained(tmp_path / "stale")
+    (tmp_path / "stale" / "target_tokenizer.json").write_text("{}")
+    push = push_to_hub(model, "me/two", tmp_path / "stale")
+    assert "target_tokenizer.json" in push.deleted and "target_tokenizer.json" not in push.files
+    pair.save_pretrained(tmp_path / "damaged")
+    (tmp_path / "damaged" / "target_tokenizer.json").unlink()
+    with pytest.raises(HubError, match=r"no target_tokenizer\.json, which its"):
+        save_with_code(model, tmp_path / "new", tmp_path / "damaged")
 
 
 @pytest.mark.fresh

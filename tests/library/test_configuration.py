@@ -102,6 +102,15 @@ def test_alias_as_keyword_and_attribute(alias, field):
         ({"vocab_size": 2}, ["eos_token_id", "from 0 to 1", "vocab_size=2"]),
         ({"decoder_vocab_size": 36000}, ["decoder_vocab_size=36000", "vocab_size=37000"]),
         ({"tgt_vocab_size": 36000}, ["tgt_vocab_size=36000", "vocab_size=37000"]),
+        ({"src_vocab_size": 36000}, ["src_vocab_size=36000", "vocab_size=37000", "give source_vocab_size"]),
+        (
+            {"decoder_vocab_size": 9, "source_vocab_size": 9},
+            ["decoder_vocab_size=9", "vocab_size=37000, which is the size of the target's", "give source_vocab_size"],
+        ),
+        ({"src_vocab_size": 8, "source_vocab_size": 9}, ["src_vocab_size=8 differs from source_vocab_size=9"]),
+        ({"source_vocab_size": 0}, ["source_vocab_size must be a positive integer, not 0"]),
+        ({"source_vocab_size": 2**31}, ["source_vocab_size", "2,147,483,647"]),
+        ({"source_vocab_size": 50, "vocab_size": 9, "eos_token_id": 9}, ["eos_token_id", "from 0 to 8 (vocab_size=9)"]),
         ({"num_key_value_heads": 2}, ["num_key_value_heads=2", "num_heads=8"]),
         ({"encoder_ffn_dim": 8, "decoder_ffn_dim": 16}, ["encoder_ffn_dim=8", "decoder_ffn_dim=16", "d_ff"]),
         ({"encoder_layers": 2, "num_hidden_layers": 3}, ["encoder_layers=2", "num_hidden_layers=3"]),
@@ -152,6 +161,20 @@ def test_a_vocabulary_of_the_same_size_is_the_shared_one(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert name not in VaswaniConfig(vocab_size=50, **{name: 50}).to_dict()
+
+
+def test_names_that_others_give_to_two_vocabularies():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for names in ({"src_vocab_size": 70}, {"tgt_vocab_size": 50, "src_vocab_size": 70}, {"decoder_vocab_size": 50}):
+            config = VaswaniConfig(vocab_size=50, source_vocab_size=70, **names)
+            assert not names.keys() & config.to_dict().keys() and config.source_vocab_size == 70
+    config = VaswaniConfig(vocab_size=50, source_vocab_size=30, pad_token_id=49, bos_token_id=48)  # ids of the target
+    assert config.pad_token_id == 49
+    with pytest.warns(UserWarning, match="no field 'source_vocab_size'"):
+        VaswaniEncoderConfig(source_vocab_size=30)
+    with pytest.raises(ValueError, match="the only one that these models have"):
+        VaswaniEncoderConfig(src_vocab_size=30)
 
 
 def test_value_made_wrong_later_is_found_when_saving(tmp_path):

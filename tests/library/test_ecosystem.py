@@ -87,26 +87,34 @@ def size_of(model) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("share", [0.35, 0.6, 0.9])
-def test_a_device_map_keeps_layers_whole_and_tied_weights_together(share):
-    model = make_model()
+def test_a_device_map_keeps_layers_whole_and_tied_weights_together(share, separate):
+    model = make_model(source_vocab_size=47 if separate else None)
     memory = {0: int(share * size_of(model)), "cpu": 10 * size_of(model)}
     places = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=list(model._no_split_modules))
     assert set(places.values()) == {0, "cpu"}
     assert all(".layers." not in name or name.rpartition(".")[2].isdigit() for name in places), places
     tied = ["model.shared.weight", "lm_head.weight"] + [f"model.{stack}.embed_tokens.weight" for stack in
             ("encoder", "decoder")]  # fmt: skip
+    tied = ["lm_head.weight", "model.decoder.embed_tokens.weight"] if separate else tied
     devices = [place for weight in tied for name, place in places.items() if f"{weight}.".startswith(f"{name}.")]
     assert len(devices) == len(tied) and len(set(devices)) == 1, places
 
 
-def test_device_maps_change_no_result(saved, tmp_path):
+@pytest.mark.parametrize("separate", [False, True])
+def test_device_maps_change_no_result(saved, tmp_path, separate):
     model, folder = saved
+    if separate:
+        model, folder = make_model(source_vocab_size=47), tmp_path / "separate"
+        model.save_pretrained(folder)
     half = {"cpu": int(0.6 * size_of(model))}
     some_on_disk = {
         "model.shared": "cpu", "lm_head": "cpu", "model.encoder": "cpu", "model.decoder.embed_tokens": "cpu",
         "model.decoder.positional_encoding": "cpu", "model.decoder.layers": "disk",
     }  # fmt: skip
+    if separate:
+        del some_on_disk["model.shared"]
     for name, settings in {
         "auto": {"device_map": "auto"},
         "split": {"device_map": "auto", "max_memory": half},
@@ -298,7 +306,7 @@ def in_two_processes(folder: Path):
     """What each of the two processes runs."""
     torch.set_num_threads(1)
     rank, notes = int(os.environ["RANK"]), {}
-    for name in ("tied", "untied"):
+    for name in ("tied", "untied", "separate"):
         alone = AutoModelForSeq2SeqLM.from_pretrained(folder / name)
         for plan in ("tp_size", "fsdp_size"):
             settings = DistributedConfig(**{plan: 2})
@@ -318,6 +326,7 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     make_model().save_pretrained(folder / "tied")
     make_model(tie_word_embeddings=False, attention_bias=True, lm_head_bias=True).save_pretrained(folder / "untied")
+    make_model(source_vocab_size=47).save_pretrained(folder / "separate")
     done = run_launched("cpu.yaml", lambda: in_two_processes(folder), timeout=600)
     assert done.returncode == 0, done.errors[-4000:]
     return folder, [json.loads((folder / f"process{rank}.json").read_text()) for rank in range(2)]
@@ -325,7 +334,7 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.distributed
 @pytest.mark.timeout(700)
-@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize("name", ["tied", "untied", "separate"])
 @pytest.mark.parametrize("plan", ["tp_size", "fsdp_size"])
 def test_plans_for_two_devices_give_what_one_gives(two_processes, name, plan):
     folder, notes = two_processes
@@ -338,9 +347,9 @@ def test_plans_for_two_devices_give_what_one_gives(two_processes, name, plan):
     assert_same_model(again, AutoModelForSeq2SeqLM.from_pretrained(folder / name))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "separate"])
 def test_the_tensor_parallel_plan_names_every_matrix(family):
-    model = make_model(family)
+    model = make_model(source_vocab_size=47) if family == "separate" else make_model(family)
     rules = {rule.replace(".*.", ".0.") for rule in model.tp_plan}
     named = dict(model.named_modules())
     assert rules <= named.keys()

@@ -290,12 +290,16 @@ def test_resized_vocabulary(variant, tmp_path):
     case, size, model, inputs = variant.case, variant.size, variant.make(), inputs_of(variant.case)
     inputs = {name: value.clamp(max=39) for name, value in inputs.items()}
     before = answer(case, model(**inputs))
-    model.resize_token_embeddings(size)
+    separate = variant.chosen.get("vocabularies") == "separate"
+    resized = model.resize_token_embeddings(size)
     after = answer(case, model(**inputs))
-    assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == size
+    embedding = model.get_decoder().get_input_embeddings() if separate else model.get_input_embeddings()
+    assert model.config.vocab_size == embedding.num_embeddings == size and resized is embedding
+    if separate:
+        assert model.config.source_vocab_size == model.get_input_embeddings().num_embeddings == 57
     if case in WITH_HEAD:
         assert after[0].shape[-1] == size
-        tied = model.lm_head.weight is model.get_input_embeddings().weight
+        tied = model.lm_head.weight is embedding.weight
         assert tied == (variant.chosen["tied"] != "untied")
         before, after = [before[0][..., :40]], [after[0][..., :40]]
     assert_equal(after, before)

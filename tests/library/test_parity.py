@@ -9,7 +9,14 @@ from transformers import MarianConfig, MarianMTModel
 
 from vaswani_tx import VaswaniConfig, VaswaniForConditionalGeneration
 
-VOCABULARY = 61
+VOCABULARY, SOURCE_VOCABULARY = 61, 83
+# One embedding for both sides and the output, an embedding a side of which the output has the target's, or three.
+EMBEDDINGS = {
+    "shared": {},
+    "separate": {"source_vocab_size": SOURCE_VOCABULARY},
+    "untied": {"source_vocab_size": SOURCE_VOCABULARY, "tie_word_embeddings": False},
+}
+of_embeddings = pytest.mark.parametrize("embeddings", EMBEDDINGS)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -36,9 +43,10 @@ def make_ours(dtype: torch.dtype, **fields) -> VaswaniForConditionalGeneration:
     return model
 
 
-def make_batch() -> dict[str, torch.Tensor]:
+def make_batch(embeddings: str = "shared") -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(6)
-    source = torch.randint(3, VOCABULARY, (3, 9), generator=generator)
+    source_ids = (3, VOCABULARY) if embeddings == "shared" else (0, SOURCE_VOCABULARY)  # 0 to 2 are words like others
+    source = torch.randint(*source_ids, (3, 9), generator=generator)
     mask = torch.ones_like(source)
     mask[1, 5:] = 0
     labels = torch.randint(3, VOCABULARY, (3, 7), generator=generator)
@@ -79,32 +87,41 @@ def as_torch_transformer(ours: VaswaniForConditionalGeneration) -> torch.nn.Tran
     return theirs
 
 
+@of_embeddings
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_torch_transformer(dtype):
-    ours, batch = make_ours(dtype), make_batch()
+def test_equals_torch_transformer(dtype, embeddings):
+    ours, batch = make_ours(dtype, **EMBEDDINGS[embeddings]), make_batch(embeddings)
     theirs = as_torch_transformer(ours)
     output = ours(**batch)
     output.loss.backward()
 
-    embedding = ours.model.shared.weight.detach().clone().requires_grad_()
+    named = {id(weight): weight for weight in (ours.model.encoder.embed_tokens.weight,
+             ours.model.decoder.embed_tokens.weight, ours.lm_head.weight)}  # fmt: skip
+    copies = {number: weight.detach().clone().requires_grad_() for number, weight in named.items()}
+    assert len(copies) == {"shared": 1, "separate": 2, "untied": 3}[embeddings]
+    source, target, projection = (
+        copies[id(layer.weight)]
+        for layer in (ours.model.encoder.embed_tokens, ours.model.decoder.embed_tokens, ours.lm_head)
+    )
     inputs = torch.cat((torch.full((3, 1), 1), batch["labels"][:, :-1]), dim=1)
 
-    def embed(tokens):
+    def embed(embedding, tokens):
         positions = torch.tensor(plain_sinusoids(tokens.shape[1], 24), dtype=dtype)
         return embedding[tokens] * math.sqrt(24) + positions
 
     padding = batch["attention_mask"] == 0
     causal = torch.ones(7, 7, dtype=torch.bool).triu(1)
     hidden = theirs(
-        embed(batch["input_ids"]), embed(inputs), tgt_mask=causal, src_key_padding_mask=padding,
+        embed(source, batch["input_ids"]), embed(target, inputs), tgt_mask=causal, src_key_padding_mask=padding,
         memory_key_padding_mask=padding,
     )  # fmt: skip
-    logits = hidden @ embedding.T
+    logits = hidden @ projection.T
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).backward()
 
     tolerance = {"atol": TOLERANCE[dtype], "rtol": 0}
     torch.testing.assert_close(output.logits, logits, **tolerance)
-    torch.testing.assert_close(ours.model.shared.weight.grad, embedding.grad, **tolerance)
+    for number, weight in named.items():
+        torch.testing.assert_close(weight.grad, copies[number].grad, **tolerance)
     ours_layer, theirs_layer = ours.model.decoder.layers[1], theirs.decoder.layers[1]
     ours_gradient = torch.cat([getattr(ours_layer.cross_attn, f"{name}_proj").weight.grad for name in "qkv"])
     torch.testing.assert_close(ours_gradient, theirs_layer.multihead_attn.in_proj_weight.grad, **tolerance)
@@ -142,9 +159,12 @@ def to_marian_layout(name: str, value: torch.Tensor, channels: torch.Tensor) -> 
 @torch.no_grad()
 def as_marian(ours: VaswaniForConditionalGeneration) -> tuple[MarianMTModel, torch.Tensor]:
     config = ours.config
+    separate = config.source_vocab_size is not None
     theirs = MarianMTModel(
         MarianConfig(
-            vocab_size=VOCABULARY, d_model=24, encoder_ffn_dim=40, decoder_ffn_dim=40, encoder_attention_heads=4,
+            vocab_size=config.source_vocab_size if separate else VOCABULARY, decoder_vocab_size=VOCABULARY,
+            share_encoder_decoder_embeddings=not separate, tie_word_embeddings=config.tie_word_embeddings, d_model=24,
+            encoder_ffn_dim=40, decoder_ffn_dim=40, encoder_attention_heads=4,
             decoder_attention_heads=4, encoder_layers=2, decoder_layers=3, dropout=0.0, activation_function="relu",
             scale_embedding=True, pad_token_id=0, eos_token_id=2, forced_eos_token_id=2, decoder_start_token_id=1,
             max_position_embeddings=64, attn_implementation="eager",
@@ -162,9 +182,10 @@ def as_marian(ours: VaswaniForConditionalGeneration) -> tuple[MarianMTModel, tor
     return theirs, channels
 
 
+@of_embeddings
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_marian(dtype):
-    ours, batch = make_ours(dtype), make_batch()
+def test_equals_marian(dtype, embeddings):
+    ours, batch = make_ours(dtype, **EMBEDDINGS[embeddings]), make_batch(embeddings)
     theirs, channels = as_marian(ours)
     output, expected = ours(**batch), theirs(**batch)
     output.loss.backward()
@@ -180,10 +201,14 @@ def test_equals_marian(dtype):
     assert all("embed_positions" in name for name in gradients), "a parameter of Marian's was not compared"
 
 
-def test_marian_generates_the_same():
-    ours, batch = make_ours(torch.float64), make_batch()
+@of_embeddings
+@pytest.mark.parametrize("search", [{"num_beams": 3, "early_stopping": True}, {}, {"do_sample": True}], ids=str)
+def test_marian_generates_the_same(embeddings, search):
+    ours, batch = make_ours(torch.float64, **EMBEDDINGS[embeddings]), make_batch(embeddings)
     theirs, _ = as_marian(ours)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    settings = {"num_beams": 3, "max_new_tokens": 12, "length_penalty": 1.0, "early_stopping": True, "do_sample": False}
+    settings = {"num_beams": 1, "max_new_tokens": 12, "length_penalty": 1.0, "do_sample": False, **search}
+    torch.manual_seed(7)
     expected = theirs.generate(**inputs, **settings, bad_words_ids=None, forced_eos_token_id=None)
+    torch.manual_seed(7)
     assert torch.equal(ours.generate(**inputs, **settings), expected)

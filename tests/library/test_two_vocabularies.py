@@ -1,23 +1,33 @@
 """A vocabulary each for source and target, behind one tokenizer."""
 
 import copy
+import io
 import json
 import pickle
 import threading
 
 import pytest
+import sentencepiece
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    MarianTokenizer,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
 
-from tests.helpers.two_vocabularies import ENGLISH, GERMAN, separate_tokenizers
+from tests.helpers.two_vocabularies import ENGLISH, GERMAN, model_of, separate_tokenizers, with_other_ids
 from vaswani_tx import TranslationPipeline, VaswaniConfig, VaswaniForConditionalGeneration, VaswaniTokenizer
+from vaswani_tx.convert.sentencepiece import read_sentencepiece, sentencepiece_tokenizer
 from vaswani_tx.errors import CheckpointError
 from vaswani_tx.loading import check_vocabulary
 from vaswani_tx.token_texts_vaswani import source_of, target_of, token_texts
 
 HOSTILE = [
-    "", " ", "  two  spaces ", "a </s> b <pad> <unk>", "\ufdd0 mark", "\u00e9 e\u0301 \U0001f469\u200d\U0001f680 \u4e2d\u6587",
+    "", " ", "  two  spaces ", "a </s> b <pad> <unk>", "\ufdd0 mark", "\u00e9 e\u0301 \U0001f469\u200d\U0001f680",
+    "\u4e2d\u6587",
     "tabs\tand\nlines\r\n", "\x00\x7f\ufeff", ">>de<< Hund", "\u2581dog \u0120dog", "\ud7ff\ue000\U0010ffff", "a" * 300,
 ]  # fmt: skip
 
@@ -162,7 +172,7 @@ def test_copies_and_saved_folders_answer_alike(pair, folder, tmp_path):
 
 def test_a_folder_lacks_neither_side(pair, sides, folder):
     (folder / "target_tokenizer.json").rename(folder / "elsewhere.json")
-    with pytest.raises(ValueError, match="target_tokenizer.json is missing: copy the folder again"):
+    with pytest.raises(ValueError, match=r"target_tokenizer\.json is missing: copy the folder again"):
         VaswaniTokenizer.from_pretrained(folder)
     (folder / "elsewhere.json").rename(folder / "target_tokenizer.json")
     sides[0].save_pretrained(folder)  # a file of the former tokenizer is no part of the new one
@@ -174,7 +184,7 @@ def test_wrong_sides_are_refused(pair, sides):
         VaswaniTokenizer.pair(pair, sides[1])
     with pytest.raises(ValueError, match="The target is str"):
         VaswaniTokenizer.pair(sides[0], "German")
-    with pytest.raises(ValueError, match="its `.source` or its `.target`"):
+    with pytest.raises(ValueError, match=r"its `\.source` or its `\.target`"):
         pair.for_continuation()
     assert pair.target.for_continuation().decode(sides[1]("der Hund")["input_ids"][:-1]) == " der Hund"
     with pytest.raises(ValueError, match="`source_vocab_size` is 12"):
@@ -196,24 +206,7 @@ def test_two_vocabularies_are_trained_as_each_alone():
 
 @pytest.fixture(scope="module")
 def model(pair):
-    torch.manual_seed(0)
-    sizes = {"d_model": 16, "d_ff": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    special = {name: getattr(pair, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    # One matrix for both: ids of the sides are told apart by what they decode to.
-    vocab_size = max(len(pair), len(pair.target))
-    config = VaswaniConfig(vocab_size=vocab_size, tie_word_embeddings=False, lm_head_bias=True, **special, **sizes)
-    model = VaswaniForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.4)
-        model.lm_head.weight.normal_(0, 1)
-        model.lm_head.bias[:260] -= 6  # words rather than bytes
-        model.lm_head.bias[len(pair.target) :] = -1e9
-        model.lm_head.bias[:4] = -4.0
-    model.generation_config.max_extra_tokens, model.generation_config.min_new_tokens = 6, 5
-    model.generation_config.no_repeat_ngram_size = 2
-    return model
+    return model_of(pair)
 
 
 def test_a_pipeline_reads_the_source_and_writes_the_target(pair, sides, model):
@@ -244,10 +237,12 @@ def test_phrases_and_stops_are_of_the_target(pair, sides, model):
     [free] = pipe(ENGLISH[0])
     word = max(free["translation_text"].split(), key=len)
     assert word not in pipe(ENGLISH[0], bad_words=[word])[0]["translation_text"]
-    [stopped] = pipe(ENGLISH[0], stop_strings=[word])
+    [free] = pipe(ENGLISH[0], num_beams=1)
+    word = max(free["translation_text"].split(), key=len)
+    [stopped] = pipe(ENGLISH[0], stop_strings=[word], num_beams=1)
     assert stopped["translation_text"] == free["translation_text"].partition(word)[0] + word
     inputs = pair([ENGLISH[0]], return_tensors="pt")
-    ids = model.generate(**inputs, stop_strings=[word], tokenizer=pair)
+    ids = model.generate(**inputs, stop_strings=[word], tokenizer=pair, num_beams=1)
     assert pair.batch_decode(ids, skip_special_tokens=True) == [stopped["translation_text"]]
 
 
@@ -272,13 +267,16 @@ def test_the_trainer_takes_both_sides(pair, sides, model, tmp_path):
 
 def test_sizes_of_both_sides_are_checked(pair, model):
     check_vocabulary(model, pair)
-    small = VaswaniForConditionalGeneration(
-        VaswaniConfig(vocab_size=len(pair.target) - 1, d_model=8, d_ff=8, num_heads=1, pad_token_id=pair.pad_token_id)
-    )
-    with pytest.raises(CheckpointError, match="tokenizer's (source|target) has"):
-        check_vocabulary(small, pair)
-    other = VaswaniTokenizer.pair(pair.target, pair.source)  # the special ids of the model are those of its target
-    with pytest.raises(CheckpointError, match="pad_token_id is .* in the tokenizer"):
+    for name, side in (("source_vocab_size", "source"), ("vocab_size", "target")):
+        config = VaswaniConfig(**{**model.config.to_dict(), name: getattr(model.config, name) - 1})
+        method = "resize_source_token_embeddings" if side == "source" else "resize_token_embeddings"
+        with pytest.raises(CheckpointError, match=rf"tokenizer's {side} has \d+ tokens but .*{method}\("):
+            check_vocabulary(VaswaniForConditionalGeneration(config), pair)
+    with pytest.raises(CheckpointError, match="tokenizer's source has 330 tokens"):
+        check_vocabulary(model, pair.target)
+    target = with_other_ids(pair.target, "<pad>", "<unk>")
+    other = VaswaniTokenizer.pair(pair.source, target)  # the special ids of the model are those of its target
+    with pytest.raises(CheckpointError, match=r"pad_token_id is .* in the tokenizer"):
         check_vocabulary(model, other)
 
 
@@ -286,3 +284,53 @@ def test_the_saved_configuration_says_what_the_target_is(folder, sides):
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["target"]["pad_token"] == sides[1].pad_token and settings["target"]["split_special_tokens"] is True
     assert settings["tokenizer_class"] == "VaswaniTokenizer"
+
+
+# MarianTokenizer, whose interface this is
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory):
+    """A MarianTokenizer of two vocabularies, which lack a few pieces of their models, and its folder."""
+    folder = tmp_path_factory.mktemp("marian")
+    for name, lines, size in (("source", ENGLISH, 60), ("target", GERMAN, 70)):
+        content = io.BytesIO()
+        settings = {"vocab_size": size, "bos_id": -1, "eos_id": 1, "hard_vocab_limit": False, "minloglevel": 3}
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines * 20), model_writer=content, **settings)
+        (folder / f"{name}.spm").write_bytes(content.getvalue())
+        model = sentencepiece.SentencePieceProcessor(model_proto=content.getvalue())
+        pieces = [model.id_to_piece(number) for number in range(2, model.get_piece_size() - 3)]
+        vocabulary = {text: number for number, text in enumerate(["</s>", "<unk>", "<pad>", *reversed(pieces)])}
+        (folder / f"{name}.json").write_text(json.dumps(vocabulary))
+    paths = [str(folder / name) for name in ("source.spm", "target.spm", "source.json", "target.json")]
+    return MarianTokenizer(*paths, separate_vocabs=True), folder
+
+
+def test_it_answers_as_marian_tokenizer_does(marian):
+    theirs, folder = marian
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    sides = [
+        sentencepiece_tokenizer(
+            read_sentencepiece(folder / f"{name}.spm"), json.loads((folder / f"{name}.json").read_text()), special,
+            front_tags=True, strip=True,
+        )
+        for name in ("source", "target")
+    ]  # fmt: skip
+    ours = VaswaniTokenizer.pair(*sides)
+    texts = [*ENGLISH, *GERMAN, "", "  two  spaces ", "\ufb01ne \u00bd \uff21", "zzz \u4e2d\u6587", ">>de<< The cat"]
+    batches = [dict(one(texts, text_target=texts, padding=True)) for one in (theirs, ours)]
+    for name, rows in batches[0].items():
+        for text, row, other in zip(texts, rows, batches[1][name], strict=True):
+            assert row == other, (name, text)
+    assert theirs(text_target=texts)["input_ids"] == ours(text_target=texts)["input_ids"]
+    assert (len(ours), ours.vocab_size, ours.get_vocab()) == (len(theirs), theirs.vocab_size, theirs.get_vocab())
+    assert ours.pad_token_id == theirs.pad_token_id and ours.eos_token_id == theirs.eos_token_id
+    labels = batches[0]["labels"]
+    for row in labels:
+        assert ours.decode(row, skip_special_tokens=True) == theirs.decode(row, skip_special_tokens=True)
+        assert ours.convert_ids_to_tokens(row) == theirs.convert_ids_to_tokens(row)
+    assert ours.batch_decode(labels, skip_special_tokens=True) == theirs.batch_decode(labels, skip_special_tokens=True)
+    for one in (theirs, ours):
+        one._switch_to_target_mode()
+    assert ours.convert_tokens_to_ids(["\u2581D", "ei", "x"]) == theirs.convert_tokens_to_ids(["\u2581D", "ei", "x"])
+    assert ours.encode("Das alte Haus.") == theirs.encode("Das alte Haus.")

@@ -81,8 +81,12 @@ def count_weights(folder) -> tuple[int, int]:
         model = AutoModel.from_config(config)
     # A tied matrix multiplies tokens as the projection; of two, the embedding only looks its rows up.
     weights = sum(parameter.numel() for parameter in model.parameters())
-    own_projection = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
-    return weights + own_projection, weights
+    if getattr(config, "source_vocab_size", None) is None:
+        target, source = model.get_input_embeddings().weight.numel(), 0
+    else:  # the source's is only looked up
+        target, source = (side.get_input_embeddings().weight.numel() for side in (model.get_decoder(), model))
+    own_projection = 0 if config.tie_word_embeddings else target
+    return weights + own_projection, weights - source
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from vaswani_tx.cli.training import COMMANDS, Command, kinds_of
+from vaswani_tx.convert.formats import FORMATS
 from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, TOKENS, thread_bounds, whole
 from vaswani_tx.suggestions import did_you_mean
 
@@ -18,6 +19,7 @@ use a model, ours or any other encoder-decoder (MarianMT, T5, BART, NLLB, ...):
   explain     look inside one: a page that shows how it reads a sentence
   info        what a model is: its sizes, files and origin
   push        publish a model on the Hugging Face Hub
+  convert     a checkpoint of another toolkit as a model of ours
   export      write it for CTranslate2, ONNX, torch.export or MarianMT
 
 make one:
@@ -155,12 +157,26 @@ examples:
 formats: ctranslate2, onnx, torch (torch.export), marian (MarianMTModel)
 
 """
+CONVERT = """\
+Write a checkpoint of another toolkit as a model folder of this package: weights, tokenizer and settings.
+
+SOURCE is a folder or file, or a name on the Hub. Its format is recognised from its files. Where the original can run,
+the converted model is compared with it before anything is written. What cannot be converted exactly is refused."""
+CONVERT_EXAMPLES = """\
+examples:
+  vaswani-tx convert Helsinki-NLP/opus-mt-en-de opus-en-de
+  vaswani-tx convert checkpoints/model.pt converted --map map.yaml
+
+formats (--format):
+{formats}
+
+"""
 
 
 def parse(argv: list[str] | None, version: str) -> argparse.Namespace:
     """Read the command line; `options.verb` names the verb. Ends with status 2 and the usage where it is wrong."""
     parser = _make_parser(version)
-    verbs = ("translate", "score", "explain", "info", "push", "export", "run", *COMMANDS)
+    verbs = ("translate", "score", "explain", "info", "push", "convert", "export", "run", *COMMANDS)
     if argv and not argv[0].startswith("-") and argv[0] not in verbs:
         hint = did_you_mean(argv[0], verbs) or ": `vaswani-tx --help` lists them"
         parser.error(f"there is no verb '{argv[0]}'{hint}")
@@ -189,6 +205,8 @@ def _make_parser(version: str) -> argparse.ArgumentParser:
     _info(_verb(verbs, "info", INFO, INFO_EXAMPLES))
     _push(_verb(verbs, "push", PUSH, PUSH_EXAMPLES))
     _export(_verb(verbs, "export", EXPORT, EXPORT_EXAMPLES))
+    formats = "\n".join(f"  {name:<18}{one.title}" for name, one in FORMATS.items())
+    _convert(_verb(verbs, "convert", CONVERT, CONVERT_EXAMPLES.format(formats=formats), "SOURCE", "what to convert"))
     return parser
 
 
@@ -220,7 +238,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--source and --target cannot both be standard input")
 
 
-def _verb(verbs: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: Any,
+    name: str,
+    text: str,
+    examples: str,
+    subject: str = "MODEL",
+    help: str = "the model's folder, or its name on the Hub",
+) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name,
         description=text,
@@ -229,7 +254,7 @@ def _verb(verbs: Any, name: str, text: str, examples: str) -> argparse.ArgumentP
         allow_abbrev=False,
     )
     parser.set_defaults(parser=parser)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or its name on the Hub")
+    parser.add_argument("model", metavar=subject, help=help)
     return parser
 
 
@@ -365,6 +390,14 @@ def _engine(add: Any) -> None:
     add("--engine", choices=("ctranslate2", "onnx"),
         help="what computes instead of torch, on the CPU: MODEL is exported once into a cache, or already exported")  # fmt: skip
     add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
+def _convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("out", metavar="OUT", help="folder to write; it must be empty or absent")
+    add("--format", metavar="NAME", help="what SOURCE is, see below; default: recognised from its files")
+    add("--map", metavar="FILE", help="YAML file that says where each weight belongs, for the formats that take one")
+    add("--no-verify", action="store_true", help="do not compare the converted model with the original")
+    add("--overwrite", action="store_true", help="replace the model in OUT; its other files are kept")
+    add("--with-code", action="store_true", help="add the code that trust_remote_code=True runs")
 
 
 def _errors(add: Any) -> None:

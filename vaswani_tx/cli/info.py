@@ -137,11 +137,12 @@ def _problems(config: Any, kind: type, tensors: Tensors, size: ModelSize) -> lis
         return [] if wanted == there else [f"{there:,} numbers are there of the {wanted:,} of config.json"]
     model = build_without_memory(kind, config)
     every = dict(model.named_parameters())
-    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(every)
-    missing = [name for name in every if name not in tensors.entries and not _is_made_up(model, name)]
+    names: dict[int, set[str]] = {}  # a shared matrix has several, and the files may hold it under any of them
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    absent = [name for name, parameter in every.items() if not names[id(parameter)] & tensors.entries.keys()]
+    missing = [name for name in absent if not _is_made_up(model, name)]
     wrong = [n for n, p in every.items() if n in tensors.entries and tensors.entries[n][1] != tuple(p.shape)]
-    # The files may hold a shared matrix under another of its names.
-    missing = [] if shared & tensors.entries.keys() and len(missing) == 1 else missing
     return [f"{n} is missing" for n in missing] + [f"{n} has another shape" for n in wrong]
 
 

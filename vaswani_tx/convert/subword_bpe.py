@@ -104,6 +104,7 @@ def dictionary_tokenizer(
     codes: Codes | None = None,
     special: SpecialSymbols | None = None,
     separator: str = "@@",
+    begins: bool = False,
     **settings: Any,
 ) -> VaswaniTokenizer:
     """Build a tokenizer whose ids are places in a dictionary.
@@ -114,6 +115,7 @@ def dictionary_tokenizer(
         special: the special symbols, `<pad> <s> </s> <unk>` where not given; `</s>`, where there is one, is put after
             texts. Without an unknown symbol, what is not in the dictionary is left out.
         separator: what marks a unit inside of a word.
+        begins: put the symbol `bos` before texts and none after, for language models.
         **settings: passed to `VaswaniTokenizer`.
 
     Raises:
@@ -127,12 +129,19 @@ def dictionary_tokenizer(
         backend = _merged(symbols, codes, special, separator)
     named = special.named()
     places = {symbol: index for index, symbol in enumerate(symbols)}
-    if special.eos is not None:
+    if begins and special.bos is not None:
+        bos = special.bos
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 {bos}:1 $B:1", special_tokens=[(bos, places[bos])]
+        )
+        settings.setdefault("padding_side", "left")
+    elif special.eos is not None:
         eos = special.eos
         backend.post_processor = processors.TemplateProcessing(
             single=f"$A:0 {eos}:0", pair=f"$A:0 {eos}:0 $B:1 {eos}:1", special_tokens=[(eos, places[eos])]
         )
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in named.values()])
+    tokens = dict.fromkeys(named.values())
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     if backend.get_vocab_size() > len(symbols):
         settings["dictionary_size"] = len(symbols)
     return VaswaniTokenizer(tokenizer_object=backend, split_special_tokens=True, **named, **settings)

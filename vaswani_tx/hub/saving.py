@@ -36,6 +36,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vaswani_tx.hub.families import CARD, CODE_FOLDER, CODE_NAMES, DATA_FILES, FAMILIES, INDEX, Family, is_ours
 from vaswani_tx.hub.model_card import find_run, make_card
+from vaswani_tx.tokenization_vaswani_pair import TARGET_FILE
 
 # Beginnings of names in DATA_FILES that come with a tokenizer.
 _OF_TOKENIZERS = ("tokenizer", "target_tokenizer", "special", "added", "chat")
@@ -98,7 +99,7 @@ def save_with_code(
     if present and not overwrite:
         shown = ", ".join(present[:4]) + (", ..." if len(present) > 4 else "")
         raise HubError(f"'{target}' is not empty ({shown}): choose another folder, or pass overwrite=True.")
-    with _whole_folder(target) as new:
+    with whole_folder(target) as new:
         scratch = new / ".scratch"
         contents = _gather(model, tokenizer, scratch, code=True)
         if card is not None or run is not None or CARD not in contents:
@@ -204,6 +205,7 @@ def _gather(
         if name not in contents:
             fix = "pass the tokenizer, or its folder" if name.startswith("tokenizer") else "save the model again"
             raise HubError(f"'{source}' has no {name}: {fix}.")
+    _check_target(contents, source)
     _check_weights(contents, source)
     for name in contents:
         if name in family.auto_map or name == "config.json":
@@ -238,6 +240,15 @@ def _family(contents: dict[str, bytes | Path], source: Path) -> Family:
     if model_type not in FAMILIES:
         raise HubError(f"'{source}' holds a model of type {model_type!r}: this package shares {', '.join(FAMILIES)}.")
     return FAMILIES[model_type]
+
+
+def _check_target(contents: dict[str, bytes | Path], source: Path) -> None:
+    """Take out the target's vocabulary where the tokenizer has one alone; raise HubError where it lacks its second."""
+    settings = _read_json(contents["tokenizer_config.json"]) if "tokenizer_config.json" in contents else {}
+    if not settings.get("target"):
+        contents.pop(TARGET_FILE, None)  # of a former tokenizer in the folder
+    elif TARGET_FILE not in contents:
+        raise HubError(f"'{source}' has no {TARGET_FILE}, which its tokenizer_config.json needs: pass the tokenizer.")
 
 
 def _check_weights(contents: dict[str, bytes | Path], source: Path) -> None:
@@ -315,7 +326,7 @@ def _put(content: bytes | Path, path: Path, scratch: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target` that replaces it when the block succeeds, and is deleted otherwise.
 
     Files of `target` that are no part of a model move over afterwards; a kill in between leaves them in

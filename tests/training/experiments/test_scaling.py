@@ -82,6 +82,9 @@ def test_weights_that_multiply_each_token(tmp_path, tied):
     model.save_pretrained(tmp_path)
     total = sum(parameter.numel() for parameter in model.parameters())
     assert count_weights(tmp_path) == (total, total - (0 if tied else 20 * 8))
+    model = VaswaniForConditionalGeneration(VaswaniConfig(**{**config.to_dict(), "source_vocab_size": 30}))
+    model.save_pretrained(tmp_path)
+    assert count_weights(tmp_path) == (total + 30 * 8, total - (0 if tied else 20 * 8))
 
 
 def write_ladder(path, data, **changes):
