@@ -8,7 +8,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrai
 
 from vaswani_tx.configuration_vaswani import VaswaniConfig
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.core import read_note
+from vaswani_tx.export.folders import read_note
 from vaswani_tx.generation_vaswani import VaswaniGenerationConfig, VaswaniGenerationMixin
 from vaswani_tx.loading import check_generation
 

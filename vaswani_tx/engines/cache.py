@@ -7,7 +7,7 @@ from pathlib import Path
 import vaswani_tx
 from vaswani_tx.errors import ExportError
 from vaswani_tx.export import export
-from vaswani_tx.export.core import NOTE, PACKAGES, need, weights_hash
+from vaswani_tx.export.folders import NOTE, PACKAGES, need, weights_hash
 from vaswani_tx.loading import check_folder
 
 

@@ -7,15 +7,15 @@ from typing import Any
 from vaswani_tx.engines.base import EngineModel
 from vaswani_tx.engines.cache import exported
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.core import read_note
+from vaswani_tx.export.folders import read_note
 from vaswani_tx.loading import check_vocabulary, load_tokenizer
 from vaswani_tx.suggestions import did_you_mean
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 # Name -> module and class.
 ENGINES = {
-    "ctranslate2": ("vaswani_tx.engines.ctranslate2", "CTranslate2Model"),
-    "onnx": ("vaswani_tx.engines.onnx", "OnnxModel"),
+    "ctranslate2": ("vaswani_tx.engines.ctranslate2_model", "CTranslate2Model"),
+    "onnx": ("vaswani_tx.engines.onnx_model", "OnnxModel"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.core import kind_of, need, refuse_fields, save_words
+from vaswani_tx.export.folders import kind_of, need, refuse_fields, save_words
 from vaswani_tx.export.verify_ctranslate2 import verify as verify
 from vaswani_tx.layers_vaswani import VaswaniSinusoidalPositions
 from vaswani_tx.token_texts_vaswani import source_of, target_of

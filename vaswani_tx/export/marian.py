@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.core import Comparison, batch_of, kind_of, refuse_fields, write_json
+from vaswani_tx.export.folders import Comparison, batch_of, kind_of, refuse_fields, write_json
 from vaswani_tx.loading import read_object
 from vaswani_tx.token_texts_vaswani import source_of, target_of
 

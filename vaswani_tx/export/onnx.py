@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.core import kind_of, need, refuse_fields, save_words, write_json
+from vaswani_tx.export.folders import kind_of, need, refuse_fields, save_words, write_json
 from vaswani_tx.export.onnx_merge import merge_decoders
 from vaswani_tx.export.steps import Part, parts_of
 from vaswani_tx.export.verify_onnx import verify as verify

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.core import Comparison, batch_of, kind_of, refuse_fields, save_words, write_json
+from vaswani_tx.export.folders import Comparison, batch_of, kind_of, refuse_fields, save_words, write_json
 from vaswani_tx.export.onnx import traceable
 from vaswani_tx.export.steps import parts_of
 

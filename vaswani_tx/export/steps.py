@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from vaswani_tx.export.core import kind_of
+from vaswani_tx.export.folders import kind_of
 from vaswani_tx.layers_vaswani import counted_positions, leading_padding
 
 # Sizes of the example that a program is traced with: unlike each other, so that none is taken for another.

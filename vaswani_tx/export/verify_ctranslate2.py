@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.core import Comparison, batch_of, kind_of
+from vaswani_tx.export.folders import Comparison, batch_of, kind_of
 
 NEW_TOKENS = 20  # of a continuation
 BATCH = 16
@@ -28,7 +28,7 @@ def _translations(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[
     # Here: engines are a layer above this one.
     import importlib
 
-    engine = importlib.import_module("vaswani_tx.engines.ctranslate2").CTranslate2Model(folder)
+    engine = importlib.import_module("vaswani_tx.engines.ctranslate2_model").CTranslate2Model(folder)
     plain = {"length_penalty": 1.0, "early_stopping": True, "num_beams": 4}
     alpha = getattr(model.generation_config, "gnmt_alpha", None)
     settings = [("greedy", {"num_beams": 1}), ("beam 4, log P / length, early_stopping=True", plain)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.core import Comparison, batch_of, kind_of
+from vaswani_tx.export.folders import Comparison, batch_of, kind_of
 from vaswani_tx.export.verify_ctranslate2 import same_targets
 
 NEW_TOKENS = 20  # of a continuation
@@ -19,7 +19,7 @@ def verify(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[str]) -
     kind = kind_of(model.config)
     if kind == "encoder-decoder":
         # Here: engines are a layer above this one.
-        engine = importlib.import_module("vaswani_tx.engines.onnx").OnnxModel(folder)
+        engine = importlib.import_module("vaswani_tx.engines.onnx_model").OnnxModel(folder)
         settings = [("greedy", {"num_beams": 1}), ("the model's own decoding", {})]
         found = [same_targets(name, model, engine, tokenizer, sentences, options) for name, options in settings]
         return [*found, _merged(folder, tokenizer, sentences, engine, model)]

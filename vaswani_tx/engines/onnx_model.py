@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from vaswani_tx.engines.base import EngineModel, check, note_of
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.core import need
+from vaswani_tx.export.folders import need
 from vaswani_tx.export.onnx import parts_in
 from vaswani_tx.export.verify_onnx import session
 

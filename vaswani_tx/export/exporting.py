@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import vaswani_tx
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.core import (
+from vaswani_tx.export.folders import (
     NOTE,
     SENTENCES,
     Report,

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from vaswani_tx.engines.base import EngineModel, check, note_of
 from vaswani_tx.engines.ctranslate2_search import Hypothesis, Search, Settings
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.core import need
+from vaswani_tx.export.folders import need
 from vaswani_tx.forbidden_vaswani import ForbiddenPhrases
 from vaswani_tx.generation_vaswani import GNMTLengthPenalty
 from vaswani_tx.search_vaswani import SearchRecord, current_record
