@@ -107,7 +107,7 @@ def test_forbidden_phrases_are_not_written(saved, tmp_path):
         ({"repetition_penalty": 1.3}, "repetition_penalty"),
         ({"decoder_input_ids": torch.tensor([[1, 5]])}, "a forced prefix"),
         ({"required_ids": [[3]]}, "required phrases"),
-        ({"num_return_sequences": 9, "num_beams": 2}, "as many beams"),
+        ({"num_return_sequences": 9, "num_beams": 2}, "num_return_sequences"),
     ],
 )
 def test_what_the_engine_has_not_is_named(saved, tmp_path, options, said):

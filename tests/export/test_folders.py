@@ -30,9 +30,9 @@ def test_a_folder_is_replaced_only_where_it_holds_an_export(saved, tmp_path):
 def test_nothing_is_left_of_a_failed_export(saved, tmp_path):
     from vaswani_tx.export import ctranslate2
 
-    with mock.patch.object(ctranslate2, "save_words", side_effect=OSError("disk full")):
-        with pytest.raises(ExportError, match="disk full"):
-            export(saved(), tmp_path / "out", "ctranslate2")
+    broken = mock.patch.object(ctranslate2, "save_words", side_effect=OSError("disk full"))
+    with broken, pytest.raises(ExportError, match="disk full"):
+        export(saved(), tmp_path / "out", "ctranslate2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -57,9 +57,9 @@ def test_a_missing_package_says_what_to_install(saved, tmp_path):
             raise ImportError("No module named 'ctranslate2'")
         return real(name, *args)
 
-    with mock.patch("vaswani_tx.export.folders.importlib.import_module", missing):
-        with pytest.raises(ExportError, match=re.escape("pip install 'vaswani-tx[export]'")):
-            export(saved(), tmp_path / "out", "ctranslate2")
+    without = mock.patch("vaswani_tx.export.folders.importlib.import_module", missing)
+    with without, pytest.raises(ExportError, match=re.escape("pip install 'vaswani-tx[export]'")):
+        export(saved(), tmp_path / "out", "ctranslate2")
 
 
 def test_the_cache_is_written_once_and_knows_weights_and_options(saved, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Exports by `torch.export`: ONNX files and .pt2 programs, equal to the models at sizes that they were not traced with."""
+"""Exports by `torch.export`: ONNX files and .pt2 programs, equal to the models at sizes unlike those of tracing."""
 
 import pytest
 import torch

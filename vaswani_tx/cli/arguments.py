@@ -388,8 +388,10 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
 def _engine(add: Any) -> None:
     add("--engine", choices=("ctranslate2", "onnx"),
-        help="what computes instead of torch, on the CPU: MODEL is exported once into a cache, or already exported")  # fmt: skip
+        help="what computes instead of torch, on the CPU; a MODEL that is not exported yet goes into a cache")  # fmt: skip
     add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
+
+
 def _convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("out", metavar="OUT", help="folder to write; it must be empty or absent")

@@ -119,7 +119,9 @@ class Search:
                 best[row] = Hypothesis(ids, log_prob)
         return [one for one in best if one is not None]
 
-    def scored(self, rows: list[list[int]], found: list[list[Hypothesis]], settings: Settings) -> list[list[Hypothesis]]:
+    def scored(
+        self, rows: list[list[int]], found: list[list[Hypothesis]], settings: Settings
+    ) -> list[list[Hypothesis]]:
         """Return hypotheses with the model's own log-probabilities, ranked by them."""
         pairs = [(row, one) for row, each in enumerate(found) for one in each]
         sources = [[self.source_tokens[index] for index in rows[row]] for row, _ in pairs]

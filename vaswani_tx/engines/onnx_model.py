@@ -54,8 +54,7 @@ class OnnxModel(EngineModel):
         files = parts_in(folder)
         try:
             runs = [
-                session(files[name], threads)
-                for name in ("encoder_model", "decoder_model", "decoder_with_past_model")
+                session(files[name], threads) for name in ("encoder_model", "decoder_model", "decoder_with_past_model")
             ]
         except Exception as error:  # onnxruntime has no common class of errors
             raise ExportError(f"onnxruntime cannot load '{folder}' ({error}): export the model again.") from None
@@ -104,9 +103,7 @@ class OnnxModel(EngineModel):
         tensors = [torch.from_numpy(array) for array in present]
         if use_cache is not False:
             cache = _stored(cache, tensors, 2 if cached else 4, self.config)
-        return Seq2SeqLMOutput(
-            logits=torch.from_numpy(logits), past_key_values=cache, encoder_last_hidden_state=states
-        )
+        return Seq2SeqLMOutput(logits=torch.from_numpy(logits), past_key_values=cache, encoder_last_hidden_state=states)
 
 
 def _layers(cache: EncoderDecoderCache) -> list[tuple[Any, Any]]:

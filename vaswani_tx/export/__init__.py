@@ -9,7 +9,7 @@ Each export is a folder that is whole or absent, with the tokenizer and a README
 """
 
 from vaswani_tx.errors import ExportError
-from vaswani_tx.export.folders import Comparison, Report
 from vaswani_tx.export.exporting import FORMATS, Format, export
+from vaswani_tx.export.folders import Comparison, Report
 
 __all__ = ["FORMATS", "Comparison", "ExportError", "Format", "Report", "export"]

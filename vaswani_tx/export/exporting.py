@@ -139,7 +139,9 @@ def export(
             **getattr(writer, "note", lambda *_: {})(loaded, given),
         }
         write_json(folder / NOTE, note)
-        (folder / "README.md").write_text(readme(chosen, kind, loaded, notes, given.get("quantization", "float32")), encoding="utf-8")
+        (folder / "README.md").write_text(
+            readme(chosen, kind, loaded, notes, given.get("quantization", "float32")), encoding="utf-8"
+        )
         report = Report(Path(out), chosen.name, notes=notes)
         if verify:
             sentences = list(SENTENCES if verify is True else verify)

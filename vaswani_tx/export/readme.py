@@ -68,8 +68,8 @@ while made[-1] != {end} and len(made) < 60:
 print(target.decode(made[1:-1]).removeprefix(" "))
 ```
 
-With vaswani-tx, which has beam search and the paper's ranking: `vaswani-tx translate FOLDER --engine onnx`. The names are
-those of optimum and transformers.js, which runs `decoder_model_merged.onnx`.
+With vaswani-tx, which has beam search and the paper's ranking: `vaswani-tx translate FOLDER --engine onnx`. The names
+are those of optimum and transformers.js, which runs `decoder_model_merged.onnx`.
 """,
     ("onnx", "decoder"): """\
 With `pip install onnxruntime transformers tokenizers numpy`, in this folder:
@@ -136,7 +136,8 @@ In this folder: `torch.export.load("model.pt2").module()` takes the ids [B, T], 
 [B, H, P, d_k] of each layer; P may be 0. It returns logits, and keys and values of the P + T positions.
 """,
     ("torch", "encoder"): """\
-In this folder: `torch.export.load("model.pt2").module()` takes ids and mask [B, S] and returns what `config.json` names.
+In this folder: `torch.export.load("model.pt2").module()` takes ids and mask [B, S]; it returns what `config.json`
+names.
 """,
     ("marian", "encoder-decoder"): """\
 With `pip install transformers torch`, in this folder:

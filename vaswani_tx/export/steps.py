@@ -1,4 +1,4 @@
-# Shapes: B batch, S source length, T target length of a step, P cached length, H heads, K d_k, U d_v, D d_model, V vocabulary.
+# Shapes: B batch, S source, T target of a step, P cached, H heads, K d_k, U d_v, D d_model, V vocabulary.
 """The parts of a model that a runtime calls, as modules of flat tensors, and their programs by `torch.export`.
 
 Names of inputs and outputs are those that optimum and transformers.js look for.

@@ -19,8 +19,10 @@ def verify(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[str]) -
     kind = kind_of(model.config)
     if kind == "encoder-decoder":
         return _translations(model, tokenizer, folder, sentences)
-    return _continuations(model, tokenizer, folder, sentences) if kind == "decoder" else _hidden(
-        model, tokenizer, folder, sentences
+    return (
+        _continuations(model, tokenizer, folder, sentences)
+        if kind == "decoder"
+        else _hidden(model, tokenizer, folder, sentences)
     )
 
 
@@ -37,7 +39,9 @@ def _translations(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[
     return [same_targets(name, model, engine, tokenizer, sentences, options) for name, options in settings]
 
 
-def same_targets(name: str, model: Any, engine: Any, tokenizer: Any, sentences: Sequence[str], options: dict) -> Comparison:
+def same_targets(
+    name: str, model: Any, engine: Any, tokenizer: Any, sentences: Sequence[str], options: dict
+) -> Comparison:
     equal = 0
     for first in range(0, len(sentences), BATCH):
         batch = batch_of(tokenizer, sentences[first : first + BATCH])

@@ -23,8 +23,10 @@ def verify(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[str]) -
         settings = [("greedy", {"num_beams": 1}), ("the model's own decoding", {})]
         found = [same_targets(name, model, engine, tokenizer, sentences, options) for name, options in settings]
         return [*found, _merged(folder, tokenizer, sentences, engine, model)]
-    return [_continuations(model, tokenizer, folder, sentences)] if kind == "decoder" else _outputs(
-        model, tokenizer, folder, sentences
+    return (
+        [_continuations(model, tokenizer, folder, sentences)]
+        if kind == "decoder"
+        else _outputs(model, tokenizer, folder, sentences)
     )
 
 
