@@ -1,5 +1,8 @@
 """Tiny models of each kind with their tokenizers, as folders."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -61,3 +64,18 @@ def saved(tmp_path_factory, words):
         return folders[key]
 
     return save
+
+
+@pytest.fixture(scope="session")
+def run_readme():
+    """Return a function that runs the program of an exported folder's README in a new Python; returns what it prints."""
+
+    def start(folder):
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        code = text.partition("```python\n")[2].partition("```")[0]
+        assert code, text
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return start

@@ -143,3 +143,10 @@ def test_what_cannot_be_held_is_refused(words, fields, said):
 
     with pytest.raises(ExportError, match=said):
         check(tiny(words, **fields).config)
+
+
+@pytest.mark.fresh
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
+def test_the_program_of_the_readme_runs(saved, tmp_path, run_readme, kind):
+    export(saved(kind), tmp_path / "out", "ctranslate2")
+    assert run_readme(tmp_path / "out").strip()

@@ -59,3 +59,9 @@ def test_a_python_without_this_package_loads_it(saved, tmp_path, words):
     command = [sys.executable, "-c", PLAIN, str(tmp_path / "out"), *texts]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == f"MarianMTModel False {words(texts)['input_ids']}"
+
+
+@pytest.mark.fresh
+def test_the_program_of_the_readme_runs(saved, tmp_path, run_readme):
+    export(saved(layer_norm_eps=1e-5), tmp_path / "out", "marian")
+    assert run_readme(tmp_path / "out").strip()

@@ -12,7 +12,7 @@ from vaswani_tx.loading import load_translator
 pytestmark = pytest.mark.fresh
 
 
-def test_onnx_of_an_encoder_decoder(saved, tmp_path):
+def test_onnx_of_an_encoder_decoder(saved, tmp_path, run_readme):
     report = export(saved(), tmp_path / "out", "onnx", verify=LINES[:3])
     assert report.passed, str(report)
     parts = ("encoder_model", "decoder_model", "decoder_with_past_model", "decoder_model_merged")
@@ -23,6 +23,7 @@ def test_onnx_of_an_encoder_decoder(saved, tmp_path):
     for options in ({"num_beams": 3, "num_return_sequences": 2}, {"num_beams": 1, "repetition_penalty": 1.3}):
         with torch.no_grad():
             assert engine.generate(**batch, **options).tolist() == model.generate(**batch, **options).tolist()
+    assert run_readme(tmp_path / "out").endswith("\n")
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
@@ -32,6 +33,8 @@ def test_onnx_of_other_kinds(saved, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
-def test_programs_of_torch(saved, tmp_path, kind):
+def test_programs_of_torch(saved, tmp_path, run_readme, kind):
     report = export(saved(kind), tmp_path / "out", "torch", verify=LINES[:3])
     assert report.passed and report.comparisons, str(report)
+    if kind == "encoder-decoder":
+        assert run_readme(tmp_path / "out").endswith("\n")

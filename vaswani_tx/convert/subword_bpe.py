@@ -213,7 +213,7 @@ def _with_ends_apart(merges: list[tuple[str, str]], entries: dict[str, int], spe
     units = {unit: None for left, right in merges for unit in (left, right, left + right)}
     # Characters that no merge has, and the unknown one, can be the last unit too.
     final = (entry.removesuffix(_END_SYMBOL + _LAST) for entry in entries)
-    units.update((unit, None) for unit in (*final, *entries, special.unk) if (unit and len(unit) == 1) or unit == special.unk)
+    units.update((unit, None) for unit in (*final, *entries, special.unk) if unit and len(unit) == 1 or unit == special.unk)
     units.pop(_END_SYMBOL, None)
     later = [(unit, _LAST) for unit in (*units, _END_SYMBOL) if unit.endswith(_END_SYMBOL)]
     later += [(unit, _END_SYMBOL + _LAST) for unit in units if not unit.endswith(_END_SYMBOL)]

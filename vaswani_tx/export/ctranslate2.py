@@ -205,7 +205,7 @@ def _fill_stack(spec: Any, embeddings: Any, stack: Any, positions: int | None) -
         _fill_norm(layer_spec.ffn.layer_norm, layer.feed_forward_residual.norm)
 
 
-def _table(positions: torch.nn.Module, rows: int) -> Any:
+def _table(positions: Any, rows: int) -> Any:
     if isinstance(positions, VaswaniSinusoidalPositions):
         return positions.encode(torch.arange(rows)).to(torch.float32).numpy()
     return _array(positions.weight)

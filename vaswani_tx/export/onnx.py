@@ -108,7 +108,7 @@ def known_config(model: Any) -> dict[str, Any]:
 
 def _write_part(part: Part, path: Path, opset: int) -> None:
     program = part.program()
-    exported = torch.onnx.export(
+    exported: Any = torch.onnx.export(
         program,
         input_names=list(part.inputs),
         output_names=part.outputs,

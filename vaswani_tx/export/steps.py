@@ -139,7 +139,7 @@ class _CausalPart(nn.Module):
         for layer in range(len(rest) // 2):
             cache.update(rest[2 * layer], rest[2 * layer + 1], layer)
         past = rest[0].shape[2]
-        positions = (counted_positions(input_ids, past) - leading_padding(mask)).clamp(min=0)
+        positions = counted_positions(input_ids, past, leading_padding(mask))
         found = self.model(
             input_ids=input_ids, attention_mask=mask, past_key_values=cache, position_ids=positions, use_cache=True
         )
