@@ -68,7 +68,7 @@ def saved(tmp_path_factory, words):
 
 @pytest.fixture(scope="session")
 def run_readme():
-    """Return a function that runs the program of an exported folder's README in a new Python; returns what it prints."""
+    """Return a function that runs the program of a folder's README in a new Python and returns what it prints."""
 
     def start(folder):
         text = (folder / "README.md").read_text(encoding="utf-8")

@@ -388,7 +388,7 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
 def _engine(add: Any) -> None:
     add("--engine", choices=("ctranslate2", "onnx"),
-        help="what computes instead of torch, on the CPU; a MODEL that is not exported yet goes into a cache")  # fmt: skip
+        help="what computes instead of torch, on the CPU; MODEL is exported once into a cache")  # fmt: skip
     add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
 
 

@@ -81,7 +81,7 @@ def config_of(folder: Path, note: dict[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(fields.pop("model_type", None), **fields)
     except (ValueError, TypeError, KeyError) as error:
-        raise ExportError(f"'{folder}' does not hold the exported model's configuration ({error}): export it again.") from None
+        raise ExportError(f"'{folder}' holds no configuration of a model ({error}): export it again.") from None
 
 
 def generation_of(folder: Path) -> GenerationConfig:

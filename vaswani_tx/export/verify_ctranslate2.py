@@ -33,7 +33,10 @@ def _translations(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[
     engine = importlib.import_module("vaswani_tx.engines.ctranslate2_model").CTranslate2Model(folder)
     plain = {"length_penalty": 1.0, "early_stopping": True, "num_beams": 4}
     alpha = getattr(model.generation_config, "gnmt_alpha", None)
-    settings: list[tuple[str, dict[str, Any]]] = [("greedy", {"num_beams": 1}), ("beam 4, log P / length, early_stopping=True", plain)]
+    settings: list[tuple[str, dict[str, Any]]] = [
+        ("greedy", {"num_beams": 1}),
+        ("beam 4, log P / length, early_stopping=True", plain),
+    ]
     if alpha:
         settings.append((f"beam 4, GNMT penalty {alpha}", {"num_beams": 4, "gnmt_alpha": alpha}))
     return [same_targets(name, model, engine, tokenizer, sentences, options) for name, options in settings]
