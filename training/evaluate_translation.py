@@ -36,7 +36,7 @@ import json
 import sys
 from pathlib import Path
 
-from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, RESAMPLES, TOKENS
+from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, RESAMPLES, TOKENS, thread_bounds
 from vaswani_tx.training.command_line import DTYPES, check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.files import atomic_text
 from vaswani_tx.training.metrics.registry import DEFAULT_METRICS, signed_metrics
@@ -82,6 +82,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the scores and settings here")
     add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
     add("--dtype", choices=DTYPES, help="arithmetic; default: the checkpoint's")
+    add("--engine", choices=("ctranslate2", "onnx"), help="what computes instead of torch, as in `translate`")
+    add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
+    add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")
     add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
     if options.model and not options.source:
@@ -90,6 +93,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--hypotheses needs --target: the references, or --source: a file or data set that holds them")
     if options.hypotheses and (options.perplexity or options.output):
         parser.error("--perplexity and --output go with --model: --hypotheses is scored without one")
+    if options.quantization and not options.engine:
+        parser.error("--quantization is of an engine: give --engine ctranslate2 or onnx too")
+    if options.engine and (options.dtype or options.perplexity):
+        parser.error("--dtype and --perplexity are of torch: leave --engine out")
     return options
 
 

@@ -15,3 +15,7 @@ class NumberError(ValueError):
 
 class ExplainError(ValueError):
     """A page or figure that cannot be made as it was asked for; the message says what is wrong and how to fix it."""
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported or run by an engine as it was asked for; the message says why, and what to do."""

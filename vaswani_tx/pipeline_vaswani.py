@@ -6,6 +6,7 @@ them with `trust_remote_code=True`. Input and output are those of transformers 4
 """
 
 import copy
+import importlib
 import re
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
@@ -67,6 +68,8 @@ class _SequencePipeline(Pipeline):
         whole_words: `required` and `bad_words` are matched as whole words: "cat" is then not in "cats".
         src_lang, tgt_lang: for tokenizers with languages.
         clean_up_tokenization_spaces, truncation: for the tokenizer.
+        engine: of the constructor only: "ctranslate2" or "onnx" compute in place of the model that was given, from its
+            folder or its name; needs the package vaswani-tx with its extra `export`. `quantization` goes with it.
         Everything else goes to `generate`, `streamer` (for one string) included. `do_sample=True` or a `streamer` means
             one beam unless `num_beams` is given too.
 
@@ -84,7 +87,10 @@ class _SequencePipeline(Pipeline):
     # This class passes them itself, in the same way in all versions of transformers.
     _pipeline_calls_generate = False
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, engine: str | None = None, quantization: str | None = None, **kwargs: Any):
+        if engine is not None:
+            kwargs["model"], tokenizer = _for_engine(kwargs.get("model"), engine, quantization)
+            kwargs["tokenizer"] = kwargs.get("tokenizer") or tokenizer
         super().__init__(*args, **kwargs)
         if not getattr(self.model.config, "is_encoder_decoder", False) or not self.model.can_generate():
             raise ValueError(
@@ -385,6 +391,18 @@ class _SequencePipeline(Pipeline):
         elif settings.return_alignments:
             record["alignment"] = hypothesis.alignment
         return record
+
+
+def _for_engine(model: Any, engine: str, quantization: str | None) -> tuple[Any, Any]:
+    """Return the model that an engine computes, by the folder or the name of a model, and its tokenizer."""
+    name = model if isinstance(model, str) else getattr(model, "name_or_path", None)
+    if not name:
+        raise ValueError("`engine` reads the folder of a model: save it, and give that folder as `model`.")
+    try:
+        engines = importlib.import_module("vaswani_tx.engines")
+    except ModuleNotFoundError as error:
+        raise ImportError("`engine` needs the package: pip install 'vaswani-tx[export]'.") from error
+    return engines.load_engine(name, engine, quantization=quantization)
 
 
 class TranslationPipeline(_SequencePipeline):

@@ -15,6 +15,8 @@ import transformers
 
 import vaswani_tx
 from vaswani_tx.devices import choose_device
+from vaswani_tx.engines import load_engine
+from vaswani_tx.errors import DeviceError
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
 from vaswani_tx.training.command_line import DTYPES
 from vaswani_tx.training.data.lines import read_lines
@@ -67,9 +69,10 @@ def _translate(
     options: argparse.Namespace, sources: list[str], references: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the hypotheses of the model, and what it took to make them."""
-    device, distributed = _device(options.device)
-    loading = {"dtype": getattr(torch, DTYPES[options.dtype])} if options.dtype else {}
-    model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
+    if options.num_threads:
+        torch.set_num_threads(options.num_threads)
+    device, distributed = _device("cpu" if options.engine else options.device)
+    model, tokenizer = _load(options, device)
     work = {"batch_tokens": options.batch_tokens, "progress": not options.quiet, "distributed": distributed}
     made = translate_corpus(
         model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model)
@@ -86,6 +89,21 @@ def _translate(
         result |= perplexity(model, tokenizer, sources, references, **work)
     result["settings"] = _settings(options, model)
     return result, [_one_line(text) for text in made.texts]
+
+
+def _load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any]:
+    if options.engine:
+        if options.device not in (None, "cpu"):
+            raise DeviceError(f"--engine {options.engine} computes on the CPU: leave --device {options.device} out.")
+        return load_engine(
+            options.model,
+            options.engine,
+            options.tokenizer,
+            quantization=options.quantization,
+            threads=options.num_threads,
+        )
+    loading = {"dtype": getattr(torch, DTYPES[options.dtype])} if options.dtype else {}
+    return load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
 
 
 def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:

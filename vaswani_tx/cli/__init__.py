@@ -24,7 +24,7 @@ from vaswani_tx.cli.common import (
     CliError,
     quiet_libraries,
 )
-from vaswani_tx.errors import CheckpointError, DeviceError
+from vaswani_tx.errors import CheckpointError, DeviceError, ExportError
 from vaswani_tx.failures import (
     abandon_stdout,
     describe_unforeseen,
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _print_once(f"interrupted{f': {error}' if str(error) else ''}")
         return INTERRUPTED
-    except (CliError, CheckpointError, DeviceError) as error:
+    except (CliError, CheckpointError, DeviceError, ExportError) as error:
         print_traceback()
         _print_once(f"error: {error}")
         return error.status if isinstance(error, CliError) else USAGE

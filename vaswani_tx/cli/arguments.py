@@ -20,6 +20,7 @@ use a model, ours or any other encoder-decoder (MarianMT, T5, BART, NLLB, ...):
   info        what a model is: its sizes, files and origin
   push        publish a model on the Hugging Face Hub
   convert     a checkpoint of another toolkit as a model of ours
+  export      write it for CTranslate2, ONNX, torch.export or MarianMT
 
 make one:
   train KIND  train it; KIND is one of
@@ -143,6 +144,19 @@ examples:
   vaswani-tx push runs/first/averaged me/my-model --private --message "First model"
 
 """
+EXPORT = """\
+Write a model of this package in the format of another runtime: a folder with the weights, the tokenizer and a README.md
+that shows how to run it. What the format cannot hold exactly is refused with the reason."""
+EXPORT_EXAMPLES = """\
+examples:
+  vaswani-tx export runs/first/averaged fast --format ctranslate2 --verify test.en
+  vaswani-tx export MODEL small --format ctranslate2 --quantization int8
+  vaswani-tx export MODEL browser --format onnx --verify
+  vaswani-tx export MODEL marian --format marian --verify      loads with transformers alone
+
+formats: ctranslate2, onnx, torch (torch.export), marian (MarianMTModel)
+
+"""
 CONVERT = """\
 Write a checkpoint of another toolkit as a model folder of this package: weights, tokenizer and settings.
 
@@ -162,7 +176,7 @@ formats (--format):
 def parse(argv: list[str] | None, version: str) -> argparse.Namespace:
     """Read the command line; `options.verb` names the verb. Ends with status 2 and the usage where it is wrong."""
     parser = _make_parser(version)
-    verbs = ("translate", "score", "explain", "info", "push", "convert", "run", *COMMANDS)
+    verbs = ("translate", "score", "explain", "info", "push", "convert", "export", "run", *COMMANDS)
     if argv and not argv[0].startswith("-") and argv[0] not in verbs:
         hint = did_you_mean(argv[0], verbs) or ": `vaswani-tx --help` lists them"
         parser.error(f"there is no verb '{argv[0]}'{hint}")
@@ -190,6 +204,7 @@ def _make_parser(version: str) -> argparse.ArgumentParser:
     _explain(_verb(verbs, "explain", EXPLAIN, EXPLAIN_EXAMPLES))
     _info(_verb(verbs, "info", INFO, INFO_EXAMPLES))
     _push(_verb(verbs, "push", PUSH, PUSH_EXAMPLES))
+    _export(_verb(verbs, "export", EXPORT, EXPORT_EXAMPLES))
     formats = "\n".join(f"  {name:<18}{one.title}" for name, one in FORMATS.items())
     _convert(_verb(verbs, "convert", CONVERT, CONVERT_EXAMPLES.format(formats=formats), "SOURCE", "what to convert"))
     return parser
@@ -213,6 +228,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error("--gnmt-alpha and --length-penalty are two rankings of the same beams: give one")
         if options.whole_words and not (options.require or options.forbid):
             parser.error("--whole-words is about --require and --forbid: give one of them")
+        if options.quantization and not options.engine:
+            parser.error("--quantization is of an engine: give --engine ctranslate2 or onnx too")
+        if options.engine and options.precision:
+            parser.error("--precision is of torch: with --engine give --quantization")
         if options.restart and options.output in (None, "-"):
             parser.error("--restart needs --output: only a file can be started again")
     if options.verb == "score" and options.source == options.target == "-":
@@ -274,6 +293,7 @@ def _translate(parser: argparse.ArgumentParser) -> None:
         help="lines that are read ahead, sorted by length, and then answered; default: 512")  # fmt: skip
     _batches(add)
     _loading(parser)
+    _engine(parser.add_argument_group("engine").add_argument)
 
 
 def _score(parser: argparse.ArgumentParser) -> None:
@@ -350,6 +370,26 @@ def _push(parser: argparse.ArgumentParser) -> None:
     )
     add("--run", metavar="DIR", help="training run that the card is written from")
     add("--no-code", action="store_true", help="leave out the code that trust_remote_code=True runs")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("out", metavar="OUT", help="folder to write")
+    add("--format", required=True, metavar="FORMAT", help="ctranslate2, onnx, torch or marian")
+    add("--quantization", metavar="TYPE", help="of the weights: float32 (default), int8, int8_float32, bfloat16, ...")
+    add("--verify", nargs="?", const="", metavar="FILE",
+        help="compare the export with the model, on the lines of FILE or on built-in sentences")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace OUT, which must be an earlier export")
+    add("--tokenizer", metavar="DIR", help="folder of the tokenizer; default: the model's")
+    add("--positions", type=whole(), metavar="N", help="ctranslate2: rows of the table of sinusoids; default: 2048")
+    add("--opset", type=whole(), metavar="N", help="onnx: version of the operators; default: 18")
+    add("-q", "--quiet", action="store_true", help="print nothing where all is well")
+
+
+def _engine(add: Any) -> None:
+    add("--engine", choices=("ctranslate2", "onnx"),
+        help="what computes instead of torch, on the CPU; MODEL is exported once into a cache")  # fmt: skip
+    add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
 
 
 def _convert(parser: argparse.ArgumentParser) -> None:

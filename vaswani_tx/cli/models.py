@@ -4,6 +4,7 @@ What is loaded is checked by `vaswani_tx.loading`, as in every other command. No
 `--trust-remote-code` was given.
 """
 
+import argparse
 import hashlib
 import os
 from dataclasses import dataclass
@@ -84,6 +85,46 @@ def load(
         return loaded.to(device), words
     except torch.OutOfMemoryError:
         raise CliFailure(f"'{model}' does not fit into the memory of {device}: try --precision bf16.") from None
+
+
+# Options of `translate` by what an engine may lack.
+ENGINE_OPTIONS = {
+    "alignments": "alignments",
+    "require": "required phrases",
+    "prefix": "a forced prefix",
+    "whole_words": "whole words",
+    "src_lang": "a language",
+    "tgt_lang": "a language",
+}
+
+
+def load_for_engine(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Load a model for `--engine`, and its tokenizer.
+
+    Raises:
+        CliError: --device names another than the CPU.
+        ExportError: the engine cannot run the model.
+    """
+    from vaswani_tx.engines import load_engine
+
+    if options.device not in (None, "cpu"):
+        raise CliError(f"--engine {options.engine} computes on the CPU here: leave --device {options.device} out.")
+    return load_engine(
+        options.model,
+        options.engine,
+        options.tokenizer,
+        quantization=options.quantization,
+        threads=options.num_threads,
+    )
+
+
+def check_engine(model: Any, options: argparse.Namespace) -> None:
+    """Raise CliError where an option is given that the model's engine has not."""
+    lacks = getattr(model, "lacks", {})
+    for option, what in ENGINE_OPTIONS.items():
+        if getattr(options, option) and what in lacks:
+            flag = "--" + option.replace("_", "-")
+            raise CliError(f"{flag} is not available with --engine {model.engine}: {lacks[what]}.")
 
 
 def source_limit(model: Any, tokenizer: Any) -> int:

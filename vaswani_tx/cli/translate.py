@@ -42,7 +42,7 @@ MAX_WARNINGS = 5
 DECIDING = (
     "format", "n_best", "alignments", "beams", "length_penalty", "gnmt_alpha", "max_length", "no_repeat_ngram_size",
     "forbid", "require", "whole_words", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors",
-    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer",
+    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer", "engine", "quantization",
 )  # fmt: skip
 
 
@@ -84,6 +84,7 @@ class Translator:
             "return_alignments": options.alignments,
         }
         settings = {name: value for name, value in given.items() if value is not None}
+        models.check_engine(self.model, options)
         if options.alignments == "words" and not self.tokenizer.is_fast:
             raise CliError(f"{type(self.tokenizer).__name__} has no offsets into the text: give --alignments tokens.")
         beams = options.beams or self.model.generation_config.num_beams or 1
@@ -176,16 +177,13 @@ def run(options: argparse.Namespace) -> None:
     to_file = not is_stdio(options.output) and _is_file(Path(options.output))
     if to_file:
         check_output(Path(options.output))
-    context = models.process_context(options.device, options.num_threads)
+    context = models.process_context("cpu" if options.engine else options.device, options.num_threads)
     try:
         with open_input(options.input) as (stream, name):
             if context.world > 1 and not (is_regular(stream, name) and to_file):
                 raise CliError("several processes need --input and --output with files, which all of them read.")
             options.quiet = options.quiet or not context.is_first
-            model, tokenizer = models.load(
-                options.model, options.tokenizer, device=context.device, precision=options.precision,
-                trust=options.trust_remote_code,
-            )  # fmt: skip
+            model, tokenizer = _load(options, context)
             translate = Translator(options, model, tokenizer)
             if is_stdio(options.input) and sys.stdin.isatty():
                 _converse(translate, options)
@@ -195,6 +193,15 @@ def run(options: argparse.Namespace) -> None:
                 _to_stream(translate, options, stream, name)
     finally:
         context.leave()
+
+
+def _load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[Any, Any]:
+    if options.engine:
+        return models.load_for_engine(options)
+    return models.load(
+        options.model, options.tokenizer, device=context.device, precision=options.precision,
+        trust=options.trust_remote_code,
+    )  # fmt: skip
 
 
 def _is_file(path: Path) -> bool:
