@@ -27,7 +27,7 @@ IMPORT = re.compile(r"^\s*from (vaswani_tx[\w.]*) import ([\w, ]+)$", re.M)
 VERB = re.compile(r"(?<!\w)(?:vaswani-tx|python -m vaswani_tx|-m vaswani_tx) ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
-LIBRARY_VERBS = {"translate", "score", "explain", "info", "push", "convert", "run"}
+LIBRARY_VERBS = {"translate", "score", "explain", "info", "push", "export", "convert", "run"}
 
 
 def load_tool(name):
