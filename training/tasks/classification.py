@@ -241,7 +241,7 @@ def make_model(
     elif settings.init_from:
         model = start_from(settings, spec)
     else:
-        config = make_config(settings, spec, len(tokenizer))
+        config = make_config(settings, spec, tokenizer)
         if settings.architecture == "bert":
             bert = bert_config(config, spec.max_length)
             model = build_model(bert_class(settings.task), bert, training_copies(settings))
@@ -256,9 +256,9 @@ def make_model(
     return configure_model(model, settings)
 
 
-def make_config(settings: ClassifierSettings, spec: TaskSpec, vocabulary: int) -> VaswaniEncoderConfig:
+def make_config(settings: ClassifierSettings, spec: TaskSpec, tokenizer: Any) -> VaswaniEncoderConfig:
     """Return the configuration of a new model; raise ValueError where it is too small for the tokenizer."""
-    fields = model_fields(settings, vocabulary)
+    fields = model_fields(settings, tokenizer)
     return VaswaniEncoderConfig.from_preset(settings.preset, **spec.config_fields(), **fields)
 
 
