@@ -22,7 +22,7 @@ help:
 	@echo 'make demo      make an English-German corpus, train a small model on it, score and translate (up to 6 minutes)'
 	@echo 'make test      run the tests'
 	@echo 'make test-fast run the tests that are neither slow nor start several processes (about a minute)'
-	@echo 'make test-rest run the tests that make test leaves out: notebooks, the browser, and those that start new Pythons'
+	@echo 'make test-rest run the tests that make test leaves out: notebooks, the browser, other toolkits, new Pythons'
 	@echo 'make quality   run the linters: style, house rules, layers of imports, types, dependencies'
 	@echo 'make setup     only create $(VENV) and install (the others do this themselves)'
 	@echo 'make clean     remove $(VENV), builds, caches and what the demo wrote'
@@ -43,14 +43,14 @@ demo: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m vaswani_tx.training.demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 -m 'not notebook and not fresh and not browser' $(TEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 -m 'not notebook and not fresh and not browser and not peers' $(TEST_ARGS)
 
 test-fast: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations=25 \
-		-m 'not slow and not distributed and not notebook and not fresh and not browser' $(TEST_ARGS)
+		-m 'not slow and not distributed and not notebook and not fresh and not browser and not peers' $(TEST_ARGS)
 
 test-rest: $(STAMP)
-	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'notebook or fresh or browser' $(TEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'notebook or fresh or browser or peers' $(TEST_ARGS)
 
 quality: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -39,16 +39,32 @@ SLOW_FILES = {
     "training/test_train_language.py", "training/test_train_translation.py",
 }  # fmt: skip
 
+# Files that compare conversions and exports with other software, which `make test-rest` runs; the few named stay in
+# `make test`, one for each way in and out.
+PEER_FILES = {
+    "convert/test_foreign_tokenizers.py", "convert/test_hugging_face.py", "convert/test_mapped.py",
+    "convert/test_marian_npz.py", "convert/test_sentencepiece.py", "convert/test_tensor_bundle.py",
+    "convert/test_toolkits.py", "export/test_ctranslate2.py", "export/test_folders.py", "export/test_marian.py",
+}  # fmt: skip
+FEW_OF_PEERS = (
+    "test_marian_logits_and_tokens_are_equal[shared]", "test_nn_transformer[defaults]",
+    "test_tokenizer_of_marian_gives_its_ids_and_texts[False-unigram]", "test_pipelines",
+    "test_fairseq_gives_its_logits_and_tokens[learned]", "test_translations_of_every_configuration_are_equal[fields0]",
+)  # fmt: skip
+
 # More threads than idle cores make tiny models many times slower: they wait for each other at every operation.
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark the tests of the slow files."""
+    """Mark the tests of the files that are named above."""
     folder = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(folder) and item.path.relative_to(folder).as_posix() in SLOW_FILES:
+        file = item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else ""
+        if file in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
+        if file in PEER_FILES and item.name not in FEW_OF_PEERS:
+            item.add_marker(pytest.mark.peers)
 
 
 @pytest.fixture(scope="session", autouse=True)
