@@ -59,6 +59,10 @@ def test_two_vocabularies(tmp_path):
     report = export(tmp_path / "model", tmp_path / "out", "ctranslate2", verify=["A small dog.", "The cat sleeps."])
     assert report.passed, str(report)
     assert {"source_vocabulary.json", "target_vocabulary.json"} <= set(report.files)
+    engine, found = load_engine(tmp_path / "out", "ctranslate2")
+    assert (len(found.source), len(found.target)) == (len(source), len(target))
+    assert engine.get_input_embeddings().num_embeddings == len(source)
+    assert engine.get_decoder().embed_tokens.num_embeddings == len(target)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import pytest
-from transformers import GenerationConfig
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GenerationConfig
 
 from tests.export.conftest import tiny
 from tests.helpers.cli_runs import LINES
 from tests.helpers.two_vocabularies import model_of, separate_tokenizers
 from vaswani_tx import VaswaniTokenizer
+from vaswani_tx.convert import convert
 from vaswani_tx.errors import ExportError
 from vaswani_tx.export import export
 
@@ -54,6 +57,11 @@ def test_two_vocabularies(tmp_path):
     report = export(tmp_path / "model", tmp_path / "out", "marian", verify=["A small dog.", "The cat sleeps."])
     assert report.comparisons[0].passed, str(report)
     assert "target_tokenizer/tokenizer.json" in report.files
+    convert(tmp_path / "out", tmp_path / "back")
+    back, before = load_file(tmp_path / "back" / "model.safetensors"), load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(tensor, back[name]) for name, tensor in before.items())
+    texts, words = ["A small dog.", "Der kleine Hund"], AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert words(texts, text_target=texts).data == pair(texts, text_target=texts).data
 
 
 @pytest.mark.parametrize(
