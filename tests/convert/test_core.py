@@ -1,5 +1,6 @@
 """Key maps, channel permutations and the check of a conversion: what is missing, left over or different is named."""
 
+import os
 import pickle
 
 import pytest
@@ -126,6 +127,13 @@ class Evil:
         return (print, ("run",))
 
 
+class Shell:
+    """An object whose unpickling would run a program, of a module that torch blocks altogether."""
+
+    def __reduce__(self):
+        return (os.system, ("echo run",))
+
+
 def test_files_that_would_run_code_are_refused(tmp_path, capsys):
     torch.save({"a": torch.ones(1), "b": Evil()}, tmp_path / "evil.pt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Evil()))
@@ -133,6 +141,9 @@ def test_files_that_would_run_code_are_refused(tmp_path, capsys):
         load_torch(tmp_path / "evil.pt")
     with pytest.raises(ConversionError, match=r"is refused|is damaged"):
         load_torch(tmp_path / "plain.pkl")
+    torch.save({"a": Shell()}, tmp_path / "shell.pt")
+    with pytest.raises(ConversionError, match=r"\(unsupported GLOBAL \w+\.system"):  # no advice to load it all the same
+        load_torch(tmp_path / "shell.pt")
     (tmp_path / "noise.bin").write_bytes(b"noise")
     with pytest.raises(ConversionError, match=r"noise.bin"):
         load_torch(tmp_path / "noise.bin")

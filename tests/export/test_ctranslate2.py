@@ -59,6 +59,10 @@ def test_two_vocabularies(tmp_path):
     report = export(tmp_path / "model", tmp_path / "out", "ctranslate2", verify=["A small dog.", "The cat sleeps."])
     assert report.passed, str(report)
     assert {"source_vocabulary.json", "target_vocabulary.json"} <= set(report.files)
+    engine, found = load_engine(tmp_path / "out", "ctranslate2")
+    assert (len(found.source), len(found.target)) == (len(source), len(target))
+    assert engine.get_input_embeddings().num_embeddings == len(source)
+    assert engine.get_decoder().embed_tokens.num_embeddings == len(target)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +76,15 @@ def test_two_vocabularies(tmp_path):
         {"num_beams": 2, "max_extra_tokens": 1},
         {"num_beams": 1, "max_extra_tokens": 0},
         {"num_beams": 3, "max_extra_tokens": 2, "length_penalty": 1.0, "early_stopping": True},
+        # What generation_config.json of OPUS-MT has.
+        {"num_beams": 1, "forced_eos_token_id": 2, "max_length": 6},
+        {"num_beams": 4, "num_return_sequences": 4, "length_penalty": 1.0, "early_stopping": True,
+         "forced_eos_token_id": 2, "max_length": 6},
+        {"num_beams": 3, "gnmt_alpha": 0.6, "forced_eos_token_id": 2, "max_new_tokens": 4, "num_return_sequences": 2},
+        {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 1.0, "early_stopping": True, "max_length": 7,
+         "bad_words_ids": [[0], [25]], "forced_eos_token_id": 2},
     ],
-)
+)  # fmt: skip
 def test_targets_and_scores_are_those_of_generate(saved, tmp_path, options):
     engine, words = load_engine(export(saved(), tmp_path / "out", "ctranslate2").folder, "ctranslate2")
     model, _ = load_translator(saved())
@@ -107,6 +118,7 @@ def test_forbidden_phrases_are_not_written(saved, tmp_path):
         ({"repetition_penalty": 1.3}, "repetition_penalty"),
         ({"decoder_input_ids": torch.tensor([[1, 5]])}, "a forced prefix"),
         ({"required_ids": [[3]]}, "required phrases"),
+        ({"forced_eos_token_id": 5, "max_length": 9}, "forced_eos_token_id"),
         ({"num_return_sequences": 9, "num_beams": 2}, "num_return_sequences"),
     ],
 )

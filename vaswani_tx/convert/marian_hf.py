@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MarianMTModel
+from transformers import MarianMTModel, PreTrainedTokenizerFast
 
 from vaswani_tx.configuration_vaswani import VaswaniConfig
 from vaswani_tx.convert.channels import interleaving, permute_channels
 from vaswani_tx.convert.core import ConversionError, Converted, KeyMap, Row
 from vaswani_tx.convert.hugging_face import (
     check_positions,
+    foreign_tokenizer,
     generation_settings,
     is_model,
     layer_rows,
@@ -21,6 +22,7 @@ from vaswani_tx.convert.hugging_face import (
 from vaswani_tx.convert.originals import original_of
 from vaswani_tx.convert.sentencepiece import read_sentencepiece, sentencepiece_tokenizer
 from vaswani_tx.convert.weights import read_weights
+from vaswani_tx.export.folders import NOTE
 from vaswani_tx.loading import read_object
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
@@ -149,6 +151,8 @@ def _tokenizer(path: Path, config: VaswaniConfig, notes: list[str]) -> VaswaniTo
     """Return the folder's tokenizer: a pair where the two sides divide text differently; None where it has none."""
     missing = [name for name in ("source.spm", "target.spm", "vocab.json") if not (path / name).is_file()]
     if missing:
+        if (exported := _exported_tokenizer(path)) is not None:
+            return exported
         notes.append(f"no tokenizer was written, because the source has no {', '.join(missing)}")
         return None
     settings = read_object(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
@@ -162,7 +166,9 @@ def _tokenizer(path: Path, config: VaswaniConfig, notes: list[str]) -> VaswaniTo
     for side, vocabulary in (("source", "vocab.json"), ("target", "target_vocab.json" if separate else "vocab.json")):
         ids = read_object(path / vocabulary)
         size = config.vocab_size if side == "target" else config.source_vocab_size or config.vocab_size
-        if ids and max(value for value in ids.values() if isinstance(value, int)) >= size:
+        if not all(isinstance(value, int) for value in ids.values()):
+            raise ConversionError(f"'{path / vocabulary}' must give each entry a number: copy it again.")
+        if ids and max(ids.values()) >= size:
             raise ConversionError(f"'{path / vocabulary}' has ids beyond the model's vocabulary of {size} entries.")
         tags = () if separate else tuple(text for text in ids if text.startswith(">>") and text.endswith("<<"))
         model = read_sentencepiece(path / f"{side}.spm")
@@ -171,6 +177,17 @@ def _tokenizer(path: Path, config: VaswaniConfig, notes: list[str]) -> VaswaniTo
     if source.backend_tokenizer.to_str() == target.backend_tokenizer.to_str():
         return source
     return VaswaniTokenizer.pair(source, target)
+
+
+def _exported_tokenizer(path: Path) -> VaswaniTokenizer | None:
+    """Return the tokenizer of a folder that `vaswani-tx export --format marian` wrote, None for another folder."""
+    file = path / "tokenizer_config.json"
+    if not ((path / "tokenizer.json").is_file() and (path / NOTE).is_file() and file.is_file()):
+        return None
+    source = foreign_tokenizer(path, PreTrainedTokenizerFast, [])
+    if not (path / "target_tokenizer").is_dir():
+        return source
+    return VaswaniTokenizer.pair(source, foreign_tokenizer(path / "target_tokenizer", PreTrainedTokenizerFast, []))
 
 
 def _content(token: Any) -> str:

@@ -4,6 +4,7 @@ safetensors, and `torch.load(weights_only=True)` with an allow-list of plain typ
 """
 
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,11 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
     except FileNotFoundError:
         raise ConversionError(f"there is no '{path}'.") from None
     except pickle.UnpicklingError as error:
-        text = shorten(error, 2000)
-        marker = "WeightsUnpickler error: "
-        reason = text.partition(marker)[2].partition(" Please")[0] if marker in text else shorten(error, 200)
+        # torch's advice in front of the reason, to load without the protection, is left out.
+        found = re.search(r"(?:WeightsUnpickler error: *|Trying to load |^)((?!Weights only).+)", str(error))
+        reason = (
+            found[1].partition(" Please")[0].partition(" Check the documentation")[0] if found else "no plain pickle"
+        )
         raise ConversionError(
             f"'{path}' is refused: it holds more than tensors and plain values, which could run code "
             f"({shorten(reason, 200)}). Load it where you trust it, and save its state_dict() alone."

@@ -62,6 +62,12 @@ class EngineModel(VaswaniGenerationMixin, PreTrainedModel):
         size = self.config.source_vocab_size or self.config.vocab_size
         return torch.nn.Embedding(size, 1, device="meta")
 
+    def get_decoder(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        """Return a module without storage whose embedding tells the size of the target's vocabulary."""
+        decoder = torch.nn.Module()
+        decoder.embed_tokens = torch.nn.Embedding(self.config.vocab_size, 1, device="meta")
+        return decoder
+
     def lack(self, option: str) -> ExportError:
         """Return the error that the engine has not an option."""
         reason = self.lacks.get(option, "it has no such setting")

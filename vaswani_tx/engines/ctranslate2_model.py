@@ -21,6 +21,7 @@ READ = {
     "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "max_new_tokens",
     "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "eos_token_id", "pad_token_id",
     "bos_token_id", "decoder_start_token_id", "use_cache", "gnmt_alpha", "max_extra_tokens",
+    "forced_eos_token_id",
 }  # fmt: skip
 # Settings that change nothing of what is returned here.
 IDLE = {
@@ -101,6 +102,7 @@ class CTranslate2Model(EngineModel):
         limits, closes = self._limits(config, [len(row) for row in rows])
         self._check_lengths(rows, limits)
         asked = self._asked(config, closes)
+        asked.forced = self._forced_end(config, min(limits))
         found = self._allowed(rows, limits, asked, _forbidden(self, logits_processor))
         return self._returned([one for each in found for one in each], config)
 
@@ -126,7 +128,19 @@ class CTranslate2Model(EngineModel):
         if config._is_limited_by_source:
             return [max(length + config.max_extra_tokens, 1) for length in lengths], True
         limit = config.max_new_tokens if config.max_new_tokens is not None else (config.max_length or 20) - 1
-        return [max(limit, 1)] * len(lengths), False
+        return [max(limit, 1)] * len(lengths), config.forced_eos_token_id is not None
+
+    def _forced_end(self, config: GenerationConfig, limit: int) -> int | None:
+        """Return the end that closes a target at its limit; raise ExportError where the search has no such end."""
+        forced = config.forced_eos_token_id
+        if isinstance(forced, list) and len(forced) == 1:
+            forced = forced[0]
+        beams = config.num_beams or 1
+        if forced is not None and (
+            config._is_limited_by_source or forced not in self.search.ends or (limit == 1 and beams > 1)
+        ):
+            raise self.lack(f"`forced_eos_token_id`={forced!r} with this limit or end of sentence")
+        return forced
 
     def _check_lengths(self, rows: list[list[int]], limits: list[int]) -> None:
         most = self.positions

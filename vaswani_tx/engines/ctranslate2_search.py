@@ -21,12 +21,16 @@ SOURCES_AT_ONCE = 32
 
 @dataclass
 class Hypothesis:
-    """A target: its ids with the end of sentence, its log-probability, and what it is ranked by."""
+    """A target: its ids with the end of sentence, its log-probability, and what it is ranked by.
+
+    `free` tokens at its end cost nothing: 1 where the end is forced.
+    """
 
     ids: list[int]
     log_prob: float
     score: float = 0.0
     ended: bool = True
+    free: int = 0
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Settings:
         stops_early: end a source as soon as `beams` hypotheses are complete; else when nothing can improve.
         exponent: where the penalty is a power of the length, its exponent.
         closes: at the limit a target ends with the end of sentence at its probability; else it is cut.
+        forced: the end of sentence that closes a target at no cost, `forced_eos_token_id`; None: see `closes`.
         options: further keywords of CTranslate2's `translate_batch`.
     """
 
@@ -49,6 +54,7 @@ class Settings:
     stops_early: bool
     exponent: float | None
     closes: bool
+    forced: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,19 +110,22 @@ class Search:
             found.append(Hypothesis(ids, log_prob, ended=bool(ids) and ids[-1] in self.ends))
         return found
 
-    def _closed(self, sources: list[list[str]], open_ones: list[list[int]]) -> list[Hypothesis]:
-        """End targets with the most probable end of sentence, at its probability."""
-        candidates = [(row, end) for row in range(len(open_ones)) for end in self.ends]
+    def _closed(
+        self, sources: list[list[str]], open_ones: list[list[int]], forced: int | None = None
+    ) -> list[Hypothesis]:
+        """End targets with the most probable end of sentence, at its probability; with a forced one at no cost."""
+        ends, free = (self.ends, 0) if forced is None else ([forced], 1)
+        candidates = [(row, end) for row in range(len(open_ones)) for end in ends]
         targets = [[self.target_tokens[i] for i in [*open_ones[row], end]] for row, end in candidates]
         # Each token's score; CTranslate2 appends the model's own end of sentence, which is left out.
         scored = self.translator.score_batch([sources[row] for row, _ in candidates], targets, max_input_length=0)
         best: list[Hypothesis | None] = [None] * len(open_ones)
         for (row, end), one in zip(candidates, scored, strict=True):
             ids = [*open_ones[row], end]
-            log_prob = math.fsum(one.log_probs[: len(ids)])
+            log_prob = math.fsum(one.log_probs[: len(ids) - free])
             known = best[row]
             if known is None or log_prob > known.log_prob:
-                best[row] = Hypothesis(ids, log_prob)
+                best[row] = Hypothesis(ids, log_prob, free=free)
         return [one for one in best if one is not None]
 
     def scored(
@@ -128,7 +137,7 @@ class Search:
         targets = [[self.target_tokens[index] for index in one.ids] for _, one in pairs]
         results = self.translator.score_batch(sources, targets, max_input_length=0)
         for (_, one), result in zip(pairs, results, strict=True):
-            one.log_prob = math.fsum(result.log_probs[: len(one.ids)])
+            one.log_prob = math.fsum(result.log_probs[: len(one.ids) - one.free])
         return [self._ranked(each, settings) for each in found]
 
     # Greedy
@@ -136,9 +145,11 @@ class Search:
     def _greedy(self, sources: list[list[str]], limits: list[int], settings: Settings) -> list[list[Hypothesis]]:
         results = self._call(sources, max(limits), settings, length_penalty=0)
         found = [self._read(result)[0] for result in results]
-        cut = [row for row, one in enumerate(found) if len(one.ids) > limits[row] or not one.ended]
+        free = settings.forced is not None  # at the limit an end costs nothing, also one that the model chose
+        cut = [row for row, one in enumerate(found) if len(one.ids) + free > limits[row] or not one.ended]
         if settings.closes and cut:
-            ends = self._closed([sources[row] for row in cut], [found[row].ids[: limits[row] - 1] for row in cut])
+            begun = [found[row].ids[: limits[row] - 1] for row in cut]
+            ends = self._closed([sources[row] for row in cut], begun, settings.forced)
             for row, one in zip(cut, ends, strict=True):
                 found[row] = one
         for one in found:
@@ -229,7 +240,10 @@ class Search:
         if steps < final:
             return None
         if settings.closes and limit > steps:
-            running = self._closed([source] * len(running), [one.ids for one in running]) if running else []
+            if settings.forced is not None:
+                running = [Hypothesis([*one.ids, settings.forced], one.log_prob, free=1) for one in running]
+            elif running:
+                running = self._closed([source] * len(running), [one.ids for one in running])
         answer = self._ranked([*ended, *running], settings)
         hidden = min(last, default=-math.inf) / settings.penalty(limit)
         if len(last) > len(running) and (len(answer) < wanted or hidden > answer[wanted - 1].score):

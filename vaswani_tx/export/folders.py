@@ -33,6 +33,14 @@ SENTENCES = (
 KINDS = {"vaswani": "encoder-decoder", "vaswani_decoder": "decoder", "vaswani_encoder": "encoder"}
 PACKAGES = {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript", "ctranslate2": "ctranslate2"}
 
+# `generate` without any setting of the model's that a loop over argmax does not have.
+PLAIN_GREEDY: dict[str, Any] = {
+    "num_beams": 1, "do_sample": False, "min_length": None, "min_new_tokens": None, "no_repeat_ngram_size": None,
+    "bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "repetition_penalty": None, "encoder_repetition_penalty": None,
+    "encoder_no_repeat_ngram_size": None, "exponential_decay_length_penalty": None, "sequence_bias": None,
+}  # fmt: skip
+
 
 @dataclass
 class Comparison:

@@ -72,16 +72,7 @@ def write(model: Any, tokenizer: Any, folder: Path) -> list[str]:
     marian.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     own = model.generation_config
-    settings = GenerationConfig(
-        num_beams=own.num_beams,
-        length_penalty=1.0,
-        max_length=LONGEST,
-        decoder_start_token_id=marian.config.decoder_start_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
-        bos_token_id=own.bos_token_id,
-    )
-    settings.save_pretrained(folder)
+    generation_of(own, marian.config).save_pretrained(folder)
     save_plain_tokenizer(tokenizer, folder)
     notes = []
     if getattr(own, "gnmt_alpha", None):
@@ -90,9 +81,22 @@ def write(model: Any, tokenizer: Any, folder: Path) -> list[str]:
         notes.append(f"the limit of source + {own.max_extra_tokens} tokens became max_length={LONGEST}")
     if model.config.layer_norm_eps != EPSILON:
         notes.append(f"LayerNorm adds {EPSILON:g} to variances there, and {model.config.layer_norm_eps:g} in the model")
-    rows = model.config.max_position_embeddings
+    rows = marian.config.max_position_embeddings
     notes.append(f"the table of sinusoids ends at position {rows}")
     return notes
+
+
+def generation_of(own: GenerationConfig, config: MarianConfig) -> GenerationConfig:
+    """Return a model's settings of generation for transformers, without those that only this package has."""
+    settings = own.to_diff_dict()
+    alpha, extra = settings.pop("gnmt_alpha", None), settings.pop("max_extra_tokens", None)
+    settings.pop("transformers_version", None)
+    if alpha:
+        settings["length_penalty"] = 1.0
+    if extra is not None or (own.max_length is None and own.max_new_tokens is None):
+        settings["max_length"] = LONGEST
+    settings["decoder_start_token_id"] = config.decoder_start_token_id
+    return GenerationConfig.from_dict(settings)
 
 
 def to_marian(model: Any) -> MarianMTModel:
@@ -106,7 +110,7 @@ def to_marian(model: Any) -> MarianMTModel:
             decoder_vocab_size=config.vocab_size,
             share_encoder_decoder_embeddings=not separate,
             tie_word_embeddings=config.tie_word_embeddings,
-            max_position_embeddings=config.max_position_embeddings,
+            max_position_embeddings=max(config.max_position_embeddings, LONGEST),
             encoder_layers=config.encoder_layers,
             decoder_layers=config.decoder_layers,
             encoder_ffn_dim=config.d_ff,
@@ -194,7 +198,10 @@ def verify(model: Any, tokenizer: Any, folder: Path, sentences: Sequence[str]) -
     gaps, tokens = [], {1: 0, 4: 0}
     for first in range(0, len(sentences), BATCH):
         batch = batch_of(tokenizer, sentences[first : first + BATCH])
-        limit = {"max_new_tokens": batch["input_ids"].shape[1] + 50}
+        rows = marian.config.max_position_embeddings
+        if (longest := batch["input_ids"].shape[1]) > rows:
+            raise ExportError(f"a sentence to compare has {longest} tokens, and MarianMT has {rows} positions: cut it.")
+        limit = {"max_new_tokens": min(longest + 50, rows - 1)}
         with torch.no_grad():
             for beams in tokens:
                 options = {"num_beams": beams, "length_penalty": 1.0, "early_stopping": True, **limit}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.folders import Comparison, batch_of, kind_of, refuse_fields, save_words, write_json
+from vaswani_tx.export.folders import PLAIN_GREEDY, Comparison, batch_of, kind_of, refuse_fields, save_words, write_json
 from vaswani_tx.export.onnx import traceable
 from vaswani_tx.export.steps import parts_of
 
@@ -57,7 +57,7 @@ def _translations(model: Any, tokenizer: Any, programs: dict, sentences: Sequenc
         for first in range(0, len(sentences), size):
             batch = batch_of(tokenizer, sentences[first : first + size])
             with torch.no_grad():
-                wanted = model.generate(**batch, num_beams=1, max_new_tokens=NEW_TOKENS)
+                wanted = model.generate(**batch, max_new_tokens=NEW_TOKENS, **PLAIN_GREEDY)
                 made = _greedy(model.config, programs, batch)
             equal += sum(
                 one[: len(other)].tolist() == other.tolist() and not one[len(other) :].any()
@@ -99,7 +99,7 @@ def _continuations(model: Any, tokenizer: Any, programs: dict, sentences: Sequen
         ids = tokenizer(text, verbose=False)["input_ids"]
         prompt = torch.tensor([ids[: max(2, len(ids) // 2)]])
         with torch.no_grad():
-            wanted = model.generate(prompt, max_new_tokens=NEW_TOKENS, num_beams=1, do_sample=False)[0]
+            wanted = model.generate(prompt, max_new_tokens=NEW_TOKENS, **PLAIN_GREEDY)[0]
         past = []
         for _ in range(config.num_hidden_layers):
             past += [torch.zeros(1, config.num_heads, 0, width) for width in (config.d_k, config.d_v)]

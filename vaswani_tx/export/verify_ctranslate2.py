@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.folders import Comparison, batch_of, kind_of
+from vaswani_tx.export.folders import PLAIN_GREEDY, Comparison, batch_of, kind_of
 
 NEW_TOKENS = 20  # of a continuation
 BATCH = 16
@@ -76,7 +76,7 @@ def _continuations(model: Any, tokenizer: Any, folder: Path, sentences: Sequence
     equal = 0
     for ids, result in zip(prompts, found, strict=True):
         with torch.no_grad():
-            wanted = model.generate(torch.tensor([ids]), max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
+            wanted = model.generate(torch.tensor([ids]), max_new_tokens=NEW_TOKENS, **PLAIN_GREEDY)
         equal += wanted[0, len(ids) :].tolist() == list(result.sequences_ids[0])
     return [Comparison(f"greedy continuations of {NEW_TOKENS} tokens, token by token", len(prompts), equal)]
 

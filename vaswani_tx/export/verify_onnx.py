@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.export.folders import Comparison, batch_of, kind_of
+from vaswani_tx.export.folders import PLAIN_GREEDY, Comparison, batch_of, kind_of
 from vaswani_tx.export.verify_ctranslate2 import same_targets
 
 NEW_TOKENS = 20  # of a continuation
@@ -52,7 +52,7 @@ def _merged(folder: Path, tokenizer: Any, sentences: Sequence[str], engine: Any,
         batch = batch_of(tokenizer, [text])
         states = engine.get_encoder()(**batch).last_hidden_state.numpy()
         with torch.no_grad():
-            wanted = model.generate(**batch, num_beams=1, max_new_tokens=NEW_TOKENS)[0].tolist()
+            wanted = model.generate(**batch, max_new_tokens=NEW_TOKENS, **PLAIN_GREEDY)[0].tolist()
         ids = [config.decoder_start_token_id]
         shapes = {
             one.name: (1, config.num_heads, 0, config.d_k if one.name.endswith("key") else config.d_v)
@@ -84,7 +84,7 @@ def _continuations(model: Any, tokenizer: Any, folder: Path, sentences: Sequence
         ids = tokenizer(text, verbose=False)["input_ids"]
         prompt = ids[: max(1, len(ids) // 2)]
         with torch.no_grad():
-            wanted = model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, num_beams=1, do_sample=False)
+            wanted = model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, **PLAIN_GREEDY)
         made, step = list(prompt), list(prompt)
         past = {
             name: torch.zeros(1, config.num_heads, 0, config.d_k if name.endswith("key") else config.d_v).numpy()
