@@ -67,6 +67,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.peers)
 
 
+@pytest.fixture(autouse=True)
+def graphs_are_forgotten(request):
+    """Let no test that compiles meet the graphs of others: of one piece of code torch keeps only so many."""
+    yield
+    if request.node.get_closest_marker("fresh"):
+        torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def token_cache_is_removed():
     """Leave nothing behind."""
