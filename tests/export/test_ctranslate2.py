@@ -81,8 +81,11 @@ def test_two_vocabularies(tmp_path):
         {"num_beams": 4, "num_return_sequences": 4, "length_penalty": 1.0, "early_stopping": True,
          "forced_eos_token_id": 2, "max_length": 6},
         {"num_beams": 3, "gnmt_alpha": 0.6, "forced_eos_token_id": 2, "max_new_tokens": 4, "num_return_sequences": 2},
-        {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 1.0, "early_stopping": True, "max_length": 7,
-         "bad_words_ids": [[0], [25]], "forced_eos_token_id": 2},
+        # Beams would be kept in another order, see docs/export.md; the most probable token is the same.
+        {"num_beams": 1, "max_length": 7, "bad_words_ids": [[0], [213], [169, 236]], "forced_eos_token_id": 2},
+        {"num_beams": 1, "max_length": 9, "suppress_tokens": [213, 5]},
+        {"num_beams": 1, "max_length": 12, "no_repeat_ngram_size": 2},
+        {"num_beams": 1, "max_length": 12, "min_new_tokens": 6},
     ],
 )  # fmt: skip
 def test_targets_and_scores_are_those_of_generate(saved, tmp_path, options):
@@ -96,6 +99,9 @@ def test_targets_and_scores_are_those_of_generate(saved, tmp_path, options):
         texts = [row[: length + 1].tolist() for row, length in zip(sequences, lengths, strict=True)]
         found[name] = texts, record.scores
     assert found["engine"][0] == found["model"][0]
+    if options.keys() & {"bad_words_ids", "suppress_tokens", "no_repeat_ngram_size"}:
+        plain = model.generate(**batch, num_beams=1, max_length=options["max_length"])
+        assert not torch.equal(plain, sequences), "the option decides nothing here"
     if options["num_beams"] > 1:
         torch.testing.assert_close(found["engine"][1], found["model"][1], atol=1e-4, rtol=1e-4)
 

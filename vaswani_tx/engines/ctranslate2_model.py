@@ -175,7 +175,7 @@ class CTranslate2Model(EngineModel):
         if config.min_new_tokens:
             options["min_decoding_length"] = config.min_new_tokens
         stops_early = config.early_stopping is True or not alpha
-        return Settings(beams, returned, penalty, stops_early, exponent, closes, options)
+        return Settings(beams, returned, penalty, stops_early, exponent, closes, options=options)
 
     def _allowed(
         self, rows: list[list[int]], limits: list[int], asked: Settings, forbidden: list[ForbiddenPhrases]
