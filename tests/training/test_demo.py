@@ -16,6 +16,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fresh
 def test_leaves_model_scores_translations_and_pictures(folder):
     for name in ("training_curve.png", "cross_attention.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
@@ -28,6 +29,7 @@ def test_leaves_model_scores_translations_and_pictures(folder):
     assert (folder / "model" / "model.safetensors").is_file() and (folder / "model" / "tokenizer.json").is_file()
 
 
+@pytest.mark.fresh
 def test_no_test_sentence_was_trained_on(folder):
     parts = {
         (name, side): set((folder / "data" / f"{name}.{side}").read_text(encoding="utf-8").splitlines())
