@@ -2,7 +2,7 @@
 
 It computes what `VaswaniDecoder` and the output projection compute, from the model's own weights at every step:
 
-- keys and values of the encoder's output are computed once for each sentence, and all its beams attend to them together;
+- keys and values of the encoder's output are computed once for each sentence, and its beams attend to them together;
 - keys and values of the target are written into buffers, and never copied where beams change places: a mask tells which
   of the entries at each position belong to the history of which beam;
 - products of few rows with a large matrix are computed as a batch of products with its blocks, which the CPU's
@@ -44,7 +44,7 @@ def _block_of(x: torch.Tensor, weight: torch.Tensor) -> int:
 def project(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Compute `x W^T + bias + residual` for x [R, D], W [N, D], bias [N] and residual [R, N]: [R, N], of any strides."""
+    """Compute `x W^T + bias + residual` for x [R, D], W [N, D], bias [N], residual [R, N]: [R, N], of any strides."""
     block = _block_of(x, weight)
     if not block:
         if residual is None:
@@ -89,7 +89,7 @@ class _Buffers:
 
 
 class OutputProjection:
-    """The projection to the vocabulary, [R, D] -> [R, V] in float32, into one buffer: a call overwrites the last result.
+    """The projection to the vocabulary, [R, D] -> [R, V] in float32, into a buffer: a call overwrites the last result.
 
     Args:
         head: the output layer.

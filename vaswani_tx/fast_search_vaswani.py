@@ -3,7 +3,7 @@
 Each sentence leaves the batch some time after its result is settled, which changes nothing for the others. A result is
 settled, as in transformers, when no running hypothesis can still enter what is kept of the sentence.
 
-Shapes: B sentences in the batch, M hypotheses of each, R = B * M rows, C candidates of a sentence, T target length so far,
+Shapes: B sentences in the batch, M hypotheses of each, R = B * M rows, C candidates of a sentence, T target length,
 V vocabulary, L most tokens of a target.
 """
 
@@ -104,7 +104,7 @@ def greedy_search(
         found.append(tokens if whole else torch.full_like(lengths, int(fill)).index_copy_(0, batch.alive, tokens))
         length += 1
         ids = torch.cat((ids, tokens[:, None]), dim=1) if reads_ids else ids
-        ended = criteria(tokens, length, lambda: ids) & ~done
+        ended = criteria(tokens, length, lambda: ids) & ~done  # noqa: B023
         if bool(ended.any()):
             lengths[batch.alive[ended]] = length - start
             done = done | ended
@@ -148,10 +148,8 @@ class _Beams:
             self.trace = torch.full_like(self.ids[:, :, self.start :], -1, dtype=torch.int32)
             self.finished_trace = self.trace.clone()
 
-    STATE = (
-        "ids finished scores finished_scores is_finished finished_lengths can_improve names trace finished_trace"
-    ).split()
     RESULT = ("finished", "finished_scores", "finished_lengths", "finished_trace")
+    STATE = (*RESULT, "ids", "scores", "is_finished", "can_improve", "names", "trace")
 
     def select(self, sentences: torch.Tensor) -> None:
         """Drop all sentences but those at `sentences`, [B']."""

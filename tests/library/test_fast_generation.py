@@ -1,4 +1,4 @@
-"""`fast_generate` against `generate`: tokens, lengths, scores and beams, over models and settings; and what it leaves."""
+"""`fast_generate` against `generate`: tokens, lengths, scores and beams, for models and settings; what it leaves."""
 
 import random
 
