@@ -61,6 +61,7 @@ _SHARED_CODE = (
     "ssru_vaswani.py",
     "token_texts_vaswani.py",
     "transfer_vaswani.py",
+    "varlen_attention_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py", "tokenization_vaswani_pair.py")
 # In the order that transformers writes when a loaded tokenizer is saved again; it loads the one that is not None.
