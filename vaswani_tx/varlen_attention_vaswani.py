@@ -161,12 +161,10 @@ def _of_equal_width(query, key, value) -> tuple[torch.Tensor, torch.Tensor, torc
 
 def _torch_varlen(query, key, value, limits, is_causal, scaling, dropout) -> torch.Tensor:
     query, key, value, value_dim = _of_equal_width(query, key, value)
-    function = _varlen_function()
+    sides = limits.query, limits.key, limits.longest_query, limits.longest_key
+    function: Any = _varlen_function()
     # torch 2.10 had `is_causal` in place of a window, and no `scale`.
-    options: dict[str, Any] = {"window_size": (-1, 0 if is_causal else -1), "scale": scaling}
-    output = function(
-        query, key, value, limits.query, limits.key, limits.longest_query, limits.longest_key, **options
-    )  # fmt: skip
+    output = function(query, key, value, *sides, window_size=(-1, 0 if is_causal else -1), scale=scaling)
     return output[..., :value_dim]
 
 
@@ -370,11 +368,10 @@ def _failure(
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
             for name, kind in ((method, dtype), ("padded", torch.float32)):
                 # Waves and no random numbers: the state of the generator is the training's.
-                inputs = [
-                    torch.arange(n * 2 * width, device=device, dtype=torch.float32).mul(0.7 + i).sin().to(dtype).to(kind)
-                    .view(n, 2, width).requires_grad_()
-                    for i, (n, width) in enumerate(sizes)
-                ]  # fmt: skip
+                inputs = []
+                for number, (count, width) in enumerate(sizes):
+                    angles = torch.arange(count * 2 * width, device=device, dtype=torch.float32) * (0.7 + number)
+                    inputs.append(angles.sin().view(count, 2, width).to(dtype).to(kind).requires_grad_())
                 output = METHODS[name](*inputs, limits, is_causal, head_dim**-0.5, 0.0)
                 gradients = torch.autograd.grad(output, inputs, output.detach())
                 results.append([x.detach().float() for x in (output, *gradients)])
