@@ -103,7 +103,9 @@ def load_factory(address: str) -> Factory:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"the module '{module_name}' of the contender '{address}' cannot be imported: {error}") from None
+        raise ValueError(
+            f"the module '{module_name}' of the contender '{address}' cannot be imported: {error}"
+        ) from None
     factory = getattr(module, attribute, None)
     if not callable(factory):
         problem = "has no" if factory is None else "cannot be called:"

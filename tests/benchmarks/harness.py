@@ -1,5 +1,6 @@
 """Contenders in turn: processes that stay, one of which computes at a time; outputs are compared before times count."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -37,7 +38,7 @@ class Worker:
 
     def __init__(self, name: str, threads: int):
         self.name, self.threads = name, threads
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
         environment = {
             **os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": _with_root(),
@@ -85,10 +86,8 @@ class Worker:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

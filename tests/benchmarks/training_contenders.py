@@ -149,11 +149,21 @@ def own_model(size: Any, vocab_size: int, dropout: float) -> nn.Module:
 
     return VaswaniForConditionalGeneration(
         VaswaniConfig(
-            vocab_size=vocab_size, d_model=size.d_model, d_ff=size.d_ff, num_heads=size.num_heads,
-            encoder_layers=size.layers, decoder_layers=size.layers, dropout=dropout, attention_bias=True,
-            layer_norm_eps=equal.EPSILON, max_position_embeddings=equal.POSITIONS, pad_token_id=PAD,
-            bos_token_id=START, eos_token_id=2, decoder_start_token_id=START,
-        )  # fmt: skip
+            vocab_size=vocab_size,
+            d_model=size.d_model,
+            d_ff=size.d_ff,
+            num_heads=size.num_heads,
+            encoder_layers=size.layers,
+            decoder_layers=size.layers,
+            dropout=dropout,
+            attention_bias=True,
+            layer_norm_eps=equal.EPSILON,
+            max_position_embeddings=equal.POSITIONS,
+            pad_token_id=PAD,
+            bos_token_id=START,
+            eos_token_id=2,
+            decoder_start_token_id=START,
+        )
     )
 
 
