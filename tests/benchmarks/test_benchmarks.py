@@ -259,6 +259,7 @@ def test_results_of_other_works_stay(tmp_path):
         results.merge(path, {})
 
 
+@pytest.mark.fresh  # loading matplotlib takes longer than all others here
 def test_curves_are_drawn(tmp_path):
     entries = {}
     for share in (0.5, 1.0):
