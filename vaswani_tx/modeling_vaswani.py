@@ -728,7 +728,6 @@ class VaswaniForConditionalGeneration(
             packing = self._pack(
                 input_ids if inputs_embeds is None else inputs_embeds, attention_mask, decoder_attention_mask, labels
             )
-            kwargs["packing"] = packing
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -740,6 +739,7 @@ class VaswaniForConditionalGeneration(
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            packing=packing,
             **kwargs,
         )
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
