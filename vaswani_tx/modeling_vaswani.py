@@ -252,9 +252,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the layers over [B, T, D], each position seeing itself, earlier ones and what is cached."""
         if packing is not None:
-            hidden_states = self.positional_encoding(
-                inputs_embeds, attention_mask=attention_mask, rows=packing.target
-            )
+            hidden_states = self.positional_encoding(inputs_embeds, attention_mask=attention_mask, rows=packing.target)
             for layer in self.layers:
                 hidden_states = layer(hidden_states, encoder_hidden_states, packing=packing, **kwargs)
             return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self._finish(hidden_states))
