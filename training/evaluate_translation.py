@@ -82,7 +82,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the scores and settings here")
     add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
     add("--dtype", choices=DTYPES, help="arithmetic; default: the checkpoint's")
-    add("--engine", choices=("ctranslate2", "onnx"), help="what computes instead of torch, as in `translate`")
+    add("--engine", choices=("ctranslate2", "onnx", "transformers"),
+        help="what computes instead of torch, as in `translate`; transformers: plain `generate`")  # fmt: skip
     add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
     add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")
     add("--quiet", action="store_true", help="no progress bar")
@@ -93,6 +94,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--hypotheses needs --target: the references, or --source: a file or data set that holds them")
     if options.hypotheses and (options.perplexity or options.output):
         parser.error("--perplexity and --output go with --model: --hypotheses is scored without one")
+    options.search = "transformers" if options.engine == "transformers" else None
+    options.engine = None if options.search else options.engine
     if options.quantization and not options.engine:
         parser.error("--quantization is of an engine: give --engine ctranslate2 or onnx too")
     if options.engine and (options.dtype or options.perplexity):

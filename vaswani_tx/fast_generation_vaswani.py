@@ -128,7 +128,7 @@ def _reads_plain_masks(input_ids: torch.Tensor, model_kwargs: dict[str, Any], de
     if own is not None and not bool((own != 0).all()):
         return False
     states = model_kwargs["encoder_outputs"][0]
-    if states.device != device or input_ids.device != device or not input_ids.numel():
+    if states.device != device or input_ids.device != device or not len(states) == len(input_ids) > 0:
         return False
     return mask is None or (mask.dim() == 2 and mask.shape[1] == states.shape[1] and bool((mask != 0).any(-1).all()))
 

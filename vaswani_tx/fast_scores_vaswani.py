@@ -154,14 +154,44 @@ class EndOfTargets:
         return ended
 
 
+def best_token(scores: torch.Tensor) -> torch.Tensor:
+    """Return the best token of each row [R, V]: [R]."""
+    return best_of(scores, 1)[1].squeeze(1) if _has_blocks(scores, 1) else scores.argmax(dim=-1)
+
+
+def best_continuations(scores: torch.Tensor, running: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+    """Return the best continuations of a sentence's beams.
+
+    Args:
+        scores: [R, V], log-probabilities of the next token, which may be overwritten.
+        running: [B, M], those of the beams.
+        count: C, how many.
+
+    Returns:
+        their log-probabilities, beams and tokens, each [B, C], best first.
+    """
+    if not _has_blocks(scores, count):
+        joined = scores.view(*running.shape, -1).add_(running[:, :, None]).flatten(1)
+        values, chosen = joined.topk(count, dim=-1)
+        return values, chosen // scores.shape[1], chosen % scores.shape[1]
+    values, tokens = best_of(scores, count)
+    joined = (values.view(*running.shape, count) + running[:, :, None]).flatten(1)
+    values, chosen = joined.topk(count, dim=-1)
+    return values, chosen // count, tokens.view(len(running), -1).gather(1, chosen)
+
+
+def _has_blocks(scores: torch.Tensor, count: int) -> bool:
+    """Return whether `best_of` is quicker than to order whole rows."""
+    size = scores.shape[1]
+    return size >= _SMALL_VOCABULARY and scores.device.type == "cpu" and 2 * count <= size // _BLOCKS
+
+
 def best_of(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `count` best scores of each row [R, V] and their indices, each [R, C], best first.
 
-    The best lie in the blocks with the best maxima: a large row is read once, and hardly anything of it is sorted.
+    The best are in the blocks with the best maxima: a large row is read once, and hardly anything of it is sorted.
     """
     rows, size = scores.shape
-    if size < _SMALL_VOCABULARY or scores.device.type != "cpu" or 2 * count > size // _BLOCKS:
-        return scores.topk(min(count, size), dim=-1)
     width = size // _BLOCKS
     blocks = scores[:, : _BLOCKS * width].unflatten(1, (_BLOCKS, width))  # block j holds j, j + width, ...
     chosen = blocks.amax(dim=1).topk(count, dim=-1).indices  # [R, C]
@@ -175,4 +205,4 @@ def best_of(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tenso
     return values, places.gather(1, indices)
 
 
-__all__ = ["EndOfTargets", "ScoreProcessors", "best_of"]
+__all__ = ["EndOfTargets", "ScoreProcessors", "best_continuations", "best_of", "best_token"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .fast_decoder_vaswani import FastDecoder
-from .fast_scores_vaswani import EndOfTargets, ScoreProcessors, best_of
+from .fast_scores_vaswani import EndOfTargets, ScoreProcessors, best_continuations, best_token
 from .generation_vaswani import GNMTLengthPenalty
 
 # Finished sentences leave as soon as they are this part of the batch: a step's work is then worth the copying.
@@ -97,7 +97,7 @@ def greedy_search(
         if samples:
             tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
         else:
-            tokens = best_of(scores, 1)[1].squeeze(1)
+            tokens = best_token(scores)
         if criteria.has_end:
             tokens = torch.where(done, fill, tokens)
         whole = len(batch.alive) == rows
@@ -262,11 +262,7 @@ def beam_search(
         scores = torch.log_softmax(scores, dim=-1, out=scores)
         if processors:
             scores = processors(beams.ids[:, :, :length].flatten(0, 1), scores)
-        values, places = best_of(scores, wanted)  # [R, C]
-        values = (values.view(-1, count, values.shape[1]) + beams.scores[:, :, None]).flatten(1)
-        values, chosen = values.topk(wanted, dim=-1)  # [B, C]
-        origins = chosen // places.shape[1]
-        followers = places.view(len(values), -1).gather(1, chosen)
+        values, origins, followers = best_continuations(scores, beams.scores, wanted)  # [B, C]
         ended = criteria(
             followers, length + 1, lambda o=origins, f=followers: beams.candidates(o, f, length).flatten(0, 1)
         )

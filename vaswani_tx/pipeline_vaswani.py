@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessorList, Pipeline
 
 from .alignments_vaswani import Reading, read_again, target_spans, word_alignment
 from .constraints_vaswani import constrained_beam_search
+from .fast_generation_vaswani import search_of
 from .forbidden_vaswani import ForbiddenPhrases
 from .generation_vaswani import means_one_beam
 from .phrases_vaswani import required_phrase_ids
@@ -70,6 +71,7 @@ class _SequencePipeline(Pipeline):
         clean_up_tokenization_spaces, truncation: for the tokenizer.
         engine: of the constructor only: "ctranslate2" or "onnx" compute in place of the model that was given, from its
             folder or its name; needs the package vaswani-tx with its extra `export`. `quantization` goes with it.
+            Without it models of this package search by `fast_generate`; "transformers" is plain `generate`.
         Everything else goes to `generate`, `streamer` (for one string) included. `do_sample=True` or a `streamer` means
             one beam unless `num_beams` is given too.
 
@@ -88,7 +90,8 @@ class _SequencePipeline(Pipeline):
     _pipeline_calls_generate = False
 
     def __init__(self, *args: Any, engine: str | None = None, quantization: str | None = None, **kwargs: Any):
-        if engine is not None:
+        self.engine = engine
+        if engine not in (None, "transformers"):
             kwargs["model"], tokenizer = _for_engine(kwargs.get("model"), engine, quantization)
             kwargs["tokenizer"] = kwargs.get("tokenizer") or tokenizer
         super().__init__(*args, **kwargs)
@@ -242,6 +245,7 @@ class _SequencePipeline(Pipeline):
         self.model.eval()
         try:
             arguments = self._arguments(settings, units)
+            arguments |= search_of(self.engine, self.model, arguments)
             with recorded_search(self.model, self.tokenizer) as record:
                 output = self.model.generate(**inputs, **arguments)
             sequences = output if isinstance(output, torch.Tensor) else output.sequences

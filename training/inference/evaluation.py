@@ -75,8 +75,9 @@ def _translate(
     model, tokenizer = _load(options, device)
     work = {"batch_tokens": options.batch_tokens, "progress": not options.quiet, "distributed": distributed}
     made = translate_corpus(
-        model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model)
-    )
+        model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model),
+        engine=getattr(options, "search", None),
+    )  # fmt: skip
     result: dict[str, Any] = {
         "sentences": len(sources),
         "source_tokens": made.source_tokens,

@@ -55,7 +55,9 @@ class Translator:
 
     def __init__(self, options: argparse.Namespace, model: Any, tokenizer: Any):
         self.options, self.model, self.tokenizer = options, model, tokenizer
-        self.pipe = TranslationPipeline(model=model, tokenizer=tokenizer, device=model.device)
+        self.pipe = TranslationPipeline(
+            model=model, tokenizer=tokenizer, device=model.device, engine=getattr(options, "search", None)
+        )
         self.limit = options.max_source_length or models.source_limit(model, tokenizer)
         self.settings = self._settings()
         self.warned = 0
