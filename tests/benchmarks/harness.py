@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ class Benchmark:
         addresses: module:factory of further contenders by name; they take part in every work of their kind.
         chosen: names of the contenders that take part; empty: all. The first one of a work always does.
         rounds: overrides the works' own; None: theirs.
+        make_worker: makes the process of a contender, of its name and the threads.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class Benchmark:
         addresses: Mapping[str, str] | None = None,
         chosen: frozenset[str] = frozenset(),
         rounds: int | None = None,
+        make_worker: Callable[[str, int], Any] = Worker,
     ):
         self.threads, self.further, self.chosen, self.rounds = threads, dict(addresses or {}), chosen, rounds
-        self._workers: dict[str, Worker] = {}
+        self._make_worker, self._workers = make_worker, {}
 
     def __enter__(self) -> "Benchmark":
         return self
@@ -162,7 +164,7 @@ class Benchmark:
             names = [name for name in names if name in self.chosen or name == work.contenders[0]]
         for name in names:
             if name not in self._workers:
-                self._workers[name] = Worker(name, self.threads)
+                self._workers[name] = self._make_worker(name, self.threads)
         for name in names:
             self._workers[name].send(
                 "build", work=as_fields(work), address=known[name], name=name, threads=self.threads

@@ -26,8 +26,8 @@ LENGTHS = {
     "wmt": ((3.20, 0.55), (0.03, 0.20), (4, 120)),
 }
 WORDS = re.compile(r"\w+|[^\w\s]")
-# From how many pairs the batches are cut: as many batches as here are made for each one that is used.
-POOL = 40
+# From how many pairs batches are cut: so many batches are made for each one that is used.
+POOL = 12
 
 
 @dataclass(frozen=True)
