@@ -148,7 +148,7 @@ class TokenRows:
         return (self.is_token | (first & ~self.is_given.any(dim=1, keepdim=True)))[:, None, None]
 
     def prepared(self) -> "TokenRows":
-        """Compute what the layers' attention reads, so that a layer that is compiled by itself finds it; return self."""
+        """Compute what attention reads, so that a layer that is compiled by itself finds it; return self."""
         if has_kernels(self.is_given.device):
             self.limits  # noqa: B018
         elif self.key_mask is not None and not self.is_even:
