@@ -14,13 +14,12 @@ from tests.benchmarks.works import END, PAD, SIZES, START, CorpusWork, DecodingW
 
 # Of `generate`, the same for all: log P / length ranks, a search ends with `beams` complete hypotheses.
 RANKING = {"length_penalty": 1.0, "early_stopping": True, "do_sample": False}
-LONGEST = 80
 
 
 def search_of(work: DecodingWork | CorpusWork) -> dict[str, Any]:
     """Return the keywords of `generate` that say what a work's search is."""
     if isinstance(work, CorpusWork):
-        length = {"max_new_tokens": LONGEST}
+        length = {"max_new_tokens": work.longest}
     else:
         length = {"max_new_tokens": work.new_tokens, "min_new_tokens": work.new_tokens}
     # Settings of the ranking of beams are refused with a warning where there is one.
@@ -171,7 +170,8 @@ class OursCorpus:
     def translate_lines(self, lines: Sequence[str]) -> list[str]:
         """Tokenise, sort by length, decode in batches, and write the texts in the lines' order."""
         encoded = self.tokenizer(list(lines))["input_ids"]
-        order = sorted(range(len(lines)), key=lambda index: len(encoded[index]), reverse=True)
+        filled = (index for index, line in enumerate(lines) if line.strip())
+        order = sorted(filled, key=lambda index: len(encoded[index]), reverse=True)
         found = [""] * len(lines)
         for first in range(0, len(order), self.work.batch):
             chosen = order[first : first + self.work.batch]

@@ -17,16 +17,16 @@ def training() -> list[TrainingWork]:
     tiny = {"size": "tiny", "vocab_size": 8000, "lengths": "multi30k", "rounds": 5}
     practice = {"practice": 8, "label_smoothing": 0.0, "contenders": ("hf-practice", "ours")}
     return [
-        TrainingWork("base-bucketed-4000", **base, tokens=4000, contenders=PEERS, rounds=2),
+        TrainingWork("base-bucketed-4000", **base, tokens=4000, contenders=(*OWN, *PEERS[-2:]), rounds=2),
         TrainingWork("base-bucketed-1500", **base, tokens=1500, contenders=(*OWN, "torch.nn"), rounds=3),
         TrainingWork("base-random-1500", **base, tokens=1500, batching="random", contenders=OWN, rounds=3),
         TrainingWork(
             "base-8000-bucketed-1500", size="base", vocab_size=8000, lengths="multi30k", contenders=OWN, rounds=3
         ),
         TrainingWork("base-practice", **base, tokens=1500, **practice, rounds=2),
-        TrainingWork("tiny-bucketed-4000", **tiny, tokens=4000, batches=2, contenders=PEERS),
-        TrainingWork("tiny-bucketed-1500", **tiny, tokens=1500, batches=4, contenders=OWN),
-        TrainingWork("tiny-random-4000", **tiny, tokens=4000, batching="random", batches=2, contenders=OWN),
+        TrainingWork("tiny-bucketed-4000", **tiny, tokens=4000, contenders=PEERS),
+        TrainingWork("tiny-bucketed-1500", **tiny, tokens=1500, batches=2, contenders=OWN),
+        TrainingWork("tiny-random-4000", **tiny, tokens=4000, batching="random", contenders=OWN),
         TrainingWork(
             "tiny-37000-bucketed-4000", **{**tiny, "vocab_size": 37000, "rounds": 3}, tokens=4000, contenders=OWN
         ),
@@ -39,7 +39,7 @@ def curves() -> list[TrainingWork]:
     fills = [
         TrainingWork(
             f"curve-fill-{share:.2f}", size="base", vocab_size=8000, lengths=f"fill:{share}", tokens=1024,
-            contenders=OWN, rounds=3,
+            contenders=OWN, rounds=2,
         )
         for share in FILLS
     ]  # fmt: skip
@@ -55,7 +55,7 @@ def decoding() -> list[DecodingWork]:
     return [
         DecodingWork(
             f"base-batch-{batch}-beam-{beams}", batch=batch, sentences=max(batch, 4), beams=beams,
-            contenders=SEARCHERS, rounds=5,
+            contenders=SEARCHERS, rounds=3,
         )
         for batch in (1, 32)
         for beams in (1, 4)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.benchmarks.works import END, PAD, SIZES, START
 
-COMMAND = [sys.executable, "-c", "import sys; from vaswani_tx.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-m", "vaswani_tx"]
 WORDS = 8000
 
 

@@ -25,6 +25,7 @@ from tests.benchmarks.works import (
     training_lengths,
     work_from,
 )
+from tests.helpers import translators
 
 HERE = "tests.benchmarks.test_benchmarks"
 MINUTE = {"size": "minute", "vocab_size": 60, "rounds": 1}
@@ -116,6 +117,20 @@ def test_all_decoders_write_the_same_tokens():
     assert entry["contenders"]["marian"]["tokens"] == 20
     if "ctranslate2-int8" in entry["contenders"]:
         assert 0 <= entry["contenders"]["ctranslate2-int8"]["agreement"] <= 1
+
+
+@pytest.mark.parametrize(
+    "contenders",
+    [("marian", "ours", "ours-fast"), pytest.param(("marian", *standard.SEARCHERS[3:]), marks=pytest.mark.fresh)],
+)
+def test_all_write_the_same_text(contenders, tmp_path):
+    translators.make_model("vaswani").save_pretrained(tmp_path)
+    translators.make_tokenizer().save_pretrained(tmp_path)
+    source = tmp_path / "source.txt"
+    source.write_text("w1 w2 w3\nw7\n\nw9 w8 w7 w6\n")
+    work = CorpusWork("text", str(tmp_path), str(source), batch=2, lines=4, longest=5, contenders=contenders, rounds=1)
+    entry = run(work)
+    assert list(entry["contenders"]) == list(contenders) and entry["contenders"]["marian"]["tokens"] == 4
 
 
 @pytest.mark.parametrize(

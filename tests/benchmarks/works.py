@@ -127,6 +127,8 @@ class CorpusWork:
         model: folder of a model of ours with its tokenizer.
         source: a text, one sentence a line.
         batch: sentences of a call; they are sorted by length.
+        lines: how many of the text; 0: all.
+        longest: most tokens of a translation.
     """
 
     name: str
@@ -135,6 +137,7 @@ class CorpusWork:
     batch: int = 32
     beams: int = 4
     lines: int = 0
+    longest: int = 80
     contenders: tuple[str, ...] = ("marian", "ours")
     rounds: int = 3
 
