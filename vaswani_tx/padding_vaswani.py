@@ -147,6 +147,14 @@ class TokenRows:
         first = torch.arange(self.width, device=self.is_given.device) == 0
         return (self.is_token | (first & ~self.is_given.any(dim=1, keepdim=True)))[:, None, None]
 
+    def prepared(self) -> "TokenRows":
+        """Compute what attention reads, so that a layer that is compiled by itself finds it; return self."""
+        if has_kernels(self.is_given.device):
+            self.limits  # noqa: B018
+        elif self.key_mask is not None and not self.is_even:
+            self.cells, self.sources  # noqa: B018
+        return self
+
     def take(self, states: torch.Tensor) -> torch.Tensor:
         """Return the tokens of [B, L, ...] as one row, [1, N, ...]."""
         cells = states.flatten(0, 1)
@@ -202,6 +210,11 @@ class Packing:
         return side, side  # type: ignore[return-value]
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Return whether attention takes rows as they are there."""
+    return device.type == "cuda"
+
+
 def attend_rows(module, attention: Callable, sides: tuple[TokenRows, TokenRows], query, key, value) -> torch.Tensor:
     """Attend within each sequence of a packed batch, by a kernel for rows or in a padded batch.
 
@@ -217,7 +230,7 @@ def attend_rows(module, attention: Callable, sides: tuple[TokenRows, TokenRows],
     queries, keys = sides
     dropout = module.attention_dropout if module.training else 0.0
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # [1, N, H, K]
-    if query.device.type == "cuda":
+    if has_kernels(query.device):
         limits = SequenceLimits(queries.limits, keys.limits, queries.width, keys.width)
         attended = varlen_attention(
             query[0], key[0], value[0], limits, is_causal=module.is_causal, scaling=module.scaling, dropout=dropout
@@ -273,8 +286,8 @@ def pack(
     if bool(torch.stack(refused).any()):
         return None
     return Packing(
-        None if source is None else TokenRows.of_mask(source),
-        None if target is None else TokenRows.of_mask(target, may_be_whole=target_mask is None),
+        None if source is None else TokenRows.of_mask(source).prepared(),
+        None if target is None else TokenRows.of_mask(target, may_be_whole=target_mask is None).prepared(),
     )
 
 

@@ -22,6 +22,7 @@ from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.engine.averaging import save_average
 from vaswani_tx.training.engine.checkpoints import read_state
+from vaswani_tx.training.engine.compilation import compile_layers
 from vaswani_tx.training.engine.environment import gather_environment
 from vaswani_tx.training.engine.fsdp import shard_if_asked
 from vaswani_tx.training.engine.loop import TrainingLoop
@@ -170,7 +171,10 @@ def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) 
         # transformers 5.23 has renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if settings.compile:
+    if settings.compile and torch.cuda.is_available():
+        # Layer by layer, so that padding is left out before a graph begins.
+        compile_layers(model)
+    elif settings.compile:
         model.compile(dynamic=True)
     return model
 

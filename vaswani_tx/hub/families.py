@@ -45,6 +45,7 @@ class Family:
 # Imported by every family. `modeling_vaswani.py` holds the encoder-decoder too: it brings its generation and pipelines.
 _SHARED_CODE = (
     "alignments_vaswani.py",
+    "captured_decoding_vaswani.py",
     "configuration_vaswani.py",
     "configuration_vaswani_base.py",
     "constraints_vaswani.py",
