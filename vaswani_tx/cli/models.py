@@ -102,19 +102,18 @@ def load_for_engine(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load a model for `--engine`, and its tokenizer.
 
     Raises:
-        CliError: --device names another than the CPU.
+        DeviceError: --device names another than the CPU.
         ExportError: the engine cannot run the model.
     """
     from vaswani_tx.engines import load_engine
 
-    if options.device not in (None, "cpu"):
-        raise CliError(f"--engine {options.engine} computes on the CPU here: leave --device {options.device} out.")
     return load_engine(
         options.model,
         options.engine,
         options.tokenizer,
         quantization=options.quantization,
         threads=options.num_threads,
+        device=options.device,
     )
 
 
