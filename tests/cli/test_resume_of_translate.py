@@ -13,7 +13,7 @@ from vaswani_tx import cli
 from vaswani_tx.cli import resume as cli_resume
 from vaswani_tx.cli import translate as cli_translate
 from vaswani_tx.cli.common import CliError
-from vaswani_tx.cli.lines import blocks
+from vaswani_tx.cli.lines import blocks, groups
 from vaswani_tx.cli.resume import PartialOutput
 
 # Eleven lines in blocks of two, answered briefly: what is written when, not what, is looked at.

@@ -200,7 +200,7 @@ def _load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[
         return models.load_for_engine(options)
     return models.load(
         options.model, options.tokenizer, device=context.device, precision=options.precision,
-        trust=options.trust_remote_code,
+        trust=options.trust_remote_code, quiet=options.quiet,
     )  # fmt: skip
 
 
