@@ -55,8 +55,7 @@ def counted_positions(hidden_states: torch.Tensor, past_length=0, padding: torch
 class VaswaniSinusoidalPositions(nn.Module):
     """Sinusoidal positions of section 3.5, for any position, also beyond the table.
 
-    The table is a buffer outside the state dict. It is refilled whenever the module moves or changes its type, so that
-    no cast rounds it: float64 in a float64 model, float32 in every other, cast only when it is added.
+    The table is outside the state dict, and refilled whenever the module moves or changes its type: no cast rounds it.
     """
 
     def __init__(self, num_positions: int, d_model: int, frequencies: str = "paper", offset: int = 0):
@@ -71,10 +70,9 @@ class VaswaniSinusoidalPositions(nn.Module):
     def values(self) -> torch.Tensor:
         """Compute the table, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
         dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
-        if self.table.device.type == "meta":  # nothing to compute, for which torch would import sympy
+        if self.table.is_meta:  # nothing to compute, for which torch would import sympy
             return self.table.new_empty((self.num_positions, self.d_model), dtype=dtype)
-        positions = torch.arange(self.num_positions, device=self.table.device)
-        return self.encode(positions).to(self.table.device, dtype)
+        return self.encode(torch.arange(self.num_positions, device=self.table.device)).to(self.table.device, dtype)
 
     def encode(self, positions: torch.Tensor) -> torch.Tensor:
         """Compute the encoding of positions [...], counted from 0, in float64: [..., D]."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.cli_runs import command, environment, save_model
-from vaswani_tx.cli import light_imports
+from vaswani_tx import light_imports
 from vaswani_tx.cli.arguments import parse
 from vaswani_tx.cli.training import COMMANDS
 from vaswani_tx.model_size import NoValuesWithoutMemory

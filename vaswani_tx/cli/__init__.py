@@ -12,8 +12,8 @@ import importlib
 import os
 import sys
 
-from vaswani_tx import __version__
-from vaswani_tx.cli import light_imports, training
+from vaswani_tx import __version__, light_imports
+from vaswani_tx.cli import training
 from vaswani_tx.cli.arguments import RUN_HELP, parse
 from vaswani_tx.cli.common import (
     CLOSED_PIPE,
