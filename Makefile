@@ -1,4 +1,4 @@
-# make demo | test | test-fast | quality | clean.  Each target does all its own set-up: the first run creates .venv and installs the
+# make demo | test | test-fast | bench | quality | clean.  Each target does all its own set-up: the first run creates .venv, installs the
 # project with the exact versions of constraints.txt, later runs need no network. PYTHON=python3.12 picks an interpreter.
 
 VENV := .venv
@@ -15,7 +15,7 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast quality clean test-rest
+.PHONY: help setup demo test test-fast quality clean test-rest bench
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make test      run the tests'
 	@echo 'make test-fast run the tests that are neither slow nor start several processes (about a minute)'
 	@echo 'make test-rest run the tests that make test leaves out: notebooks, the browser, other toolkits, new Pythons'
+	@echo 'make bench     compare speed and memory with other software (about 25 minutes; BENCH_ARGS=--quick: 3)'
 	@echo 'make quality   run the linters: style, house rules, layers of imports, types, dependencies'
 	@echo 'make setup     only create $(VENV) and install (the others do this themselves)'
 	@echo 'make clean     remove $(VENV), builds, caches and what the demo wrote'
@@ -51,6 +52,16 @@ test-fast: $(STAMP)
 
 test-rest: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'notebook or fresh or browser or peers' $(TEST_ARGS)
+
+# Its peers are an extra of their own: the first run installs them.
+BENCH_STAMP := $(VENV)/.installed-bench
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),bench]'
+	@touch $@
+
+bench: $(BENCH_STAMP)
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 quality: $(STAMP)
 	$(BIN)/python -m ruff check .
