@@ -36,6 +36,7 @@ import json
 import sys
 from pathlib import Path
 
+from vaswani_tx import light_imports
 from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, RESAMPLES, TOKENS, thread_bounds
 from vaswani_tx.training.command_line import DTYPES, check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.files import atomic_text
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
     for path in (options.output, options.json):
         check_writable(path)
     # Imported here, so that --help need not wait for torch.
+    light_imports.import_transformers()
     import transformers
 
     from vaswani_tx.training.inference import evaluation

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from vaswani_tx.devices import slow_bfloat16
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.config.schedules import make_schedule
@@ -157,9 +158,13 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     cpu = not torch.accelerator.is_available()
     # The main process alone prepares data and scores at the end while the others wait: for longer than 10 minutes.
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[timeout]
     )
+    slow = slow_bfloat16(accelerator.device, "precision: fp32") if precision == "bf16" else ""
+    if slow and accelerator.is_main_process:
+        logger.warning("%s", slow)
+    return accelerator
 
 
 def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) -> transformers.PreTrainedModel:

@@ -14,11 +14,10 @@ import torch
 import transformers
 
 import vaswani_tx
-from vaswani_tx.devices import choose_device
+from vaswani_tx.devices import choose_device, slow_bfloat16
 from vaswani_tx.engines import load_engine
-from vaswani_tx.errors import DeviceError
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
-from vaswani_tx.training.command_line import DTYPES
+from vaswani_tx.training.command_line import DTYPES, print_status
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
@@ -94,17 +93,20 @@ def _translate(
 
 def _load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any]:
     if options.engine:
-        if options.device not in (None, "cpu"):
-            raise DeviceError(f"--engine {options.engine} computes on the CPU: leave --device {options.device} out.")
         return load_engine(
             options.model,
             options.engine,
             options.tokenizer,
             quantization=options.quantization,
             threads=options.num_threads,
+            device=options.device,
         )
     loading = {"dtype": getattr(torch, DTYPES[options.dtype])} if options.dtype else {}
-    return load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
+    model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
+    slow = slow_bfloat16(device, "--dtype fp32") if model.dtype == torch.bfloat16 else ""
+    if slow and not options.quiet and is_main_process():
+        print_status(slow)
+    return model, tokenizer
 
 
 def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:

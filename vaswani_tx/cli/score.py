@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
         with open_input(options.source) as source, open_input(options.target) as target:
             model, tokenizer = models.load(
                 options.model, options.tokenizer, device=context.device, precision=options.precision,
-                trust=options.trust_remote_code,
+                trust=options.trust_remote_code, quiet=options.quiet,
             )  # fmt: skip
             score = Scorer(options, model, tokenizer)
             pairs, tokens, parts = 0, 0, []

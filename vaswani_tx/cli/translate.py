@@ -28,7 +28,7 @@ from vaswani_tx.cli.common import (
     shorten,
     stdout_sink,
 )
-from vaswani_tx.cli.lines import Block, blocks, is_regular, open_input, skip
+from vaswani_tx.cli.lines import Block, blocks, groups, is_regular, open_input, skip
 from vaswani_tx.cli.pieces import cut, join, shorten_to
 from vaswani_tx.cli.resume import PartialOutput
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
@@ -202,7 +202,7 @@ def _load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[
         return models.load_for_engine(options)
     return models.load(
         options.model, options.tokenizer, device=context.device, precision=options.precision,
-        trust=options.trust_remote_code,
+        trust=options.trust_remote_code, quiet=options.quiet,
     )  # fmt: skip
 
 
@@ -230,7 +230,7 @@ def _to_file(
         partial, lines = _begin(translate, options, stream, name, context)
         taken = blocks(stream, name, options.buffer_size, at_once=False, errors=options.errors, first=lines + 1)
         with _bar(options, stream, lines) as bar:
-            for group in _rounds(taken, context.world):
+            for group in groups(taken, context.world):
                 _round(translate, group, context, partial)
                 bar.update(sum(len(block.texts) for block in group))
         if partial is not None:
@@ -282,23 +282,6 @@ def _round(
             raise _failure(*said)
         if partial is not None:
             partial.write(answer, block)
-
-
-def _rounds(taken: Iterator[Block], size: int) -> Iterator[list[Block]]:
-    group: list[Block] = []
-    try:
-        for block in taken:
-            group.append(block)
-            if len(group) == size:
-                yield group
-                group = []
-    except CliError:
-        # The lines before one that cannot be read are translated all the same.
-        if group:
-            yield group
-        raise
-    if group:
-        yield group
 
 
 def _failure(message: str, status: int) -> CliError:
