@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from vaswani_tx import loss_vaswani
+from vaswani_tx.loss_vaswani import IGNORE_INDEX
+
+# Logits of all passes that exist at one time: enough for efficient matrix products, few enough for a cache.
+CHUNK_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def mixed_loss(
             and of the teacher's (times temperature squared; mean over supervised passes), each without its weight.
     """
     labels = labels.to(model.hidden.device).reshape(-1)
-    keep = (labels != loss_vaswani.IGNORE_INDEX).nonzero().squeeze(1)
+    keep = (labels != IGNORE_INDEX).nonzero().squeeze(1)
     hidden = model.hidden.reshape(len(model.hidden), -1, model.hidden.shape[-1]).index_select(1, keep)  # [K, N, D]
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.weight.dtype
@@ -88,7 +91,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden, weight, bias, labels, mix, dtype, teacher):
         passes, positions, _ = hidden.shape
         wanted = any(ctx.needs_input_grad[:3])
-        rows = max(1, loss_vaswani.CHUNK_ELEMENTS // (weight.shape[0] * (passes + (teacher is not None))))
+        rows = max(1, CHUNK_ELEMENTS // (weight.shape[0] * (passes + (teacher is not None))))
         accumulate = torch.promote_types(weight.dtype, torch.float32)
         parts = hidden.new_zeros(3, dtype=accumulate)
         grad_hidden = torch.empty_like(hidden) if wanted else None
@@ -140,10 +143,14 @@ def _losses(logits, target, mix: LossMix, of_teacher, wanted: bool) -> tuple[tor
     entropy = -(1 - epsilon) * first.gather(2, index).sum()
     if epsilon:
         entropy = entropy - epsilon / vocabulary * first.sum()
+    divergence = distilled = torch.zeros_like(entropy)
     gradient = None
-    if wanted:
-        # d cross entropy / d logits = softmax - (1 - e) * onehot - e / V
+    if mix.divergence or wanted:
         gradient = log_probs.exp()
+    if mix.divergence:
+        divergence, pulls = _divergence(log_probs, gradient, mix)
+    if wanted:
+        # d cross entropy / d logits = softmax - (1 - e) * onehot - e / V, formed in the place of the probabilities
         gradient[mix.supervised :].zero_()
         supervised = gradient[: mix.supervised]
         if epsilon:
@@ -151,27 +158,33 @@ def _losses(logits, target, mix: LossMix, of_teacher, wanted: bool) -> tuple[tor
         supervised.scatter_add_(2, index, supervised.new_full(index.shape, epsilon - 1))
         if mix.distillation:
             supervised.mul_(1 - mix.distillation)
-    zero = torch.zeros_like(entropy)
-    divergence = _divergence(log_probs, mix, gradient) if mix.divergence else zero
-    distilled = zero if of_teacher is None else _distillation(logits, log_probs, of_teacher, mix, gradient)
-    return torch.stack([entropy / mix.supervised, divergence, distilled / mix.supervised]), gradient
+        if mix.divergence:
+            for side, pull in enumerate(pulls):
+                gradient[side].add_(pull, alpha=mix.divergence)
+    if of_teacher is not None:
+        distilled = _distillation(logits, log_probs, of_teacher, mix, gradient if wanted else None)
+    parts = torch.stack([entropy / mix.supervised, divergence, distilled / mix.supervised])
+    return parts, gradient if wanted else None
 
 
-def _divergence(log_probs, mix: LossMix, gradient: torch.Tensor | None) -> torch.Tensor:
-    """Return the sum of the divergence between the first two passes; add its weighted gradient to `gradient`.
+def _divergence(log_probs, probs, mix: LossMix) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the sum of the divergence between the first two passes and its gradients [n, V] by their logits.
 
     d KL(P || Q) / d logits of P = P * (log P - log Q - KL), and of Q = Q - P.
     """
     there, back = mix.shares
-    p, q = log_probs[0].exp(), log_probs[1].exp()
+    p, q = probs[0], probs[1]
     difference = log_probs[0] - log_probs[1]
+    apart = q - p
     forward = (p * difference).sum(dim=-1, keepdim=True)  # [n, 1], KL(P || Q)
     backward = -(q * difference).sum(dim=-1, keepdim=True)  # KL(Q || P)
-    if gradient is not None:
-        apart = (q - p).mul_(mix.divergence)
-        gradient[0].addcmul_(p, difference - forward, value=mix.divergence * there).sub_(apart, alpha=back)
-        gradient[1].add_(apart, alpha=there).addcmul_(q, difference + backward, value=-mix.divergence * back)
-    return there * forward.sum() + back * backward.sum()
+    of_q = apart if there == 1.0 else apart * there
+    if back:
+        of_q = torch.addcmul(of_q, q, difference + backward, value=-back)
+    of_p = difference.sub_(forward).mul_(p).mul_(there)
+    if back:
+        of_p.sub_(apart, alpha=back)
+    return there * forward.sum() + back * backward.sum(), (of_p, of_q)
 
 
 def _distillation(logits, log_probs, of_teacher, mix: LossMix, gradient: torch.Tensor | None) -> torch.Tensor:

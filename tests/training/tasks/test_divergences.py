@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaswani_tx import loss_vaswani
+from vaswani_tx.training.tasks import divergences
 from vaswani_tx.training.tasks.divergences import LossMix, Predictor, mixed_loss
 
 MIXES = {
@@ -60,7 +60,7 @@ def example(passes, with_teacher, with_bias=True, width=4, vocabulary=11, dtype=
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("chunk", [5 * 11, 1 << 20])
 def test_losses_and_gradients_are_those_of_all_logits(name, with_bias, chunk, monkeypatch):
-    monkeypatch.setattr(loss_vaswani, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(divergences, "CHUNK_ELEMENTS", chunk)
     passes, mix = MIXES[name]
     model, labels, teacher = example(passes, mix.distillation > 0, with_bias)
     expected, expected_parts = plain(model, labels, mix, teacher)
@@ -105,7 +105,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_logits_are_never_there_at_once(monkeypatch):
-    monkeypatch.setattr(loss_vaswani, "CHUNK_ELEMENTS", 500)
+    monkeypatch.setattr(divergences, "CHUNK_ELEMENTS", 500)
     model, labels, teacher = example(2, with_teacher=True, vocabulary=100)
     with Largest() as largest:
         total, _ = mixed_loss(model, labels, MIXES["all"][1], teacher)
