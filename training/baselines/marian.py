@@ -45,6 +45,7 @@ from vaswani_tx.training.tasks.vocabularies import make_tokenizer
 
 REFUSED = (
     "corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing",
+    "rdrop_weight", "simcut_weight", "teacher",
 )  # fmt: skip
 
 

@@ -3,11 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vaswani_tx.limits import BEAMS, VOCABULARY, whole
+from vaswani_tx.limits import BEAMS, VOCABULARY, real, whole
 from vaswani_tx.training.config.recipe import check_known, key, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metrics
+
+# Of a further term of the loss; beyond it, nothing is left of the labels in float32.
+WEIGHT = real(0, 1e6)
 
 
 @dataclass
@@ -82,6 +85,27 @@ class TranslationSettings(RunSettings):
         "vocabulary", "Spread over all entries, as the paper's citation; others: all but the right one, tensor2tensor."
     )
 
+    rdrop_weight: float = key(
+        0.0,
+        "R-Drop (Liang et al. 2021): weight of the divergence of two passes; 0: off, 5 in the paper.",
+        bounds=WEIGHT,
+    )
+    simcut_weight: float = key(
+        0.0,
+        "SimCut (Gao et al. 2022): weight of the divergence from cut inputs; 0: off, 3 in the paper.",
+        bounds=WEIGHT,
+    )
+    simcut_cutoff: float = key(0.05, "Probability that SimCut cuts off a token's embedding, of source and target.")
+    teacher: str | None = key(
+        None, "Model folder to learn from, word by word (Kim and Rush 2016); it has this run's vocabulary."
+    )
+    distillation_weight: float = key(
+        0.5, "Share of the teacher's predictions in the loss; the labels have the rest.", bounds=real(0, 1)
+    )
+    distillation_temperature: float = key(
+        1.0, "Divisor of the logits of both, where they are compared with each other."
+    )
+
     eval_sentences: int | None = key(
         None, "Validation sentences to translate; empty: all, 0: loss only.", bounds=whole(0)
     )
@@ -96,7 +120,7 @@ class TranslationSettings(RunSettings):
 
     positive = (
         *RunSettings.positive, "eval_beam", "final_beam", "max_source_tokens", "max_target_tokens",
-        "tokenizer_vocab_size", "source_vocab_size", "stream_buffer",
+        "tokenizer_vocab_size", "source_vocab_size", "stream_buffer", "distillation_temperature",
     )  # fmt: skip
 
     def check(self) -> None:
@@ -113,6 +137,7 @@ class TranslationSettings(RunSettings):
         self._check_architecture()
         self._check_start()
         self._check_vocabularies()
+        self._check_objective()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
         if self.best_by not in (*self.metrics, "loss", "perplexity"):
@@ -121,6 +146,24 @@ class TranslationSettings(RunSettings):
                 f"({', '.join(self.metrics)}), or set best_by to one of them or to loss."
             )
         self.check_corpora("source", CORPUS_KEYS)
+
+    @property
+    def has_objective(self) -> bool:
+        """Whether there is more in the loss than the cross entropy of the labels."""
+        return bool(self.rdrop_weight or self.simcut_weight or self.teacher)
+
+    def _check_objective(self) -> None:
+        if self.rdrop_weight and self.simcut_weight:
+            raise SettingsError(
+                "rdrop_weight and simcut_weight are both set: each compares two passes of a batch, choose one."
+            )
+        if not 0 <= self.simcut_cutoff < 1:
+            raise SettingsError(f"simcut_cutoff must be at least 0 and below 1, got {self.simcut_cutoff}.")
+        if self.teacher and not self.distillation_weight:
+            raise SettingsError("teacher is set, but distillation_weight is 0: leave teacher out, or give it a share.")
+        if self.has_objective and self.compile:
+            names = [name for name in ("rdrop_weight", "simcut_weight", "teacher") if getattr(self, name)]
+            raise SettingsError(f"compile: true does not know the loss of {names[0]}: leave one of the two out.")
 
     def _check_architecture(self) -> None:
         # Here, since it imports torch, which --help does without.

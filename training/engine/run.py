@@ -169,9 +169,7 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
 
 def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) -> transformers.PreTrainedModel:
     """Give a model the attention, checkpointing and compilation that suit the recipe and the device."""
-    if settings.precision == "bf16" and model._supports_sdpa and not torch.accelerator.is_available():
-        # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
-        model.set_attn_implementation("eager")
+    choose_attention(model, settings)
     if settings.gradient_checkpointing:
         # transformers 5.23 has renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -182,6 +180,13 @@ def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) 
     elif settings.compile:
         model.compile(dynamic=True)
     return model
+
+
+def choose_attention(model: transformers.PreTrainedModel, settings: RunSettings) -> None:
+    """Give a model the attention that suits precision and device."""
+    if settings.precision == "bf16" and model._supports_sdpa and not torch.accelerator.is_available():
+        # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
+        model.set_attn_implementation("eager")
 
 
 def create_run_folder(context: RunContext, components: TaskComponents) -> None:

@@ -30,6 +30,7 @@ from vaswani_tx.training.models.architectures import ARCHITECTURES
 from vaswani_tx.training.models.initialization import scale_attention
 from vaswani_tx.training.models.loading import check_model, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
+from vaswani_tx.training.tasks.objectives import Objective, check_teacher, make_objective
 from vaswani_tx.training.tasks.tokenizers import describe_vocabulary, model_fields
 from vaswani_tx.training.tasks.vocabularies import (
     adopt_vocabulary,
@@ -48,6 +49,7 @@ class TranslationTask(MeasuredTask):
         data: tokenised pairs and the plan of their batches.
         validation: sources and targets to validate on, or None.
         settings: the recipe.
+        objective: what the loss has beside the cross entropy, or None; attached to the model that is trained.
     """
 
     family = registry.TEXT
@@ -59,8 +61,12 @@ class TranslationTask(MeasuredTask):
         validation: tuple[Sequence[str], Sequence[str]] | None,
         settings: Any,
         forward_options: dict[str, Any],
+        objective: Objective | None = None,
     ):
         super().__init__(data.plan, forward_options)
+        self.objective = objective
+        if objective is not None:
+            self.forward_options, self.terms = forward_options | {"objective": objective}, objective.terms
         self.data, self.tokenizer, self.validation, self.settings = data, tokenizer, validation, settings
 
     @property
@@ -83,9 +89,10 @@ class TranslationTask(MeasuredTask):
         return self.data.pairs.locate(index)
 
     def fingerprint(self) -> dict[str, int]:
-        """Return the numbers of pairs and of their tokens."""
+        """Return the numbers of pairs and of their tokens, and one of the teacher's weights."""
         pairs = self.data.pairs
-        return pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
+        numbers = pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
+        return numbers | (self.objective.fingerprint if self.objective else {})
 
     def score_options(self) -> dict[str, Any]:
         """Return further options of `score_translations`."""
@@ -147,15 +154,24 @@ def components_of(
 ) -> TaskComponents:
     """Return the components of a run that learns to write a target text from a source text."""
     settings = context.settings
+    if settings.teacher:
+        check_teacher(settings.teacher)
     tokenizer = make_tokenizer(context)
+    objective = make_objective(settings, tokenizer)
     data = prepare_training_data(settings, tokenizer, context.pad_to_multiple_of, quiet=context.quiet)
     stacks = " and ".join(filter(None, (settings.encoder_from, settings.decoder_from)))
 
+    def make_with_objective() -> transformers.PreTrainedModel:
+        model = make_model(settings, tokenizer, context.weights)
+        if objective is not None:
+            objective.attach(model)
+        return model
+
     def make_task(model: transformers.PreTrainedModel) -> TranslationTask:
-        return task_class(data, tokenizer, validation, settings, loss_options(settings, model))
+        return task_class(data, tokenizer, validation, settings, loss_options(settings, model), objective)
 
     return TaskComponents(
-        make_model=partial(make_model, settings, tokenizer, context.weights),
+        make_model=make_with_objective,
         make_task=make_task,
         load_model=ARCHITECTURES[settings.architecture].load,
         processor=tokenizer,
