@@ -39,6 +39,11 @@ class TranslationSettings(RunSettings):
     max_length_ratio: float | None = key(None, "Training pairs with a side so many times as long are dropped.")
     drop_duplicates: bool = key(False, "Drop training pairs that occurred before; of a stream, in the same buffer.")
     drop_copies: bool = key(False, "Drop training pairs whose two sides are the same text.")
+    bpe_dropout: float = key(
+        0.0,
+        "Leave out merges at random, so that training text has other subwords in every epoch; 0.1 (arXiv 1910.13267).",
+    )
+    bpe_dropout_sides: Literal["both", "source", "target"] = key("both", "Which side's words bpe_dropout splits.")
     token_cache: bool = key(True, "Keep tokenised training data on disk and use it again while nothing changed.")
     cache_dir: str | None = key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
 
@@ -115,6 +120,8 @@ class TranslationSettings(RunSettings):
         self._check_vocabularies()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
+        if not 0.0 <= self.bpe_dropout <= 1.0:
+            raise SettingsError(f"bpe_dropout must be from 0 to 1, got {self.bpe_dropout}.")
         if self.best_by not in (*self.metrics, "loss", "perplexity"):
             raise SettingsError(
                 f"best_by: {self.best_by} is not among the scores of a validation: add it to metrics "

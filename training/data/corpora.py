@@ -29,7 +29,13 @@ TOKENIZER_PAIRS = 2_000_000
 
 @dataclass(frozen=True)
 class Corpus(CorpusSource):
-    """One training corpus: text files, files of both sides, or a data set of the Hub; fields as `load_parallel`'s."""
+    """One training corpus: text files, files of both sides, or a data set of the Hub; fields as `load_parallel`'s.
+
+    Args:
+        tag: tokens that are put in front of each source, separated by spaces: `>>de<<` for the language of the targets
+            (Johnson et al. 2017, arXiv 1611.04558), `<BT>` for text of machines (Caswell et al. 2019, arXiv 1906.06442).
+        reverse: the source of a pair is what the files call the target.
+    """
 
     source: Paths
     target: Paths | None = None
@@ -39,6 +45,8 @@ class Corpus(CorpusSource):
     source_field: str | int = "source"
     target_field: str | int = "target"
     empty: str = "error"
+    tag: str = ""
+    reverse: bool = False
 
     def __post_init__(self):
         if self.empty not in ("error", "drop"):
@@ -64,12 +72,25 @@ class Corpus(CorpusSource):
             chunks = hub_pairs(dataset, self.files[0], self.source_field, self.target_field)
         else:
             chunks = read_pairs(self.source, self.target, self.source_field, self.target_field)
-        return without_empty(chunks, self.empty, counts, at_once=streaming)
+        chunks = without_empty(chunks, self.empty, counts, at_once=streaming)
+        return chunks if not (self.tag or self.reverse) else map(self._directed, chunks)
+
+    def _directed(self, chunk: Chunk) -> Chunk:
+        """Return a chunk with the tag, its sides as the model is to read them."""
+        if self.reverse:
+            chunk = chunk._replace(source=chunk.target, target=chunk.source)
+        return chunk._replace(tag=self.tag)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a run's `data.json` says of it."""
+        content = {"source": self.source, "target": self.target, "weight": self.weight}
+        return content | ({"tag": self.tag} if self.tag else {}) | ({"reverse": True} if self.reverse else {})
 
     def fingerprint(self) -> list[Any]:
         """Return what decides its pairs, for a hash: the content of its files, not their names, and how it is read."""
+        directed = [{"tag": self.tag, "reverse": self.reverse}] if self.tag or self.reverse else []
         if self.from_hub:
-            return ["hub", self._dataset._fingerprint, self.source_field, self.target_field, self.empty]
+            return ["hub", self._dataset._fingerprint, self.source_field, self.target_field, self.empty, *directed]
         sources, targets = as_list(self.source), as_list(self.target)
         check_files(sources, targets)
         formats = [(format_of(path) if has_fields(path) else "text") + compression_of(path) for path in sources]
@@ -80,6 +101,7 @@ class Corpus(CorpusSource):
             *([_content_hash(path) for path in side] for side in (sources, targets)),
             fields,
             self.empty,
+            *directed,
         ]
 
     @cached_property

@@ -84,7 +84,7 @@ class TranslationTask(MeasuredTask):
 
     def fingerprint(self) -> dict[str, int]:
         """Return the numbers of pairs and of their tokens."""
-        pairs = self.data.pairs
+        pairs = self.data.fixed_pairs
         return pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
 
     def score_options(self) -> dict[str, Any]:
