@@ -6,11 +6,12 @@ A weight says how often the pairs of a corpus come in an epoch: 2 is twice, 0.5 
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from vaswani_tx.training.config.translation import tags_in
 from vaswani_tx.training.data.filters import FilterCounts
 from vaswani_tx.training.data.hub import is_dataset_name, open_hub
 from vaswani_tx.training.data.lines import compression_of, format_of
@@ -117,25 +118,36 @@ def _content_hash(path: str) -> str:
     return digest.hexdigest()
 
 
-def corpora_of(settings: "TranslationSettings") -> list[Corpus]:
+def corpora_of(settings: "TranslationSettings", both: bool | None = None) -> list[Corpus]:
     """Return the training corpora of a recipe: the entries of `corpora`, or the one of `train_source`.
 
     What an entry leaves out is taken from the recipe's own keys (train_split, dataset_config, source_field and
-    target_field); relative names start from data_dir.
+    target_field); relative names start from data_dir. With `both`, by default the key `bidirectional`, each follows
+    a second time with its sides swapped.
     """
     entries = settings.corpora or [{"source": settings.train_source, "target": settings.train_target}]
     defaults = {
         "weight": 1.0, "split": settings.train_split, "config": settings.dataset_config,
         "source_field": settings.source_field, "target_field": settings.target_field,
     }  # fmt: skip
-    corpora = []
+    corpora: list[Corpus] = []
+    swapped: list[Corpus] = []
     for values in corpus_entries(entries, defaults):
         source, target = values["source"], values.get("target")
         hub = target is None and isinstance(source, (str, os.PathLike))
         values["source"] = placed(settings.data_dir, source, hub)
         values["target"] = None if target is None else placed(settings.data_dir, target, hub=False)
+        values["tag"] = " ".join(tags_in(values.get("tag")))
+        swapped_tag = " ".join(tags_in(values.pop("reverse_tag", None)))
         corpora.append(Corpus(**values, empty=settings.empty_lines))
-    return corpora
+        swapped.append(replace(corpora[-1], tag=swapped_tag, reverse=not corpora[-1].reverse))
+    return corpora + (swapped if (settings.bidirectional if both is None else both) else [])
+
+
+def tags_of(settings: "TranslationSettings") -> list[str]:
+    """Return all tags that a recipe puts in front of sources, each once."""
+    entries = [*(settings.corpora or []), *(settings.validation_sets or []), {"tag": settings.validation_tag}]
+    return list(dict.fromkeys(tag for entry in entries for key in ("tag", "reverse_tag") for tag in tags_in(entry.get(key))))
 
 
 def training_texts(
@@ -154,7 +166,7 @@ def training_texts(
     """
     streaming = settings.streaming if streaming is None else streaming
     limit = limit or (TOKENIZER_PAIRS if streaming else None)
-    for corpus in corpora_of(settings):
+    for corpus in corpora_of(settings, both=False):
         left = limit
         # These counts are not reported: the same pairs are counted and reported when they are tokenised.
         for chunk in corpus.chunks(FilterCounts(), streaming):
