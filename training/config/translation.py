@@ -35,8 +35,8 @@ class TranslationSettings(RunSettings):
     corpora: list[dict[str, Any]] | None = field(
         default=None,
         metadata={
-            "help": "Corpora instead of train_source: {source, target, weight, tag, reverse, split, ...}; a tag such as "
-            ">>de<< is a token in front of each source, reverse: true swaps the two sides."
+            "help": "Corpora instead of train_source: {source, target, weight, tag, reverse, split, ...}; a tag such "
+            "as >>de<< is a token in front of each source, reverse: true swaps the two sides."
         },
     )
     bidirectional: bool = key(
@@ -174,7 +174,9 @@ class TranslationSettings(RunSettings):
                 if not isinstance(entry.get("reverse") or False, bool):
                     raise SettingsError(f"{origin}: reverse must be true or false, got '{entry['reverse']}'.")
                 if entry.get("reverse_tag") and not self.bidirectional:
-                    raise SettingsError(f"{origin}: reverse_tag does nothing without bidirectional: true; leave it out.")
+                    raise SettingsError(
+                        f"{origin}: reverse_tag does nothing without bidirectional: true; leave it out."
+                    )
         reversed_ones = {bool(entry.get("reverse")) for entry in self.corpora or []}
         if self.source_vocab_size is not None and (self.bidirectional or len(reversed_ones) > 1):
             raise SettingsError(

@@ -6,9 +6,9 @@ The paper's algorithm 1, for each word: of all merges possible at the moment, ea
 those that remain, the one learned first is applied, the leftmost where there are several; the word is finished where
 none remains. p = 0 is plain byte-pair encoding, p = 1 leaves the smallest symbols (of ours, bytes).
 
-Every draw is a hash of (seed, epoch, side, example, word, step, position) and depends on nothing else: processes, chunks
-and resumed runs agree. The dropout of the library `tokenizers` is the same algorithm, but draws from a generator that
-nobody can seed. All words of a length are merged at once: each step takes one symbol from each of them.
+Every draw is a hash of (seed, epoch, side, example, word, step, position) and depends on nothing else: processes,
+chunks and resumed runs agree. The dropout of the library `tokenizers` draws from a generator that nobody can seed. All
+words of a length are merged at once: each step takes one symbol from each of them.
 
 N examples, W words, n symbols of a word.
 """
@@ -50,7 +50,7 @@ class Merges:
         model = json.loads(backend.to_str())["model"] if backend is not None else {"type": type(tokenizer).__name__}
         if model["type"] != "BPE":
             raise DataError(
-                f"bpe_dropout: {name} is {model['type']}, which has no merges to leave out: use a byte-pair vocabulary, "
+                f"bpe_dropout: {name} is {model['type']}, which has no merges to leave out: use a byte-pair vocabulary "
                 "such as `vaswani-tx train tokenizer` makes, or set bpe_dropout to 0."
             )
         vocabulary, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
@@ -154,7 +154,7 @@ class Merges:
 
 
 def _symbols(parts: dict[int, tuple[int, int]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest symbols of every id in one array, and where those of each id begin; an id without parts: itself."""
+    """Return the smallest symbols of every id in one array, and where those of each begin; of no merge: itself."""
     known: dict[int, list[int]] = {}
 
     def of(index: int) -> list[int]:
@@ -303,9 +303,7 @@ class BpeDropout:
         return result, own
 
 
-def _taken(
-    pairs: TokenizedPairs, side: str, chosen: np.ndarray, what: str = "flat"
-) -> tuple[np.ndarray, np.ndarray]:
+def _taken(pairs: TokenizedPairs, side: str, chosen: np.ndarray, what: str = "flat") -> tuple[np.ndarray, np.ndarray]:
     """Return one side of some pairs in one array, and the length of each."""
     offsets = np.asarray(getattr(pairs, f"{side}_offsets"))
     starts, lengths = offsets[chosen], offsets[chosen + 1] - offsets[chosen]

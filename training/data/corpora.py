@@ -34,7 +34,7 @@ class Corpus(CorpusSource):
 
     Args:
         tag: tokens that are put in front of each source, separated by spaces: `>>de<<` for the language of the targets
-            (Johnson et al. 2017, arXiv 1611.04558), `<BT>` for text of machines (Caswell et al. 2019, arXiv 1906.06442).
+            (Johnson et al. 2017, arXiv 1611.04558), `<BT>` for translated text (Caswell et al. 2019, arXiv 1906.06442).
         reverse: the source of a pair is what the files call the target.
     """
 
@@ -147,7 +147,9 @@ def corpora_of(settings: "TranslationSettings", both: bool | None = None) -> lis
 def tags_of(settings: "TranslationSettings") -> list[str]:
     """Return all tags that a recipe puts in front of sources, each once."""
     entries = [*(settings.corpora or []), *(settings.validation_sets or []), {"tag": settings.validation_tag}]
-    return list(dict.fromkeys(tag for entry in entries for key in ("tag", "reverse_tag") for tag in tags_in(entry.get(key))))
+    return list(
+        dict.fromkeys(tag for entry in entries for key in ("tag", "reverse_tag") for tag in tags_in(entry.get(key)))
+    )
 
 
 def training_texts(

@@ -108,9 +108,7 @@ def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, word
     return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_cache(
-    folder: Path, names: Sequence[str], fresh: bool = False, words: bool = False
-) -> TokenizedPairs | None:
+def read_cache(folder: Path, names: Sequence[str], fresh: bool = False, words: bool = False) -> TokenizedPairs | None:
     """Return the memory-mapped pairs of a folder; None where there is none, or (with a warning) where it is damaged.
 
     Args:

@@ -1,4 +1,4 @@
-"""The training data of a recipe in one call: corpora, filters, token cache or stream, BPE-dropout, the plan of batches.
+"""The training data of a recipe in one call: corpora, filters, token cache or stream, BPE-dropout, plan of batches.
 
 recipe, tokenizer -> prepare_training_data -> TrainingData: plan, pairs, collate
 """
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class TrainingData:
     """Tokenised pairs with the plan of their batches, from which a task is made.
 
-    `plan.epoch(k)` gives the batches of epoch k, or of buffer k of a stream. A plan with `examples` has pairs of its own
+    `plan.epoch(k)` gives the batches of epoch k, or of buffer k of a stream. A plan with `examples` has other pairs
     in every epoch.
     """
 
@@ -48,7 +48,7 @@ class TrainingData:
 
     @property
     def fixed_pairs(self) -> TokenizedPairs:
-        """Return pairs by which the data are recognised: the same in every epoch, or of a stream those of the buffer."""
+        """Return pairs by which the data are recognised: the same in every epoch; of a stream those of the buffer."""
         return self.pairs if self.all_pairs is None else self.all_pairs
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -116,11 +116,13 @@ def prepare_training_data(
 def _dropout(
     settings: TranslationSettings, tokenizer: Any, rules: PairFilter, pad_to_multiple_of: int
 ) -> BpeDropout | None:
-    """Return the recipe's BPE-dropout; an example may not become longer than its limit, or than a batch with padding."""
+    """Return the recipe's BPE-dropout; an example may become no longer than its limit, or than a batch with padding."""
     if not settings.bpe_dropout:
         return None
     budgets = (settings.max_source_tokens, settings.max_target_tokens)
-    limits = [min(limit, budget - budget % pad_to_multiple_of) for limit, budget in zip(rules.limits, budgets, strict=True)]
+    limits = [
+        min(limit, budget - budget % pad_to_multiple_of) for limit, budget in zip(rules.limits, budgets, strict=True)
+    ]
     sides = list(SIDES) if settings.bpe_dropout_sides == "both" else [settings.bpe_dropout_sides]
     return BpeDropout.of_tokenizer(
         tokenizer, settings.bpe_dropout, settings.seed, dict(zip(SIDES, limits, strict=True)), sides

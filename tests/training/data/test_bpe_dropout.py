@@ -1,8 +1,9 @@
-"""BPE-dropout: the paper's algorithm word by word, the same draws whoever makes them, and batches of each epoch's lengths."""
+"""BPE-dropout: the paper's algorithm word by word, the same draws whoever makes them, batches of an epoch's lengths."""
 
 import json
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def split_plainly(word, ranks, rate, key):
     symbols, step = list(word), 0
     while True:
         kept = []
-        for place, pair in enumerate(zip(symbols, symbols[1:], strict=False)):
+        for place, pair in enumerate(pairwise(symbols)):
             number = mix(key + ((step << 32) + place + 1) * 0x9E3779B97F4A7C15 & MASK) >> 11
             if pair in ranks and not number / 2**53 < rate:
                 kept.append((ranks[pair], place))

@@ -45,7 +45,10 @@ def tokenizer_of(folder, settings):
 def texts_of(data, tokenizer):
     pairs = data.all_pairs
     return [
-        (tokenizer.convert_ids_to_tokens(pairs.source_ids(i).tolist()), tokenizer.decode(pairs.target_ids(i).tolist(), True))
+        (
+            tokenizer.convert_ids_to_tokens(pairs.source_ids(i).tolist()),
+            tokenizer.decode(pairs.target_ids(i).tolist(), True),
+        )
         for i in range(len(pairs))
     ]
 
@@ -172,7 +175,19 @@ def test_a_tagged_model_is_used_by_text_by_language_and_from_the_command_line(re
     with pytest.raises(ValueError, match="no languages"):
         pipe("ba be bi", tgt_lang="xx")
     (tmp_path / "in").write_text("ba be\nbi\n", encoding="utf-8")
-    words = ["translate", str(best), "-i", str(tmp_path / "in"), "--format", "tsv", "--beams", "1", "-q", "--device", "cpu"]
+    words = [
+        "translate",
+        str(best),
+        "-i",
+        str(tmp_path / "in"),
+        "--format",
+        "tsv",
+        "--beams",
+        "1",
+        "-q",
+        "--device",
+        "cpu",
+    ]
     assert library_main([*words, "--tgt-lang", "tgt"]) == 0
     by_language = capsys.readouterr().out
     (tmp_path / "in").write_text(f"{TO} ba be\n{TO} bi\n", encoding="utf-8")
