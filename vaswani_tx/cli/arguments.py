@@ -26,6 +26,8 @@ make one:
   train KIND  train it; KIND is one of
 {train}
   average     {average}
+  backtranslate  {backtranslate}
+  distill     {distill}
 
 measure and describe it:
   evaluate    {evaluate}
