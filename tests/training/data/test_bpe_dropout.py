@@ -34,9 +34,9 @@ def tokenizer():
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A recipe of 80 pairs; `recipe(key=value)` gives it with other keys."""
+    """A recipe of 50 pairs; `recipe(key=value)` gives it with other keys."""
     for number, side in enumerate(("src", "tgt"), start=1):
-        (tmp_path / f"a.{side}").write_text("\n".join(texts(80, number)) + "\n", encoding="utf-8")
+        (tmp_path / f"a.{side}").write_text("\n".join(texts(50, number)) + "\n", encoding="utf-8")
 
     def make(**values):
         given = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "seed": 7, "bpe_dropout": 0.3,
@@ -104,12 +104,12 @@ def test_every_word_is_split_as_the_papers_algorithm_does(recipe, tokenizer, rat
     data.plan.epoch(3)
     pairs, changed = data.pairs, 0
     for number, side in enumerate(("source", "target")):
-        for i, text in enumerate(texts(80, number + 1)):
+        for i, text in enumerate(texts(50, number + 1)):
             found = getattr(pairs, f"{side}_ids")(i).tolist()
             assert found == expected(tokenizer, text, rate, 7, 3, number, i), (side, i)
             assert tokenizer.decode(found, skip_special_tokens=True) == text
             changed += found != tokenizer(text)["input_ids"]
-    assert changed > 60 if rate > 0.5 else changed > 20
+    assert changed > 60 if rate > 0.5 else changed > 10
 
 
 def test_zero_gives_the_tokenizers_own_tokens_and_one_gives_bytes(recipe, tokenizer):
@@ -119,7 +119,7 @@ def test_zero_gives_the_tokenizers_own_tokens_and_one_gives_bytes(recipe, tokeni
         assert ids_of(plain, side) == ids_of(data.all_pairs, side)
     limits = dict.fromkeys(("source", "target"), 10_000)
     whole = replace(data.dropout, rate=1.0, limits=limits).pairs_of(data.all_pairs, 1)
-    for i, text in enumerate(texts(80, 1)):
+    for i, text in enumerate(texts(50, 1)):
         # One space in front, and each byte a token.
         assert len(whole.source_ids(i)) == len(f" {text}".encode()) + 1
         assert tokenizer.decode(whole.source_ids(i), skip_special_tokens=True) == text
@@ -169,11 +169,11 @@ def test_one_side_alone_weights_and_streams(recipe, tokenizer):
     corpora = [{"source": "a.src", "target": "a.tgt", "weight": 2.5}]
     data = prepare_training_data(recipe(corpora=corpora), tokenizer)
     data.plan.epoch(1)
-    assert len(data.pairs) == len(data.plan) == 200 and data.to_dict()["corpora"][0]["pairs_of_an_epoch"] == 200
+    assert len(data.pairs) == len(data.plan) == 125 and data.to_dict()["corpora"][0]["pairs_of_an_epoch"] == 125
     lines, sources = data.pairs.lines.tolist(), ids_of(data.pairs, "source")
-    copies = [sources[i] == sources[i + 1] for i in range(199) if lines[i] == lines[i + 1]]
-    assert len(copies) == 120 and sum(copies) < 60, "copies of a pair are split each in its own way"
-    streams = [prepare_training_data(recipe(streaming=True, stream_buffer=30), tokenizer) for _ in range(2)]
+    copies = [sources[i] == sources[i + 1] for i in range(124) if lines[i] == lines[i + 1]]
+    assert len(copies) == 75 and sum(copies) < 40, "copies of a pair are split each in its own way"
+    streams = [prepare_training_data(recipe(streaming=True, stream_buffer=20), tokenizer) for _ in range(2)]
     for order, stream in zip(((0, 1, 3), (3, 0, 1)), streams, strict=True):
         found = {}
         for buffer in order:
@@ -182,14 +182,14 @@ def test_one_side_alone_weights_and_streams(recipe, tokenizer):
         stream.found = found
     assert streams[0].found == streams[1].found
     lines = stream.pairs.lines
-    assert found[1][0] == expected(tokenizer, texts(80, 1)[lines[0] - 1], 0.3, 7, 1, 0, 0)
+    assert found[1][0] == expected(tokenizer, texts(50, 1)[lines[0] - 1], 0.3, 7, 1, 0, 0)
 
 
 def test_two_vocabularies_are_split_by_their_own_merges(recipe, tokenizer):
     other = VaswaniTokenizer.train(iter(texts(100, 5)), vocab_size=300, show_progress=False)
     data = prepare_training_data(recipe(source_vocab_size=420), VaswaniTokenizer.pair(tokenizer, other))
     for side, own, number in (("source", tokenizer, 0), ("target", other, 1)):
-        text = texts(80, number + 1)[11]
+        text = texts(50, number + 1)[11]
         assert ids_of(data.pairs, side)[11] == expected(own, text, 0.3, 7, 0, number, 11)
 
 
@@ -218,6 +218,7 @@ def test_what_has_no_merges_is_refused_and_so_is_a_pipeline_that_does_more(recip
         made.check(prepare_training_data(recipe(), tokenizer).all_pairs)
 
 
+@pytest.mark.fresh
 def test_a_run_that_was_stopped_resumes_bit_for_bit(reversal, tmp_path, fresh_accelerate):
     options = {"bpe_dropout": 0.4, "max_steps": 9, "accumulation_steps": 2, "average_last": 1,
                "max_source_tokens": 120, "max_target_tokens": 120, "cache_dir": tmp_path / "cache"}  # fmt: skip

@@ -150,7 +150,7 @@ def test_validation_sets_follow_each_other_with_their_tags(reversal):
 @pytest.fixture
 def tagged(reversal, tmp_path, fresh_accelerate):
     sets = {"validation_sets": yaml_of(SETS), "corpora": yaml_of(TWO), "train_source": "", "train_target": "null"}
-    more = {"token_cache": "false", "final_beam": 2, "max_steps": 3, "eval_every": 3, "average_last": 1}
+    more = {"token_cache": "false", "final_beam": 1, "max_steps": 3, "eval_every": 3, "average_last": 1}
     return run(reversal, tmp_path / "tagged", **sets, **more)
 
 
@@ -195,6 +195,7 @@ def test_a_tagged_model_is_used_by_text_by_language_and_from_the_command_line(re
     assert capsys.readouterr().out == by_language and by_language.count("\n") == 2
 
 
+@pytest.mark.fresh
 def test_new_tags_grow_the_model_that_a_run_starts_from(reversal, tmp_path, fresh_accelerate):
     start = run(reversal, tmp_path / "start", max_steps=1, average_last=1, bidirectional="true", token_cache="false")
     [step] = (start / "checkpoints").iterdir()
