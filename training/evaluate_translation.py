@@ -55,6 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--target", nargs="+", metavar="FILE", help="references: line-aligned text file(s); left out for other formats")
     add("--source-field", default="source", help="field or column of the source text")
     add("--target-field", default="target", help="field or column of the target text")
+    add("--tgt-lang", metavar="CODE", help="language to write, of a model with tags: de puts >>de<< before each source")
     add("--split", default="test", help="split of a data set from the Hub")
     add("--dataset-config", help="configuration of a data set from the Hub, such as de-en")
     add("--limit", type=positive_int, metavar="N", help="only the first N sentences")

@@ -17,6 +17,7 @@ import vaswani_tx
 from vaswani_tx.devices import choose_device, slow_bfloat16
 from vaswani_tx.engines import load_engine
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
+from vaswani_tx.token_texts_vaswani import language_tag
 from vaswani_tx.training.command_line import DTYPES, print_status
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.data.parallel import load_parallel
@@ -72,6 +73,13 @@ def _translate(
         torch.set_num_threads(options.num_threads)
     device, distributed = _device("cpu" if options.engine else options.device)
     model, tokenizer = _load(options, device)
+    if options.tgt_lang:
+        tag = language_tag(tokenizer, options.tgt_lang)
+        if tag is None:
+            raise ValueError(
+                f"--tgt-lang: {type(tokenizer).__name__} has no token >>{options.tgt_lang}<<; leave it out."
+            )
+        sources = [f"{tag} {text}" if text.strip() else text for text in sources]
     work = {"batch_tokens": options.batch_tokens, "progress": not options.quiet, "distributed": distributed}
     made = translate_corpus(
         model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model),

@@ -49,9 +49,14 @@ DECIDING = (
 class Translator:
     """A model with the settings that the command line gives for it.
 
+    Attributes:
+        decides: what determines the output besides the options.
+
     Raises:
         CliError: what was asked for does not fit together, or not to the model.
     """
+
+    decides: dict[str, Any] = {}
 
     def __init__(self, options: argparse.Namespace, model: Any, tokenizer: Any):
         self.options, self.model, self.tokenizer = options, model, tokenizer
@@ -176,28 +181,29 @@ class Translator:
 
 def run(options: argparse.Namespace) -> None:
     """Carry out `vaswani-tx translate`."""
-    to_file = not is_stdio(options.output) and _is_file(Path(options.output))
-    if to_file:
+    writes_file = not is_stdio(options.output) and _is_file(Path(options.output))
+    if writes_file:
         check_output(Path(options.output))
     context = models.process_context("cpu" if options.engine else options.device, options.num_threads)
     try:
         with open_input(options.input) as (stream, name):
-            if context.world > 1 and not (is_regular(stream, name) and to_file):
+            if context.world > 1 and not (is_regular(stream, name) and writes_file):
                 raise CliError("several processes need --input and --output with files, which all of them read.")
             options.quiet = options.quiet or not context.is_first
-            model, tokenizer = _load(options, context)
+            model, tokenizer = load(options, context)
             translate = Translator(options, model, tokenizer)
             if is_stdio(options.input) and sys.stdin.isatty():
                 _converse(translate, options)
-            elif to_file:
-                _to_file(translate, options, stream, name, context)
+            elif writes_file:
+                to_file(translate, options, stream, name, context)
             else:
                 _to_stream(translate, options, stream, name)
     finally:
         context.leave()
 
 
-def _load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[Any, Any]:
+def load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[Any, Any]:
+    """Return the model and its tokenizer, for torch or for the engine that was asked for."""
     if options.engine:
         return models.load_for_engine(options)
     return models.load(
@@ -221,7 +227,7 @@ def _to_stream(translate: Translator, options: argparse.Namespace, stream: Any, 
             bar.update(len(block.texts))
 
 
-def _to_file(
+def to_file(
     translate: Translator, options: argparse.Namespace, stream: Any, name: str, context: models.ProcessContext
 ) -> None:
     """Write a file whose finished part survives a kill, for the next command to resume from."""
@@ -250,7 +256,7 @@ def _begin(
     partial, begin, error = None, (0, 0), None
     if context.is_first:
         try:
-            partial = PartialOutput(Path(options.output), _identity(options, translate.model), options.restart)
+            partial = PartialOutput(Path(options.output), identity(options, translate), options.restart)
             partial.skip_done(stream, name)
             begin = (partial.lines, partial.consumed)
         except CliError as found:
@@ -289,9 +295,10 @@ def _failure(message: str, status: int) -> CliError:
     return CliFailure(message) if status == CliFailure.status else CliError(message)
 
 
-def _identity(options: argparse.Namespace, model: Any) -> dict[str, Any]:
+def identity(options: argparse.Namespace, translate: Translator) -> dict[str, Any]:
     """Return everything besides the input that determines the output, as values of JSON."""
-    found = {name: getattr(options, name) for name in DECIDING}
+    model = translate.model
+    found = translate.decides | {name: getattr(options, name) for name in DECIDING}
     found |= {name: metadata.version(name) for name in ("torch", "transformers")}
     found["model"] = models.fingerprint(options.model, model, options.tokenizer)
     found["device"] = model.device.type
