@@ -5,7 +5,6 @@ recipe -> prepare -> TaskComponents -> engine
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
