@@ -17,6 +17,7 @@ from transformers.generation.utils import (
     GenerateEncoderDecoderOutput,
 )
 
+from .captured_decoding_vaswani import decoder_for
 from .fast_decoder_vaswani import FastDecoder
 from .fast_scores_vaswani import EndOfTargets, ScoreProcessors
 from .fast_search_vaswani import Searched, beam_search, greedy_search
@@ -235,7 +236,14 @@ def _search(model: Any, input_ids, logits_processor, stopping_criteria, config: 
         mask = None if bool((mask != 0).all()) else mask
     processors, criteria = ScoreProcessors(logits_processor), EndOfTargets(stopping_criteria)
     longest = config.max_length if criteria.longest is None else min(config.max_length, criteria.longest)
-    decoder = FastDecoder(model, memory, mask, repeated, longest)
+    with decoder_for(model, memory, mask, repeated, longest) as decoder:
+        return _searched(decoder, input_ids, processors, criteria, config)
+
+
+def _searched(
+    decoder: FastDecoder, input_ids, processors: ScoreProcessors, criteria: EndOfTargets, config: Any
+) -> Searched:
+    beams = config.num_beams or 1
     padding, ends = config._pad_token_tensor, config._eos_token_tensor
     if beams == 1:
         return greedy_search(decoder, input_ids, processors, criteria, padding, samples=bool(config.do_sample))
