@@ -71,7 +71,7 @@ def test_every_layer_is_compiled_in_place(monkeypatch):
     names = list(model.state_dict())
     assert compile_layers(model) == 4
     assert [kind.__name__ for kind, _ in calls] == ["VaswaniEncoderLayer"] * 2 + ["VaswaniDecoderLayer"] * 2
-    assert all(options == {"dynamic": True} for _, options in calls)
+    assert all(options == {"dynamic": True, "backend": "inductor"} for _, options in calls)
     assert list(model.state_dict()) == names
 
 
