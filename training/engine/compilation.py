@@ -1,10 +1,12 @@
 """Compilation of a model for training: as a whole, or layer by layer."""
 
+from collections.abc import Callable
+
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> int:
+def compile_layers(model: torch.nn.Module, backend: str | Callable = "inductor") -> int:
     """Compile every layer of the model's stacks by itself, in place; return how many there are.
 
     The layers of a stack share one graph, so it is made in a fraction of the time. What the model does around them,
