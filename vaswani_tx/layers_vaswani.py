@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .dropout_vaswani import dropout, dropout_add
 from .padding_vaswani import Packing, TokenRows, attend_rows
 from .positions_vaswani import (
     VaswaniLearnedPositions,
@@ -56,7 +57,7 @@ class VaswaniPositionalEncoding(nn.Module):
             batch = inputs_embeds.new_empty((*rows.shape, 0))  # of which only shape and type are read
             positions = rows.take_positions(self.positions(batch, past_length, position_ids, attention_mask))
         hidden_states = inputs_embeds * self.scale + positions
-        return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
+        return dropout(self.dropout, hidden_states if self.norm is None else self.norm(hidden_states))
 
 
 def eager_attention_forward(
@@ -221,19 +222,12 @@ class VaswaniResidual(nn.Module):
         self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-
-class VaswaniLayer(GradientCheckpointingLayer):
-    """The sub-layers that encoder and decoder layers share, each with its dropout (section 5.4)."""
-
-    def _self_attention(self, x: torch.Tensor, **kwargs) -> torch.Tensor:
-        attended, _ = self.self_attn(x, **kwargs)
-        return self.self_attn_residual.dropout(attended)
-
-    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.feed_forward_residual.dropout(self.feed_forward(x))
+    def add(self, x: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Add what a sub-layer found, with dropout, to its input: [B, L, D]."""
+        return dropout_add(self.dropout, x, found)
 
 
-class VaswaniEncoderLayer(VaswaniLayer):
+class VaswaniEncoderLayer(GradientCheckpointingLayer):
     """Encoder layer, section 3.1: self-attention, then the feed-forward network, a residual connection around each."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
@@ -248,14 +242,16 @@ class VaswaniEncoderLayer(VaswaniLayer):
         """Map [B, S, D] to [B, S, D]; `kwargs` go to the attention function."""
         x = hidden_states
         if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
-            x = x + self._self_attention(self.self_attn_residual.norm(x), attention_mask=attention_mask, **kwargs)
-            return x + self._feed_forward(self.feed_forward_residual.norm(x))
+            found, _ = self.self_attn(self.self_attn_residual.norm(x), attention_mask=attention_mask, **kwargs)
+            x = self.self_attn_residual.add(x, found)
+            return self.feed_forward_residual.add(x, self.feed_forward(self.feed_forward_residual.norm(x)))
         # The paper: LayerNorm(x + Sublayer(x))
-        x = self.self_attn_residual.norm(x + self._self_attention(x, attention_mask=attention_mask, **kwargs))
-        return self.feed_forward_residual.norm(x + self._feed_forward(x))
+        found, _ = self.self_attn(x, attention_mask=attention_mask, **kwargs)
+        x = self.self_attn_residual.norm(self.self_attn_residual.add(x, found))
+        return self.feed_forward_residual.norm(self.feed_forward_residual.add(x, self.feed_forward(x)))
 
 
-class VaswaniDecoderLayer(VaswaniLayer):
+class VaswaniDecoderLayer(GradientCheckpointingLayer):
     """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network.
 
     With `decoder_cell="ssru"`, a recurrence takes the place of the self-attention.
@@ -297,19 +293,18 @@ class VaswaniDecoderLayer(VaswaniLayer):
         cell: nn.Module = self.ssru if self.is_recurrent else self.self_attn
         residual = self.ssru_residual if self.is_recurrent else self.self_attn_residual
         if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
-            x = x + residual.dropout(cell(residual.norm(x), **own)[0])
+            x = residual.add(x, cell(residual.norm(x), **own)[0])
             if memory is not None:
-                x = x + self._cross_attention(self.cross_attn_residual.norm(x), memory, **cross)
-            return x + self._feed_forward(self.feed_forward_residual.norm(x))
+                crossed = self.cross_attn_residual
+                x = crossed.add(x, self.cross_attn(crossed.norm(x), key_value_states=memory, **cross)[0])
+            return self.feed_forward_residual.add(x, self.feed_forward(self.feed_forward_residual.norm(x)))
         # The paper: LayerNorm(x + Sublayer(x))
-        x = residual.norm(x + residual.dropout(cell(x, **own)[0]))
+        x = residual.norm(residual.add(x, cell(x, **own)[0]))
         if memory is not None:
-            x = self.cross_attn_residual.norm(x + self._cross_attention(x, memory, **cross))
-        return self.feed_forward_residual.norm(x + self._feed_forward(x))
+            crossed = self.cross_attn_residual
+            x = crossed.norm(crossed.add(x, self.cross_attn(x, key_value_states=memory, **cross)[0]))
+        return self.feed_forward_residual.norm(self.feed_forward_residual.add(x, self.feed_forward(x)))
 
-    def _cross_attention(self, x: torch.Tensor, encoder_hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
-        attended, _ = self.cross_attn(x, key_value_states=encoder_hidden_states, **kwargs)
-        return self.cross_attn_residual.dropout(attended)
 
 __all__ = [
     "VaswaniAttention",

@@ -252,9 +252,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the layers over [B, T, D], each position seeing itself, earlier ones and what is cached."""
         if packing is not None:
-            hidden_states = self.positional_encoding(
-                inputs_embeds, attention_mask=attention_mask, rows=packing.target
-            )
+            hidden_states = self.positional_encoding(inputs_embeds, attention_mask=attention_mask, rows=packing.target)
             for layer in self.layers:
                 hidden_states = layer(hidden_states, encoder_hidden_states, packing=packing, **kwargs)
             return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self._finish(hidden_states))
@@ -728,7 +726,6 @@ class VaswaniForConditionalGeneration(
             packing = self._pack(
                 input_ids if inputs_embeds is None else inputs_embeds, attention_mask, decoder_attention_mask, labels
             )
-            kwargs["packing"] = packing
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -740,6 +737,7 @@ class VaswaniForConditionalGeneration(
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            packing=packing,
             **kwargs,
         )
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}

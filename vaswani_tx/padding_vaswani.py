@@ -24,8 +24,8 @@ _enabled = True
 WHOLE_FROM = 0.95
 # The implementations of attention that take a mask [B, 1, T, S].
 IMPLEMENTATIONS = ("sdpa", "eager")
-# What transformers and torch hook into modules for themselves works on rows as on batches.
-_KNOWN_HOOKS = ("transformers.utils.output_capturing", "torch.distributed.", "torch.nn.parallel.")
+# What these hook into modules for themselves works on rows as on batches.
+_KNOWN_HOOKS = ("transformers.", "torch.", "accelerate.", "peft.")
 
 
 @contextlib.contextmanager
@@ -268,8 +268,9 @@ def pack(
     Args:
         source: [B, S], which positions the encoder reads.
         target: [B, T], which positions the decoder computes.
-        labels: [B, T], each a position where one counts.
-        target_mask: [B, T], the mask of a decoder; a label that counts where it has 0 forbids to pack.
+        labels: [B, T], or [B, S] of an encoder alone; one that counts at a position that is not computed forbids to
+            pack.
+        target_mask: [B, T], the mask that a decoder was given.
     """
     refused = [side.any().logical_not() for side in (source, target) if side is not None]
     if source is not None and target is not None:
@@ -279,8 +280,9 @@ def pack(
         if target_mask.shape != target.shape:
             return None
         target = target & (target_mask != 0)
-        if labels is not None:
-            refused.append(((labels != -100) & ~target).any())
+    computed = source if target is None else target
+    if labels is not None and computed is not None:
+        refused.append(((labels != -100) & ~computed).any())
     if bool(torch.stack(refused).any()):
         return None
     return Packing(

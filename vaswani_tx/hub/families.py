@@ -49,6 +49,7 @@ _SHARED_CODE = (
     "configuration_vaswani.py",
     "configuration_vaswani_base.py",
     "constraints_vaswani.py",
+    "dropout_vaswani.py",
     "fast_decoder_vaswani.py",
     "fast_generation_vaswani.py",
     "fast_scores_vaswani.py",
