@@ -2,7 +2,7 @@
 
 It computes what `VaswaniDecoder` and the output projection compute, from the model's own weights at every step:
 
-- keys and values of the encoder's output are computed once for each sentence, and all its beams attend to them together;
+- keys and values of the encoder's output are computed once for each sentence, and its beams attend to them together;
 - keys and values of the target are written into buffers, and never copied where beams change places: a mask tells which
   of the entries at each position belong to the history of which beam;
 - products of few rows with a large matrix are computed as a batch of products with its blocks, which the CPU's
@@ -24,7 +24,9 @@ from torch.nn import functional as F
 
 # Rows up to which a product reads the weights once and is as fast as can be, and up to which the rows come first.
 FEW_ROWS, SOME_ROWS = 2, 8
+MANY_ROWS = 48  # from here on the output layer is one product: to turn what blocks write costs more than they save
 BLOCKS = (128, 64)  # rows of the matrix in a block
+AT_ONCE = 8  # blocks of the output layer that are computed at once
 SMALLEST = 1 << 16  # entries of a matrix from which blocks pay
 FUSED_BYTES = 8 << 20  # most memory for copies of weights that are joined for one product
 FIRST_CAPACITY = 32
@@ -42,7 +44,7 @@ def _block_of(x: torch.Tensor, weight: torch.Tensor) -> int:
 def project(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Compute `x W^T + bias + residual` for x [R, D], W [N, D], bias [N] and residual [R, N]: [R, N], of any strides."""
+    """Compute `x W^T + bias + residual` for x [R, D], W [N, D], bias [N], residual [R, N]: [R, N], of any strides."""
     block = _block_of(x, weight)
     if not block:
         if residual is None:
@@ -87,7 +89,7 @@ class _Buffers:
 
 
 class OutputProjection:
-    """The projection to the vocabulary, [R, D] -> [R, V] in float32, into one buffer: a call overwrites the last result.
+    """The projection to the vocabulary, [R, D] -> [R, V] in float32, into a buffer: a call overwrites the last result.
 
     Args:
         head: the output layer.
@@ -99,20 +101,28 @@ class OutputProjection:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows, size = x.shape[0], self.weight.shape[0]
-        block = 256 if rows > SOME_ROWS else BLOCKS[0]
+        block = BLOCKS[0]
         whole = size - size % block
         if not _block_of(x, self.weight[:whole]):
             return F.linear(x, self.weight, self.bias).float()
         scores = self._buffers.get("scores", (rows, size), x)
+        if rows > MANY_ROWS:
+            torch.mm(x, self.weight.t(), out=scores)
+            return (scores if self.bias is None else scores.add_(self.bias)).float()
         blocks = self.weight[:whole].view(-1, block, self.weight.shape[1])
         if rows <= SOME_ROWS:
             parts = self._buffers.get("parts", (len(blocks), rows, block), x)
             torch.bmm(x.expand(len(blocks), -1, -1), blocks.transpose(1, 2), out=parts)
             scores[:, :whole].view(rows, len(blocks), block).copy_(parts.transpose(0, 1))
         else:
-            parts = self._buffers.get("parts", (len(blocks), block, rows), x)
-            torch.bmm(blocks, x.t().expand(len(blocks), -1, -1), out=parts)
-            scores[:, :whole].copy_(parts.view(whole, rows).t())
+            # A few blocks at a time: what is written transposed is then still in the cache when it is turned.
+            count = max(AT_ONCE, 2 * torch.get_num_threads())
+            for start in range(0, len(blocks), count):
+                some = blocks[start : start + count]
+                parts = self._buffers.get("parts", (len(some), block, rows), x)
+                torch.bmm(some, x.t().expand(len(some), -1, -1), out=parts)
+                begin, end = start * block, (start + len(some)) * block
+                scores[:, begin:end].copy_(parts.view(end - begin, rows).t())
         if whole < size:
             torch.mm(x, self.weight[whole:].t(), out=scores[:, whole:])
         if self.bias is not None:
@@ -151,6 +161,11 @@ def attend(
 class _Layer:
     """Weights of one decoder layer, and its keys and values."""
 
+    keys: torch.Tensor  # [B, H, capacity * M, K]: the M entries of a position side by side
+    values: torch.Tensor  # [B, H, capacity * M, U]
+    source_keys: torch.Tensor  # [B, H, S, K]
+    source_values: torch.Tensor  # [B, H, S, U]
+
     def __init__(self, layer: Any, fuses: bool):
         self.pre_norm = layer.pre_norm
         self.own, self.cross, self.network = layer.self_attn, layer.cross_attn, layer.feed_forward
@@ -164,10 +179,6 @@ class _Layer:
             biases = [projection.bias for projection in projections]
             weight = torch.cat([projection.weight for projection in projections])
             self.fused = weight, None if biases[0] is None else torch.cat(biases)
-        self.keys: torch.Tensor | None = None  # [B, H, capacity * M, K]: the M entries of a position side by side
-        self.values: torch.Tensor | None = None
-        self.source_keys: torch.Tensor | None = None  # [B, H, S, K]
-        self.source_values: torch.Tensor | None = None
 
     def read_source(self, memory: torch.Tensor) -> None:
         """Compute keys and values of the encoder's output [B, S, D]."""
@@ -225,7 +236,7 @@ class FastDecoder:
             own = memory.new_full((num_beams, num_beams), self._blind)
             self._own = own.fill_diagonal_(0.0)
         for layer in self.layers:
-            shape = (len(memory), memory.shape[0] and layer.source_keys.shape[1], self.capacity * num_beams)
+            shape = (len(memory), layer.source_keys.shape[1], self.capacity * num_beams)
             layer.keys = memory.new_empty((*shape, layer.own.head_dim))
             layer.values = memory.new_empty((*shape, layer.own.value_dim))
 
@@ -235,7 +246,11 @@ class FastDecoder:
             self._grow()
         embedded = F.embedding(tokens, self.embedding)
         positions = self.encoding.positions(embedded[:, None], self.length)
-        x = torch.add(positions, embedded, alpha=self.encoding.scale) if self.encoding.scale != 1 else embedded + positions
+        x = (
+            torch.add(positions, embedded, alpha=self.encoding.scale)
+            if self.encoding.scale != 1
+            else embedded + positions
+        )
         if self.encoding.norm is not None:
             x = self.encoding.norm(x)
         start, end = self.length * self.num_beams, (self.length + 1) * self.num_beams
@@ -255,9 +270,7 @@ class FastDecoder:
         """
         return self.head(self.hidden(tokens))
 
-    def _layer(
-        self, layer: _Layer, x: torch.Tensor, start: int, end: int, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _layer(self, layer: _Layer, x: torch.Tensor, start: int, end: int, mask: torch.Tensor | None) -> torch.Tensor:
         pre = layer.pre_norm
         for norm, block in zip(layer.norms, (self._own_attention, self._cross_attention, self._network), strict=True):
             x = block(layer, norm(x), x, start, end, mask) if pre else norm(block(layer, x, x, start, end, mask))

@@ -51,7 +51,14 @@ _PARTS = (
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Arguments of the model that do not change what the decoder computes, or that are read here.
-_READ = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep", "decoder_attention_mask"}
+_READ = {
+    "attention_mask",
+    "encoder_outputs",
+    "past_key_values",
+    "use_cache",
+    "logits_to_keep",
+    "decoder_attention_mask",
+}
 _IGNORED = {"position_ids", "tokenizer", "assistant_tokenizer", "return_dict"}
 _SEARCH = ("_sample", "_prefill", "_get_top_k_continuations", "_get_running_beams_for_next_iteration")
 _OWN_SEARCH = ("_beam_search", "_check_early_stop_heuristic")
@@ -207,7 +214,7 @@ def fast_generate(
 
 
 # `generate` keeps a streamer, a tokenizer and the like from a callable; these models pass them on (see the mixin).
-fast_generate.takes_all_settings = True
+fast_generate.takes_all_settings = True  # type: ignore[attr-defined]
 
 
 def _own_search(model: Any, input_ids, config: Any, inputs_tensor, settings: dict[str, Any]) -> Any:
@@ -240,7 +247,9 @@ def _searched(
     padding, ends = config._pad_token_tensor, config._eos_token_tensor
     if beams == 1:
         return greedy_search(decoder, input_ids, processors, criteria, padding, samples=bool(config.do_sample))
-    is_ours = isinstance(config.length_penalty, GNMTLengthPenalty) or getattr(config, "_target_limits", None) is not None
+    is_ours = (
+        isinstance(config.length_penalty, GNMTLengthPenalty) or getattr(config, "_target_limits", None) is not None
+    )
     if padding is not None and (is_ours or (ends is not None and int(padding))):
         fill = int(padding)
     else:  # transformers takes a padding id of 0 for none

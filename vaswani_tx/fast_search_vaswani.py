@@ -3,7 +3,7 @@
 Each sentence leaves the batch some time after its result is settled, which changes nothing for the others. A result is
 settled, as in transformers, when no running hypothesis can still enter what is kept of the sentence.
 
-Shapes: B sentences in the batch, M hypotheses of each, R = B * M rows, C candidates of a sentence, T target length so far,
+Shapes: B sentences in the batch, M hypotheses of each, R = B * M rows, C candidates of a sentence, T target length,
 V vocabulary, L most tokens of a target.
 """
 
@@ -104,7 +104,7 @@ def greedy_search(
         found.append(tokens if whole else torch.full_like(lengths, int(fill)).index_copy_(0, batch.alive, tokens))
         length += 1
         ids = torch.cat((ids, tokens[:, None]), dim=1) if reads_ids else ids
-        ended = criteria(tokens, length, lambda: ids) & ~done
+        ended = criteria(tokens, length, lambda: ids) & ~done  # noqa: B023
         if bool(ended.any()):
             lengths[batch.alive[ended]] = length - start
             done = done | ended
@@ -142,15 +142,14 @@ class _Beams:
         self.can_improve = torch.ones(batch, 1, dtype=torch.bool, device=prompt.device)
         self.rows = torch.arange(batch, device=prompt.device)[:, None] * num_beams  # [B, 1], as the batch is
         self.names = self.rows.clone()  # [B, 1], as it was at the beginning
-        self.trace = self.finished_trace = None
+        self.trace: torch.Tensor | None = None
+        self.finished_trace: torch.Tensor | None = None
         if traces:
             self.trace = torch.full_like(self.ids[:, :, self.start :], -1, dtype=torch.int32)
             self.finished_trace = self.trace.clone()
 
-    STATE = (
-        "ids finished scores finished_scores is_finished finished_lengths can_improve names trace finished_trace"
-    ).split()
     RESULT = ("finished", "finished_scores", "finished_lengths", "finished_trace")
+    STATE = (*RESULT, "ids", "scores", "is_finished", "can_improve", "names", "trace")
 
     def select(self, sentences: torch.Tensor) -> None:
         """Drop all sentences but those at `sentences`, [B']."""
@@ -204,7 +203,7 @@ class _Beams:
         self.finished[:, :, : length + 1] = torch.cat((self.finished[:, :, : length + 1], grown), 1).gather(
             1, _for_all(chosen, length + 1)
         )
-        if self.trace is not None:
+        if self.trace is not None and self.finished_trace is not None:
             place = length - self.start
             history = self.trace[:, :, :place].gather(1, _for_all(beams, place))
             history = torch.cat((history, (beams + self.names)[:, :, None].to(torch.int32)), dim=2)
@@ -221,7 +220,7 @@ def _improvable(beams: _Beams, length: int, longest: int, penalty: float, early:
     """Return [B, 1]: can a running hypothesis still change what is kept of its sentence? As `generate` has it."""
     best, finished = beams.scores[:, :1], beams.finished_scores
     if isinstance(penalty, GNMTLengthPenalty):
-        limit = longest - beams.start + penalty.prefix_length
+        limit: Any = longest - beams.start + penalty.prefix_length
         if penalty.longest is not None:
             limit = penalty.longest.to(best.device).index_select(0, beams.names.flatten() // beams.count)
         rank = beams.count if early == "never" else penalty.num_returned
@@ -263,9 +262,8 @@ def beam_search(
         if processors:
             scores = processors(beams.ids[:, :, :length].flatten(0, 1), scores)
         values, origins, followers = best_continuations(scores, beams.scores, wanted)  # [B, C]
-        ended = criteria(
-            followers, length + 1, lambda o=origins, f=followers: beams.candidates(o, f, length).flatten(0, 1)
-        )
+        pending = (origins, followers, length)
+        ended = criteria(followers, length + 1, lambda: beams.candidates(*pending).flatten(0, 1))  # noqa: B023
         ends_any = bool(ended.any())
         if ends_any:
             beams.finish(ended, origins, followers, values, length, penalty, early)
