@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import flex_attention as flex
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
@@ -199,7 +198,9 @@ def _nested(query, key, value, limits, is_causal, scaling, dropout) -> torch.Ten
 
 
 def _flex(query, key, value, limits, is_causal, scaling, dropout) -> torch.Tensor:
-    function: Callable = flex.flex_attention
+    from torch.nn.attention.flex_attention import flex_attention  # brings torch's compiler: not at every start
+
+    function: Callable = flex_attention
     if torch.compiler.is_compiling():
         mask = sequence_blocks(limits, query.shape[0], key.shape[0], is_causal)
     else:
@@ -212,11 +213,13 @@ def _flex(query, key, value, limits, is_causal, scaling, dropout) -> torch.Tenso
     return function(*heads_first, block_mask=mask, scale=scaling)[0].transpose(0, 1)
 
 
-def sequence_blocks(limits: SequenceLimits, rows: int, key_rows: int, is_causal: bool) -> flex.BlockMask:
+def sequence_blocks(limits: SequenceLimits, rows: int, key_rows: int, is_causal: bool) -> Any:
     """Return flex attention's mask of which blocks of rows hold keys of which blocks' sequences.
 
     It is computed from the limits, B numbers, and not from all N * M pairs of rows.
     """
+    from torch.nn.attention.flex_attention import BlockMask
+
     device, largest = limits.query.device, -(-key_rows // BLOCK)
     sequences, key_sequences = _sequences(limits.query, rows), _sequences(limits.key, key_rows)
     first = torch.arange(0, rows, BLOCK, device=device)  # [blocks of queries]
@@ -233,14 +236,16 @@ def sequence_blocks(limits: SequenceLimits, rows: int, key_rows: int, is_causal:
         same = sequences[row] == key_sequences[key_row]
         return same & (row >= key_row) if is_causal else same
 
-    return flex.BlockMask.from_kv_blocks(
+    return BlockMask.from_kv_blocks(
         count[None, None], blocks[None, None], BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(rows, key_rows)
     )
 
 
 @functools.cache
 def _compiled_flex() -> Callable:
-    return torch.compile(flex.flex_attention, dynamic=True)
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
 
 
 @functools.cache
@@ -302,7 +307,6 @@ def _too_old(capability: tuple[int, int], least: int) -> str | None:
     return f"compute capability {capability[0]}.{capability[1]} below {least}.0" if capability[0] < least else None
 
 
-@torch.compiler.assume_constant_result
 def choose_method(
     device: str,
     dtype: torch.dtype,
@@ -324,6 +328,11 @@ def choose_method(
         is_compiling: whether this is inside of a graph of torch.compile.
     """
     return _chosen(device, dtype, head_dim, value_dim, is_causal, has_dropout, is_compiling)
+
+
+# What torch.compiler.assume_constant_result does, which would import the compiler at every start. Without it, a graph
+# ends before the choice and another begins after it.
+choose_method._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _choose(

@@ -33,7 +33,7 @@ def render(found: Mapping[str, Any]) -> str:
         f"{about['device']}{memory}; {versions}; {about['date']}.",
         *([] if found["settings"]["size"] == "base" else ["Sizes of a test: these numbers mean nothing."]),
         "### Matrix rate",
-        _failure(found["matrix"]) if "failed" in found.get("matrix", {"failed": "not run"}) else _rates(found),
+        _rates(found),
         "### Training on one GPU",
         _training(found),
         FORMULA,
@@ -44,13 +44,12 @@ def render(found: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _failure(result: Mapping[str, Any]) -> str:
-    return f"Not measured: {result['failed']}"
-
-
 def _rates(found: Mapping[str, Any]) -> str:
+    result = found.get("matrix", {"failed": "not asked for"})
+    if "failed" in result:
+        return f"Not measured: {result['failed']}"
     rows = []
-    for row in found["matrix"]["products"]:
+    for row in result["products"]:
         sizes = " × ".join(f"{row[side]:,}" for side in "mkn")
         rows.append([row["product"], sizes, *(rounded(row[kind]) for kind in ("bf16", "tf32", "fp32"))])
     return table(rows, ["product, TFLOP/s", "m × k × n", "bf16", "tf32", "fp32"])

@@ -73,7 +73,7 @@ class Settings:
 def tiny(device: str) -> Settings:
     """Return sizes with which every part takes tenths of a second on a CPU; their numbers mean nothing."""
     return Settings(
-        device, "minute", 100, tokens=150, batches=2, warm_up=1, updates=2, decoding_batches=(1, 3), beams=(1, 4),
+        device, "minute", 100, tokens=130, batches=1, warm_up=1, updates=1, decoding_batches=(1, 3), beams=(1, 4),
         new_tokens=4, calls=1, square=64, repeats=2,
     )  # fmt: skip
 

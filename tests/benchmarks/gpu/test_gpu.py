@@ -118,13 +118,8 @@ def test_the_tables_go_between_the_page_s_markers(tmp_path):
 
 
 @pytest.mark.fresh
-def test_every_part_on_a_cpu(tmp_path, monkeypatch):
-    """The whole command but for the processes; compilation by the backend that generates no code."""
-    from tests.benchmarks.gpu.training import compile_layers
-
-    compiled = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled(self, backend="eager", **options))
-    assert compile_layers is training.compile_layers
+def test_every_part_on_a_cpu(tmp_path):
+    """The whole command but for the processes."""
     words = ["--device", "cpu", "--tiny", "--in-process", "--output", str(tmp_path)]
     status = command.main(words)
     found = json.loads((tmp_path / "gpu.json").read_text())
