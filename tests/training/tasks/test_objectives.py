@@ -331,6 +331,13 @@ def test_a_folder_that_is_no_teacher_is_named(message, change, reversal, teacher
         objectives.load_teacher(settings, VaswaniTokenizer.from_pretrained(reversal / "tokenizer"))
 
 
+def test_a_teacher_is_in_evaluation_mode_without_gradients(reversal, teacher):
+    settings = TranslationSettings(tokenizer_vocab_size=30, train_source="a", teacher=str(teacher))
+    model = objectives.load_teacher(settings, VaswaniTokenizer.from_pretrained(reversal / "tokenizer"))
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:500])
 
