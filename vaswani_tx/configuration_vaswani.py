@@ -4,7 +4,14 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_vaswani_base import PRESETS, VaswaniBaseConfig, VaswaniTextConfig, preset_fields
+from .configuration_vaswani_base import (
+    INIT_SCHEMES,
+    PRESETS,
+    InitScheme,
+    VaswaniBaseConfig,
+    VaswaniTextConfig,
+    preset_fields,
+)
 
 
 @strict
@@ -196,7 +203,9 @@ class VaswaniVisionConfig(VaswaniBaseConfig):
 
 
 __all__ = [
+    "INIT_SCHEMES",
     "PRESETS",
+    "InitScheme",
     "VaswaniConfig",
     "VaswaniDecoderConfig",
     "VaswaniEncoderConfig",

@@ -60,6 +60,9 @@ ARCHITECTURES = {
     "vaswani": Architecture(VaswaniConfig, VaswaniForConditionalGeneration, PRESETS, {}),
     "lstm": Architecture(
         LstmSeq2SeqConfig, LstmForConditionalGeneration, LSTM_PRESETS,
-        {"attention_init_gain": 1.0, "gradient_checkpointing": False, "compile": False, "source_vocab_size": None},
+        {
+            "init_scheme": None, "attention_init_gain": 1.0, "gradient_checkpointing": False, "compile": False,
+            "source_vocab_size": None,
+        },
     ),
 }  # fmt: skip
