@@ -75,7 +75,10 @@ def test_fairseq_starts_attention_as_torchs_stacked_matrix_and_the_rest_as_torch
 
 
 def test_small_is_berts():
-    model, bert = build("small"), BertModel(BertConfig(vocab_size=400, hidden_size=64, num_hidden_layers=1, num_attention_heads=4))
+    model, bert = (
+        build("small"),
+        BertModel(BertConfig(vocab_size=400, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)),
+    )
     theirs = bert.embeddings.word_embeddings.weight
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
