@@ -33,10 +33,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "D_ls0.0": {},
     "D_ls0.2": {},
     "E_learned_pos": {"position_embedding": "learned"},
-    # Not the paper's: a size for small data, so with the initial weights that such a model learns from best.
+    # Not the paper's: a size for small data, so with initial weights from which it learns to align under dropout.
     "tiny": {
         "d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4,
-        "init_scheme": "small_embeddings",
+        "init_scheme": "deepnorm",
     },
 }  # fmt: skip
 
@@ -51,6 +51,8 @@ class InitScheme:
         embedding_gain: factor on it.
         matrix_std: standard deviation of all other matrices, normal; None: Glorot uniform (Glorot and Bengio 2010).
         attention_gain: factor on the query, key and value matrices.
+        depth_gain: whether the matrices of values, of what leaves attention and of the feed-forward network are
+            multiplied by `(8 * layers of the stack) ** -0.25`, so that a deep stack starts near the identity.
         linear_defaults: the feed-forward layers, and biases of queries, keys and values, as torch.nn.Linear has them:
             uniform, at most `1 / sqrt(inputs)`.
         zero_padding: whether the padding token's embedding is zero.
@@ -61,8 +63,14 @@ class InitScheme:
     embedding_gain: float = 1.0
     matrix_std: float | None = None
     attention_gain: float = 1.0
+    depth_gain: bool = False
     linear_defaults: bool = False
     zero_padding: bool = False
+
+    @property
+    def by_place(self) -> bool:
+        """Whether matrices differ by their place in a layer."""
+        return self.attention_gain != 1.0 or self.depth_gain or self.linear_defaults
 
 
 # The schemes that the field `init_scheme` may name.
@@ -71,7 +79,10 @@ INIT_SCHEMES: dict[str, InitScheme] = {
     # tensor2tensor until 1.2, as in June 2017, had the three matrices of self-attention as one, which is this gain.
     "fairseq": InitScheme("fairseq 0.12", attention_gain=0.5**0.5, linear_defaults=True, zero_padding=True),
     "small": InitScheme("BERT, and MarianMT in transformers", embedding_std=0.02, matrix_std=0.02, zero_padding=True),
-    # Sinusoids of neighbouring positions are nearly equal: tokens as large as they are hide which position is which.
+    # At Glorot's own scale attention adds so much of the sentence's mean that all positions become one vector.
+    "small_attention": InitScheme("measured, training/LOG.md", attention_gain=0.5),
+    "deepnorm": InitScheme("Wang et al. 2022 (DeepNet), without its factor on residuals", depth_gain=True),
+    # Neighbouring sinusoids are nearly equal: tokens of their size hide from a tagger which position is which.
     "small_embeddings": InitScheme("measured, training/LOG.md", embedding_gain=0.25, attention_gain=0.5**0.5),
 }
 

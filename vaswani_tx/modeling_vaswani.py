@@ -180,14 +180,16 @@ class VaswaniPreTrainedModel(PreTrainedModel):
         transformers asks for modules with weights of their own only, so the block that a layer belongs to is looked up.
         """
         gain, torch_weight, torch_bias = 1.0, False, False
-        if scheme.attention_gain != 1.0 or scheme.linear_defaults:
-            for block in self.modules():
-                if isinstance(block, VaswaniAttention) and any(
-                    layer is other for other in (block.q_proj, block.k_proj, block.v_proj)
-                ):
-                    gain, torch_bias = scheme.attention_gain, scheme.linear_defaults
-                elif isinstance(block, VaswaniFeedForward) and (layer is block.fc1 or layer is block.fc2):
-                    torch_weight = torch_bias = scheme.linear_defaults
+        layers = len(getattr(self, "layers", ()))
+        depth_gain = (8 * layers) ** -0.25 if scheme.depth_gain and layers else 1.0
+        for block in self.modules() if scheme.by_place else ():
+            name = next((name for name, other in block.named_children() if other is layer), None)
+            if isinstance(block, VaswaniAttention) and name is not None:
+                gain = scheme.attention_gain if name != "o_proj" else 1.0
+                gain *= depth_gain if name in ("v_proj", "o_proj") else 1.0
+                torch_bias = scheme.linear_defaults and name != "o_proj"
+            elif isinstance(block, VaswaniFeedForward) and name is not None:
+                gain, torch_weight, torch_bias = depth_gain, scheme.linear_defaults, scheme.linear_defaults
         limit = layer.in_features**-0.5
         if torch_weight:
             init.uniform_(layer.weight, -limit, limit)

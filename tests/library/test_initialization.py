@@ -88,6 +88,30 @@ def test_small_is_berts():
     assert not theirs[0].any() and not model.model.shared.weight[0].any()
 
 
+def test_small_attention_is_the_default_with_halved_queries_keys_and_values():
+    plain, small = build("tensor2tensor").state_dict(), build("small_attention").state_dict()
+    for name, weight in plain.items():
+        halved = any(f"{letter}_proj.weight" in name for letter in "qkv")
+        assert torch.equal(small[name], weight / 2 if halved else weight), name
+
+
+def test_deepnorm_follows_the_depth_of_each_stack():
+    sizes = {"encoder_layers": 3, "decoder_layers": 1}
+    plain, deep = build("tensor2tensor", **sizes).state_dict(), build("deepnorm", **sizes).state_dict()
+    for name, weight in plain.items():
+        gain = (8 * (3 if ".encoder." in name else 1)) ** -0.25  # DeepNet, table of section 4.1: beta of a single stack
+        scaled = any(f"{part}.weight" in name for part in ("v_proj", "o_proj", "fc1", "fc2"))
+        torch.testing.assert_close(deep[name], weight * (gain if scaled else 1.0), msg=name)
+
+
+def test_small_embeddings_are_a_quarter_of_the_default_ones():
+    plain, small = build("tensor2tensor").state_dict(), build("small_embeddings").state_dict()
+    for name, weight in plain.items():
+        part = 0.25 if "embed" in name or "shared" in name or "lm_head" in name else 1.0
+        part = 0.5**0.5 if any(f"{letter}_proj.weight" in name for letter in "qkv") else part
+        torch.testing.assert_close(small[name], weight * part, msg=name)
+
+
 FAMILIES = [
     lambda scheme: build(scheme, source_vocab_size=300, position_embedding="learned"),
     lambda scheme: VaswaniForTokenClassification(VaswaniEncoderConfig(**TEXT, num_hidden_layers=1, init_scheme=scheme)),

@@ -39,7 +39,9 @@ class RunSettings:
     )
     init_from: str | None = key(None, "Model folder to start from (fine-tuning) instead of random weights.")
     init_scheme: str | None = key(
-        None, "Initial weights of a new model: tensor2tensor, fairseq, small or small_embeddings; empty: the preset's."
+        None,
+        "Initial weights of a new model: tensor2tensor, fairseq, small, small_attention, deepnorm or "
+        "small_embeddings; empty: the preset's.",
     )
     attention_init_gain: float = key(
         1.0, "Factor on the initial query, key and value matrices of a new model, beside init_scheme's own."

@@ -125,7 +125,7 @@ PUBLISHED = {
         "d_model": 512, "d_ff": 1024, "num_heads": 4, "encoder_layers": 6, "decoder_layers": 6, "dropout": 0.3,
     },
     "multi30k_en_de_cpu": {
-        "max_source_tokens": 2048, "max_target_tokens": 2048, "lr_factor": 1.5, "init_scheme": "small_embeddings",
+        "max_source_tokens": 2048, "max_target_tokens": 2048, "lr_factor": 1.5, "init_scheme": "deepnorm",
         "max_steps": 20_000, "max_minutes": 75, "d_model": 128, "dropout": 0.3,
     },
 }  # fmt: skip
