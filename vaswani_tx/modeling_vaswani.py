@@ -28,12 +28,13 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_vaswani import VaswaniConfig
+from .configuration_vaswani import INIT_SCHEMES, InitScheme, VaswaniConfig
 from .generation_vaswani import VaswaniGenerationMixin
 from .layers_vaswani import (
     VaswaniAttention,
     VaswaniDecoderLayer,
     VaswaniEncoderLayer,
+    VaswaniFeedForward,
     VaswaniPositionalEncoding,
     VaswaniSinusoidalPositions,
     counted_positions,
@@ -146,21 +147,59 @@ class VaswaniPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialise as tensor2tensor does: embeddings N(0, 1/d_model), other matrices Glorot uniform, biases zero.
+        """Initialise as `config.init_scheme` says: embeddings normal, other matrices Glorot uniform or normal.
 
         The output projection counts as an embedding, tied or not. The sinusoid table is refilled here, because
         `from_pretrained` builds models without storage and leaves it empty.
         """
+        scheme = INIT_SCHEMES[self.config.init_scheme]
         if isinstance(module, nn.Embedding) or module is getattr(self, "lm_head", None):
-            init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
+            self._init_embedding(module, scheme)
         elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
+            self._init_linear(module, scheme)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, VaswaniSinusoidalPositions):
             init.copy_(module.table, module.values())
-        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+
+    def _init_embedding(self, module: nn.Module, scheme: InitScheme):
+        """Initialise an embedding, [V, D], or the output projection; learned positions have no padding."""
+        std = self.config.d_model**-0.5 if scheme.embedding_std is None else scheme.embedding_std
+        init.normal_(module.weight, mean=0.0, std=std * scheme.embedding_gain)
+        if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
+        padding = getattr(self.config, "pad_token_id", None)
+        is_of_tokens = type(module) in (nn.Embedding, nn.Linear) and not getattr(module.weight, "_is_hf_initialized", 0)
+        if scheme.zero_padding and is_of_tokens and padding is not None and padding < module.weight.shape[0]:
+            init.zeros_(module.weight[padding])
+
+    def _init_linear(self, layer: nn.Linear, scheme: InitScheme):
+        """Initialise a linear layer by its place: a projection of attention, one of the feed-forward network, another.
+
+        transformers asks for modules with weights of their own only, so the block that a layer belongs to is looked up.
+        """
+        gain, torch_weight, torch_bias = 1.0, False, False
+        layers = len(getattr(self, "layers", ()))
+        depth_gain = (8 * layers) ** -0.25 if scheme.depth_gain and layers else 1.0
+        for block in self.modules() if scheme.by_place else ():
+            name = next((name for name, other in block.named_children() if other is layer), None)
+            if isinstance(block, VaswaniAttention) and name is not None:
+                gain = scheme.attention_gain if name != "o_proj" else 1.0
+                gain *= depth_gain if name in ("v_proj", "o_proj") else 1.0
+                torch_bias = scheme.linear_defaults and name != "o_proj"
+            elif isinstance(block, VaswaniFeedForward) and name is not None:
+                gain, torch_weight, torch_bias = depth_gain, scheme.linear_defaults, scheme.linear_defaults
+        limit = layer.in_features**-0.5
+        if torch_weight:
+            init.uniform_(layer.weight, -limit, limit)
+        elif scheme.matrix_std is None:
+            init.xavier_uniform_(layer.weight, gain=gain)
+        else:
+            init.normal_(layer.weight, mean=0.0, std=scheme.matrix_std)
+        if layer.bias is not None:
+            init.uniform_(layer.bias, -limit, limit) if torch_bias else init.zeros_(layer.bias)
 
 
 class VaswaniStack(VaswaniPreTrainedModel):

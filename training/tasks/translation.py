@@ -239,4 +239,4 @@ def model_of_stacks(settings: TranslationSettings, tokenizer: VaswaniTokenizer) 
         fields |= {key: len(of_side(tokenizer)) for side, (key, of_side) in sizes.items() if side not in names}
     build = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained
     first = next(iter(names.values()))
-    return explained(first, "model", None, build, *stacks.values(), **(fields | settings.model)).train()
+    return explained(first, "model", None, build, *stacks.values(), **(fields | settings.model_fields)).train()

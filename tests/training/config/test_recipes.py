@@ -121,7 +121,7 @@ PUBLISHED = {
     "multi30k_en_de": {
         "learning_rate": 0.005, "warmup_steps": 2000, "schedule": "inverse_sqrt", "max_steps": 8000, "average_last": 10,
         "final_beam": 5, "max_target_tokens": 8192, "accumulation_steps": 1, "tokenizer_vocab_size": 10_000,
-        "label_smoothing": 0.1, "smoothing_over": "others", "attention_init_gain": 0.7071, "adam_beta2": 0.98,
+        "label_smoothing": 0.1, "smoothing_over": "others", "init_scheme": "fairseq", "adam_beta2": 0.98,
         "d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4, "dropout": 0.3,
     },
     "iwslt14_de_en": {
@@ -131,7 +131,7 @@ PUBLISHED = {
         "d_model": 512, "d_ff": 1024, "num_heads": 4, "encoder_layers": 6, "decoder_layers": 6, "dropout": 0.3,
     },
     "multi30k_en_de_cpu": {
-        "max_source_tokens": 2048, "max_target_tokens": 2048, "lr_factor": 1.5, "attention_init_gain": 0.5,
+        "max_source_tokens": 2048, "max_target_tokens": 2048, "lr_factor": 1.5, "init_scheme": "deepnorm",
         "max_steps": 20_000, "max_minutes": 75, "d_model": 128, "dropout": 0.3,
     },
 }  # fmt: skip
@@ -141,6 +141,7 @@ PUBLISHED = {
 def test_other_recipes_hold_the_values_of_their_models(name):
     arguments = parse_arguments([str(RECIPES[name])])
     values = vars(make_config(arguments)) | vars(arguments)
+    assert make_config(arguments).init_scheme == (arguments.init_scheme or "tensor2tensor")
     assert {key: values[key] for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
