@@ -37,7 +37,7 @@ from .pipeline_vaswani_parts import (
 )
 from .search_vaswani import recorded_search
 from .sentences_vaswani import Sentence
-from .token_texts_vaswani import source_of
+from .token_texts_vaswani import language_tag, source_of
 
 # For models that set no limit: the 20 of `generate` would cut every translation. As in transformers 4.
 DEFAULT_NEW_TOKENS, UNSET_MAX_LENGTH = 256, (None, 20)
@@ -67,7 +67,8 @@ class _SequencePipeline(Pipeline):
             the source to such a list. Needs beams; more than the usual ones help.
         bad_words: words or phrases that its text must not hold, whatever tokens they are written with.
         whole_words: `required` and `bad_words` are matched as whole words: "cat" is then not in "cats".
-        src_lang, tgt_lang: for tokenizers with languages.
+        src_lang, tgt_lang: for tokenizers with languages, or with a token for each that goes before the source: "fr"
+            is then `>>fr<<`, which may as well be written in the text.
         clean_up_tokenization_spaces, truncation: for the tokenizer.
         engine: of the constructor only: "ctranslate2" or "onnx" compute in place of the model that was given, from its
             folder or its name; needs the package vaswani-tx with its extra `export`. `quantization` goes with it.
@@ -181,7 +182,7 @@ class _SequencePipeline(Pipeline):
         tokenizer = self.tokenizer
         if not hasattr(tokenizer, "_build_translation_inputs"):
             if settings.src_lang or settings.tgt_lang:
-                if self._task_name(settings) in self._task_params():
+                if self._task_name(settings) in self._task_params() or self._tag(settings):
                     return tokenizer(texts, **options), {}
                 raise ValueError(
                     f"{type(tokenizer).__name__} has no languages to choose from: leave out src_lang and tgt_lang."
@@ -225,7 +226,16 @@ class _SequencePipeline(Pipeline):
     def _task_params(self) -> dict[str, dict[str, Any]]:
         return getattr(self.model.config, "task_specific_params", None) or {}
 
+    def _tag(self, settings: Settings) -> str | None:
+        """Return the token that goes before a source to name its target language, where the tokenizer has one."""
+        if hasattr(self.tokenizer, "_build_translation_inputs"):
+            return None
+        named = LANGUAGES_IN_NAME.fullmatch(self.task or "")
+        return language_tag(self.tokenizer, settings.tgt_lang or (named and named[2]))
+
     def _source_prefix(self, settings: Settings) -> str:
+        if tag := self._tag(settings):
+            return f"{tag} "
         own = self._task_params().get(self._task_name(settings), {}).get("prefix")
         return own if own is not None else getattr(self.model.config, "prefix", None) or ""
 

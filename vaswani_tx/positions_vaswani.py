@@ -63,6 +63,8 @@ class VaswaniSinusoidalPositions(nn.Module):
     def values(self) -> torch.Tensor:
         """Compute the table, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
         dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
+        if self.table.is_meta:  # nothing to compute, for which torch would import sympy
+            return self.table.new_empty((self.num_positions, self.d_model), dtype=dtype)
         positions = torch.arange(self.num_positions, device=self.table.device)
         return self.encode(positions).to(self.table.device, dtype)
 

@@ -20,6 +20,7 @@ from vaswani_tx.training.engine.fsdp import shard_if_asked
 from vaswani_tx.training.engine.loop import TrainingLoop
 from vaswani_tx.training.engine.optimizer import PaperAdam
 from vaswani_tx.training.engine.run_folder import RunFolder
+from vaswani_tx.training.tasks.objectives import make_objective
 from vaswani_tx.training.tasks.translation import TranslationTask
 
 SMALL = {"d_model": 16, "d_ff": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
@@ -107,7 +108,10 @@ def make_loop(data, output, batches, schedule=None, dropout=0.0, start=None, pre
     values = {"output_dir": str(output), "train_source": "a.src", "tokenizer_vocab_size": 290, "max_steps": 3}
     values = TranslationSettings(**(values | {"log_every": 1, "save_every": None, "eval_every": None} | arguments))
     options = {"label_smoothing": 0.1, "skip_logits": True}
-    task = TranslationTask(training_data, tokenizer, None, values, options)
+    objective = make_objective(values, tokenizer)
+    if objective:
+        objective.attach(model)
+    task = TranslationTask(training_data, tokenizer, None, values, options, objective)
     shard_if_asked(accelerator, model)
     optimizer = PaperAdam(epsilon=values.adam_epsilon).build(model.parameters())
     folder = RunFolder(output)

@@ -155,7 +155,7 @@ class RunSettings:
             origin = f"corpora, number {number}"
             for name, value in corpus.items():
                 check_known(name, keys, f"{origin}: unknown key '{name}'")
-                if name != "weight" and value is not None:
+                if name not in ("weight", "reverse") and value is not None:
                     for entry in value if isinstance(value, (list, tuple)) else [value]:
                         check_text(name, entry, origin)
             if not corpus.get(side):

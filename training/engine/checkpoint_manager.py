@@ -128,7 +128,13 @@ class CheckpointManager:
         if self.task.in_buffers:
             # A checkpoint at the end of a buffer holds the fingerprint of that buffer, not of the next one.
             self.task.epoch(state.epoch if state.batches_done else max(state.epoch - 1, 0))
-        if data != self.task.fingerprint():
+        expected = self.task.fingerprint()
+        if data.get("teacher") != expected.get("teacher"):
+            raise CheckpointError(
+                f"teacher: '{folder}' was trained with another one than this command gives: name the folder of that "
+                "one, or start a new run from its weights with --init-from."
+            )
+        if data != expected:
             raise CheckpointError(
                 f"'{folder}' was trained on other data or another tokenizer than this command gives: its order of "
                 "batches cannot be resumed. Restore the data, or start a new run from its weights with --init-from."

@@ -45,10 +45,14 @@ Window = list[np.ndarray]
 
 @dataclass
 class PendingLoss:
-    """The loss of an update that may still be on the device, with what it was computed from."""
+    """The losses of an update that may still be on the device, with what they were computed from.
+
+    Args:
+        losses: [1 + terms], the cross entropy and the task's further terms.
+    """
 
     step: int
-    loss: torch.Tensor
+    losses: torch.Tensor
     size: BatchSize
     window: Window
 
@@ -169,7 +173,7 @@ class TrainingLoop:
             mine = [batch for batch in mine if batch is not None]
         # Gradients are averaged over processes: this divisor makes the average the mean over all items.
         divisor = size.items / self.accelerator.num_processes
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros(1 + len(self.task.terms), device=self.accelerator.device)
         for number, batch in enumerate(mine):
             last = number == len(mine) - 1
             # Shards are summed at every batch: no process has the memory for whole gradients until the last one.
@@ -177,7 +181,7 @@ class TrainingLoop:
                 total += self._backward(batch, divisor, window)
         self._pending.append(PendingLoss(step, total, size, window))
         if self.looks_at_once:
-            self._check_finite(step, float(total), window)
+            self._check_finite(step, float(total.sum()), window)
         if self.settings.max_grad_norm:
             self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimizer.step()
@@ -191,7 +195,7 @@ class TrainingLoop:
             state.epoch, state.batches_done = state.epoch + 1, 0
 
     def _backward(self, batch: np.ndarray | None, divisor: float, window: Window) -> torch.Tensor:
-        """Return the loss of one batch, its gradient added.
+        """Return the losses [1 + terms] of one batch, the gradient of what is minimised added.
 
         A missing batch takes part with weight zero, so that no process waits for another.
         """
@@ -199,11 +203,13 @@ class TrainingLoop:
         device = self.accelerator.device
         if device.type != "cpu":
             inputs = {name: value.pin_memory().to(device, non_blocking=True) for name, value in inputs.items()}
-        loss = self.model(**inputs, num_items_in_batch=self._number(divisor), **self.task.forward_options).loss
+        outputs = self.model(**inputs, num_items_in_batch=self._number(divisor), **self.task.forward_options)
+        loss = outputs.loss
+        losses = outputs.parts if self.task.terms else loss.detach().unsqueeze(0)
         if batch is None:
-            loss = loss * 0.0
+            loss, losses = loss * 0.0, losses * 0.0
         self.accelerator.backward(loss)
-        return loss.detach()
+        return losses
 
     def _number(self, value: float) -> float | torch.Tensor:
         # A compiled graph would be specialised on a plain number and so compiled again for every update.
@@ -275,6 +281,7 @@ class TrainingLoop:
             "step": state.step,
             "epoch": state.epoch,
             "loss": window["nats"] / window["target_tokens"],
+            **{name: window[name] / window["target_tokens"] for name in self.task.terms},
             "learning_rate": rate,
             "target_tokens": state.target_tokens,
             "padding": 1 - window["real"] / window["cells"],
@@ -289,15 +296,16 @@ class TrainingLoop:
         """Bring the pending losses to the host, summed over processes, and add them to the window."""
         if not self._pending:
             return
-        losses = torch.stack([pending.loss for pending in self._pending]).double()
+        losses = torch.stack([pending.losses for pending in self._pending]).double()  # [updates, 1 + terms]
         if not self.single_process:
             torch.distributed.all_reduce(losses)
             losses /= self.accelerator.num_processes
         window = self.state.window
-        for pending, loss in zip(self._pending, losses.tolist(), strict=True):
-            self._check_finite(pending.step, loss, pending.window)
+        for pending, values in zip(self._pending, losses.tolist(), strict=True):
+            self._check_finite(pending.step, sum(values), pending.window)
             items, tokens, cells = pending.size
-            amounts = {"nats": loss * items, "target_tokens": items, "fresh_tokens": items}
+            amounts = {name: value * items for name, value in zip(("nats", *self.task.terms), values, strict=True)}
+            amounts |= {"target_tokens": items, "fresh_tokens": items}
             for name, amount in (amounts | {"real": tokens, "cells": cells}).items():
                 window[name] = window.get(name, 0) + amount
         self._pending.clear()

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from vaswani_tx.devices import slow_bfloat16
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.config.schedules import make_schedule
@@ -157,16 +158,18 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     cpu = not torch.accelerator.is_available()
     # The main process alone prepares data and scores at the end while the others wait: for longer than 10 minutes.
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[timeout]
     )
+    slow = slow_bfloat16(accelerator.device, "precision: fp32") if precision == "bf16" else ""
+    if slow and accelerator.is_main_process:
+        logger.warning("%s", slow)
+    return accelerator
 
 
 def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) -> transformers.PreTrainedModel:
     """Give a model the attention, checkpointing and compilation that suit the recipe and the device."""
-    if settings.precision == "bf16" and model._supports_sdpa and not torch.accelerator.is_available():
-        # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
-        model.set_attn_implementation("eager")
+    choose_attention(model, settings)
     if settings.gradient_checkpointing:
         # transformers 5.23 has renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -177,6 +180,13 @@ def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) 
     elif settings.compile:
         model.compile(dynamic=True)
     return model
+
+
+def choose_attention(model: transformers.PreTrainedModel, settings: RunSettings) -> None:
+    """Give a model the attention that suits precision and device."""
+    if settings.precision == "bf16" and model._supports_sdpa and not torch.accelerator.is_available():
+        # PyTorch's fused attention is several times slower than the plain one in bfloat16's backward pass on a CPU.
+        model.set_attn_implementation("eager")
 
 
 def create_run_folder(context: RunContext, components: TaskComponents) -> None:

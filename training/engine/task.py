@@ -79,12 +79,15 @@ class Task(Protocol):
     Attributes:
         metrics: name -> title, direction and format of the scores that `validate` gives, `loss` among them.
         forward_options: keyword arguments of the model's forward pass beside the batch and `num_items_in_batch`.
+        terms: names of what the loss has beside the cross entropy: the model then returns `parts`, the cross entropy
+            and each of them, to be logged; none where the loss is the cross entropy.
         in_buffers: whether an epoch is only one buffer of a stream; then indices count the buffer asked for last.
         validates: whether there is anything to validate on.
     """
 
     metrics: Mapping[str, ScoreInfo]
     forward_options: dict[str, Any]
+    terms: tuple[str, ...]
     in_buffers: bool
     validates: bool
 
@@ -127,6 +130,7 @@ class PlannedTask:
     """
 
     metrics: Mapping[str, ScoreInfo] = {}
+    terms: tuple[str, ...] = ()
     validates = False
 
     def __init__(self, plan: Any, forward_options: dict[str, Any] | None = None):

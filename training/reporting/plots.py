@@ -61,6 +61,11 @@ PANELS = (
         Series("train", "loss", "training"),
         Series("validation", "loss", "validation, labels not smoothed", "--", "o", _best(BY_NAME["loss"])),
     )),
+    Panel("divergence", "Terms beside the cross entropy", "nats per target token, without weights", (
+        Series("train", "rdrop", "R-Drop"),
+        Series("train", "simcut", "SimCut", "--"),
+        Series("train", "distillation", "divergence from the teacher", "-."),
+    ), from_zero=True),
     Panel("learning_rate", "Learning rate", "", (Series("train", "learning_rate", "learning rate"),), from_zero=True),
     Panel("throughput", "Throughput", "target tokens per second", (
         Series("train", "tokens_per_second", "throughput"),

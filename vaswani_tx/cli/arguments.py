@@ -26,6 +26,8 @@ make one:
   train KIND  train it; KIND is one of
 {train}
   average     {average}
+  backtranslate  {backtranslate}
+  distill     {distill}
 
 measure and describe it:
   evaluate    {evaluate}
@@ -429,7 +431,7 @@ def _loading(parser: argparse.ArgumentParser) -> None:
     add(
         "--src-lang", metavar="CODE", help="language of the source, for tokenizers with languages (eng_Latn, en_XX, en)"
     )
-    add("--tgt-lang", metavar="CODE", help="language of the translation")
+    add("--tgt-lang", metavar="CODE", help="language of the translation; of a model with tags, de for its token >>de<<")
     add("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="arithmetic; default: the checkpoint's")
     add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from vaswani_tx import VaswaniForConditionalGeneration, VaswaniTokenizer
 from vaswani_tx.training import train_translation
 from vaswani_tx.training.engine.task import Validation
 from vaswani_tx.training.models.loading import read_tensors
+from vaswani_tx.training.tasks import objectives
 
 # Half a minute on an idle machine; processes that wait for each other suffer most from a busy one.
 pytestmark = pytest.mark.timeout(900)
@@ -36,13 +38,24 @@ WINDOWS = [range(20), range(20, 40), range(40, 43)]
 # show, and rounding noise in one that is nearly zero would be a step in full.
 SETTINGS = {"max_steps": 7, "adam_epsilon": 1e-4, "max_grad_norm": 0.5, "ema_decay": 0.8, "save_every": 3,
             "eval_every": 2, "best_by": "chrf"}  # fmt: skip
+OBJECTIVE = {"simcut_weight": 3.0, "distillation_weight": 0.3, "distillation_temperature": 2.0}
+
+
+def objective(output):
+    """Settings of a loss with terms beside the cross entropy, its teacher an earlier run's model."""
+    return OBJECTIVE | {"teacher": str(output / "start" / "checkpoints" / "step-00000003")}
 
 
 def go(name, data, output, batches, start=None, precision="no", **changes):
     """One loop of the comparison; its run folder is `output / name`."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    loop = make_loop(data, output / name, batches, start=start, precision=precision, **(SETTINGS | changes))
+    # Chosen by the token, not by chance, which differs between processes.
+    with mock.patch.object(objectives, "chosen_to_cut", lambda tokens, probability: tokens % 3 == 0):
+        loop = make_loop(data, output / name, batches, start=start, precision=precision, **(SETTINGS | changes))
+        return run_loop(loop, start)
 
+
+def run_loop(loop, start):
     def validate(model, final, distributed):
         with torch.no_grad():
             loss = model(**loop.task.collate(np.arange(10))).loss.item()
@@ -64,6 +77,7 @@ def in_two_processes(data, output):
     """What each of the two processes runs."""
     torch.set_num_threads(1)
     go("copied", data, output, BATCHES, accumulation_steps=2)
+    go("copied_objective", data, output, BATCHES, accumulation_steps=2, **objective(output))
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     loop = go("sharded", data, output, BATCHES, accumulation_steps=2)
     before = [parameter.to_local().clone() for parameter in loop.parameters]
@@ -77,6 +91,7 @@ def in_two_processes(data, output):
     go("sharded_resumed", data, output, BATCHES, start=half, accumulation_steps=2)
     go("sharded_from_one", data, output, BATCHES, start=output / "start" / "checkpoints" / "step-00000003",
        accumulation_steps=2)  # fmt: skip
+    go("sharded_objective", data, output, BATCHES, accumulation_steps=2, **objective(output))
     go("sharded_bf16", data, output, BATCHES, accumulation_steps=2, precision="bf16")
     os.environ["FSDP_VERSION"] = "1"
     try:
@@ -92,9 +107,12 @@ def runs(reversal, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     go("start", reversal, output, BATCHES, accumulation_steps=4, max_steps=3)
+    tokenizer = VaswaniTokenizer.from_pretrained(reversal / "tokenizer")
+    tokenizer.save_pretrained(output / "start" / "checkpoints" / "step-00000003")
     process = launch("cpu.yaml", lambda: in_two_processes(reversal, output))
     go("one", reversal, output, BATCHES, accumulation_steps=4)
     go("large", reversal, output, WINDOWS)
+    go("one_objective", reversal, output, BATCHES, accumulation_steps=4, **objective(output))
     go("one_bf16", reversal, output, BATCHES, accumulation_steps=4, precision="bf16")
     assert process.wait(timeout=900) == 0, process.errors[-4000:]
     go("one_from_shards", reversal, output, BATCHES, accumulation_steps=4,
@@ -131,6 +149,15 @@ def test_four_batches_in_one_process_or_two_are_one_large_batch(runs, name):
     assert steps(runs / name) == [3, 6, 7]
     start, end = (load_file(runs / name / "checkpoints" / f"step-{n:08d}" / "model.safetensors") for n in (3, 7))
     assert all((end[key] - start[key]).abs().max() > 1e-3 for key in start)
+
+
+@pytest.mark.parametrize("name", ["copied_objective", "sharded_objective"])
+def test_terms_beside_the_cross_entropy_are_divided_as_it_is(runs, name):
+    assert_same(runs / name, runs / "one_objective", 1e-6)
+    for term in ("loss", "simcut", "distillation"):
+        values = [[record[term] for record in records(runs / each, "train")] for each in (name, "one_objective")]
+        assert values[0] == pytest.approx(values[1], abs=2e-6), term
+        assert min(values[0]) > 1e-3
 
 
 def test_each_process_holds_half_of_the_weights(runs):
