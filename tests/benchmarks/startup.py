@@ -81,8 +81,11 @@ def measure(model: str | None, source: str | None, threads: int, rounds: int) ->
         records: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": [], "first": []} for name in commands}
         for turn in range(rounds + 1):
             for name, (arguments, given) in commands.items():
+                # The first turn reads the files from the disk, for which a line is enough.
+                if not turn and len(given.splitlines()) > 1:
+                    continue
                 times = run_process(arguments, given, threads)
-                # The first turn reads files from the disk; a help's first line says nothing.
+                # A help's first line says nothing.
                 for clock in ("wall", "cpu", *(["first"] if given else [])) if turn else ():
                     records[name][clock].append(times[clock])
     about = "whole processes" + (", a trained model" if model else ", a tiny model of random weights, 16 tokens a line")
