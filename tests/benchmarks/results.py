@@ -56,7 +56,7 @@ def merge(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:
     found = read(path) if path.exists() else {"format": FORMAT, "entries": {}}
     found["entries"] |= entries
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_text(path, json.dumps(found, indent=1, sort_keys=True) + "\n")
+    atomic_text(path, json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -84,6 +84,19 @@ def of_kind(entries: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
     }
 
 
+def base_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record of the contender that ratios are to: the work's first one."""
+    return entry["contenders"][entry["work"]["contenders"][0]]
+
+
+def records_of(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the records of all contenders, in the order of the work."""
+    records, order = entry["contenders"], entry["work"].get("contenders", [])
+    return {
+        name: records[name] for name in [*filter(records.__contains__, order), *(n for n in records if n not in order)]
+    }
+
+
 def rounded(value: float) -> str:
     """Return a ratio as tables show it."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
@@ -102,7 +115,7 @@ def summary(entries: Mapping[str, Any]) -> str:
     names.sort(key=lambda name: list(LABELS).index(name) if name in LABELS else len(LABELS))
     rows = []
     for entry in entries.values():
-        first = next(iter(entry["contenders"].values()))
+        first = base_of(entry)
         cells = []
         for name in names:
             record = entry["contenders"].get(name)
@@ -119,9 +132,9 @@ def details(entries: Mapping[str, Any]) -> str:
     """Return the table of times, spread and memory: a row for each contender of each work."""
     rows = []
     for entry in entries.values():
-        first = next(iter(entry["contenders"].values()))
+        first = base_of(entry)
         about = entry["about"]
-        for name, record in entry["contenders"].items():
+        for name, record in records_of(entry).items():
             rows.append([about, label(name), *_times(first, record), *_memory(first, record), _note(record)])
             about = ""
         for name, reason in entry["skipped"].items():

@@ -245,7 +245,8 @@ def entry_of(name, kind="training", **contenders):
 
 def test_tables():
     entries = {
-        "b": entry_of("b", marian=[3.0, 3.3, 30.0], ours=[2.0, 1.1, 15.0]) | {"order": 2},
+        # Not in the order of the file, but of the work: MarianMT is the first.
+        "b": entry_of("b", ours=[2.0, 1.1, 15.0], marian=[3.0, 3.3, 30.0]) | {"order": 2},
         "a": entry_of("a", marian=[1.0, 1.0], ours_plain=[0.5, 0.5]) | {"order": 1},
         "curve-fill-1": entry_of("curve-fill-1", marian=[1.0]),
     }
