@@ -243,7 +243,7 @@ class VaswaniStack(VaswaniPreTrainedModel):
     ) -> torch.Tensor:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"Give exactly one of {prefix}input_ids and {prefix}inputs_embeds.")
-        given = input_ids if inputs_embeds is None else inputs_embeds
+        given: Any = input_ids if inputs_embeds is None else inputs_embeds
         given = given if rows is None else rows.take(given)  # [B, L, ...] -> [1, N, ...]
         return self.embed_tokens(given) if inputs_embeds is None else given
 

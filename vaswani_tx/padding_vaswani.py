@@ -155,7 +155,7 @@ class TokenRows:
             self.cells, self.sources  # noqa: B018
         return self
 
-    def take(self, states: torch.Tensor) -> torch.Tensor:
+    def take(self, states: Any) -> torch.Tensor:
         """Return the tokens of [B, L, ...] as one row, [1, N, ...]."""
         cells = states.flatten(0, 1)
         if self.is_whole:
@@ -172,7 +172,7 @@ class TokenRows:
             return states.index_select(0, self.indices % self.shape[1])[None]
         return self.take(states)
 
-    def put(self, states: torch.Tensor) -> torch.Tensor:
+    def put(self, states: Any) -> torch.Tensor:
         """Return the tokens [1, N, ...] in their places, [B, L, ...]; zeros elsewhere."""
         if not self.is_whole:
             cells = states.new_zeros((self.shape[0] * self.shape[1], *states.shape[2:]))
@@ -199,15 +199,16 @@ class Packing:
         target: of the decoder; of an encoder alone None.
     """
 
-    source: TokenRows | None
-    target: TokenRows | None
+    # Any: who packs knows which sides there are.
+    source: Any
+    target: Any
 
     def sides(self, crosses: bool, is_causal: bool) -> tuple[TokenRows, TokenRows]:
         """Return the rows of queries and of keys of an attention."""
         if crosses:
-            return self.target, self.source  # type: ignore[return-value]
+            return self.target, self.source
         side = self.target if is_causal else self.source
-        return side, side  # type: ignore[return-value]
+        return side, side
 
 
 def has_kernels(device: torch.device) -> bool:
@@ -245,14 +246,14 @@ def attend_rows(module, attention: Callable, sides: tuple[TokenRows, TokenRows],
     return queries.unbatched(attended.flatten(2))  # [B, W, H, U] -> [1, N, H * U]
 
 
-def tokens_of(attention_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+def tokens_of(attention_mask: torch.Tensor | None, like: Any) -> torch.Tensor:
     """Return which positions of `like` [B, L, ...] are tokens by a mask [B, L]: all of them without one."""
     if attention_mask is None:
         return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
     return attention_mask != 0
 
 
-def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
+def up_to_last_label(labels: Any) -> torch.Tensor:
     """Return which positions [B, L] are followed by a label that counts, or have one: no loss needs the others."""
     return (labels != -100).flip(1).cummax(dim=1).values.flip(1)
 
