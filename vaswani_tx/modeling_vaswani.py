@@ -164,7 +164,7 @@ class VaswaniPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VaswaniSinusoidalPositions):
             init.copy_(module.table, module.values())
 
-    def _init_embedding(self, module: nn.Module, scheme: InitScheme):
+    def _init_embedding(self, module: Any, scheme: InitScheme):
         """Initialise an embedding, [V, D], or the output projection; learned positions have no padding."""
         std = self.config.d_model**-0.5 if scheme.embedding_std is None else scheme.embedding_std
         init.normal_(module.weight, mean=0.0, std=std * scheme.embedding_gain)
