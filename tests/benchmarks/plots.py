@@ -15,7 +15,7 @@ OTHERS = ("#6d6d6d", "#8e24aa", "#c0a000")
 
 CAPTIONS = {
     FILL: (
-        "The time of an update at base size (V = 8,000, batches of 1,024 cells a side) as more of the batch is padding:",
+        "The time of an update at base size (V = 8,000, 1,024 cells a side) as more of the batch is padding:",
         "Seconds an update over the share of the batch that is not padding",
     ),
     VOCABULARY: (
