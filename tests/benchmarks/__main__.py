@@ -171,8 +171,8 @@ def _all_works(options: argparse.Namespace) -> list[tuple[str, Work]]:
 
 def write_page(found: dict[str, Any]) -> None:
     """Write tables and curves of results into the page."""
-    page = results.into_page(PAGE.read_text(encoding="utf-8"), results.render(found))
-    plots.draw(found, PAGE.parent)
+    sections = results.render(found) | plots.section(plots.draw(found, PAGE.parent))
+    page = results.into_page(PAGE.read_text(encoding="utf-8"), sections)
     atomic_text(PAGE, page)
 
 

@@ -13,6 +13,25 @@ COLOURS = {"marian": "#b3541e", "ours": "#3949ab", "ours-plain": "#00897b"}
 OTHERS = ("#6d6d6d", "#8e24aa", "#c0a000")
 
 
+CAPTIONS = {
+    FILL: (
+        "The time of an update at base size (V = 8,000, 1,024 cells a side) as more of the batch is padding:",
+        "Seconds an update over the share of the batch that is not padding",
+    ),
+    VOCABULARY: (
+        "The memory of an update at tiny size (batches of 4,000 tokens) as the vocabulary grows; the gradient of the "
+        "embedding matrix grows with it for everyone:",
+        "Step memory over the entries of the vocabulary",
+    ),
+}
+
+
+def section(paths: list[Path]) -> dict[str, str]:
+    """Return the section of the page that shows the curves, none where there are none."""
+    shown = [f"{CAPTIONS[path.name][0]}\n\n![{CAPTIONS[path.name][1]}]({path.name})" for path in paths]
+    return {"curves": "\n\n".join(shown)} if shown else {}
+
+
 def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the curves that there are results of; return their paths."""
     fills: dict[str, list[tuple[float, float]]] = {}

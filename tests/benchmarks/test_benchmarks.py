@@ -284,6 +284,7 @@ def test_curves_are_drawn(tmp_path):
             record["fill"] = share
         entries[entry["work"]["name"]] = entry
     (path,) = plots.draw({"entries": entries}, tmp_path)
+    assert f"({plots.FILL})" in plots.section([path])["curves"] and not plots.section([])
     assert path.name == plots.FILL and path.read_text().startswith("<?xml")
 
 
