@@ -80,6 +80,8 @@ def _is_known_decoder(model: Any) -> bool:
         return False
     if getattr(model.config, "decoder_cell", "attention") != "attention":
         return False
+    if type(model).__name__ != "VaswaniForConditionalGeneration":  # another class may lack what is looked at next
+        return False
     decoder, head = model.get_decoder(), getattr(model, "lm_head", None)
     forwards = {type(part).__name__: type(part).forward.__module__ for part in (model, model.model, decoder)}
     if any(not module.endswith("modeling_vaswani") for module in forwards.values()):
@@ -161,7 +163,9 @@ def search_of(engine: str | None, model: Any, given: dict[str, Any]) -> dict[str
         given: the other keywords of the call.
     """
     others = any(given.get(name) is not None for name in ("custom_generate", *OTHER_SEARCHES))
-    if engine == "transformers" or others or not isinstance(model, VaswaniGenerationMixin):
+    # An engine is a model of that name too, whose `generate` is another program's.
+    is_ours = isinstance(model, VaswaniGenerationMixin) and not getattr(model, "engine", None)
+    if engine == "transformers" or others or not is_ours:
         return {}
     return {"custom_generate": fast_generate}
 

@@ -63,9 +63,9 @@ def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]
 
 def losses(measured: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the loss, nats a token, and the perplexity of all sets together from those of each."""
-    tokens = sum(found["reference_tokens"] for found in measured)
     nll = measured[0]["nll"]
     if len(measured) > 1:
+        tokens = sum(found["reference_tokens"] for found in measured)
         nll = sum(found["nll"] * found["reference_tokens"] for found in measured) / max(tokens, 1)
     # JSON knows no infinity; a perplexity that large says nothing that the loss does not.
     return {"loss": nll, "perplexity": math.exp(nll) if nll < 690 else 1e300}

@@ -42,7 +42,7 @@ MAX_WARNINGS = 5
 DECIDING = (
     "format", "n_best", "alignments", "beams", "length_penalty", "gnmt_alpha", "max_length", "no_repeat_ngram_size",
     "forbid", "require", "whole_words", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors",
-    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer", "engine", "quantization",
+    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer", "engine", "search", "quantization",
 )  # fmt: skip
 
 
