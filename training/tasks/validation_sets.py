@@ -63,8 +63,9 @@ def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]
 
 def losses(measured: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the loss, nats a token, and the perplexity of all sets together from those of each."""
-    nll, found_perplexity = measured[0]["nll"], measured[0]["perplexity"]
-    if len(measured) > 1:
+    if len(measured) == 1:
+        nll, found_perplexity = measured[0]["nll"], measured[0]["perplexity"]
+    else:
         tokens = sum(found["reference_tokens"] for found in measured)
         nll = sum(found["nll"] * found["reference_tokens"] for found in measured) / max(tokens, 1)
         found_perplexity = math.exp(nll) if nll < 690 else math.inf
