@@ -36,6 +36,7 @@ import json
 import sys
 from pathlib import Path
 
+from vaswani_tx import light_imports
 from vaswani_tx.limits import BEAMS, GNMT_ALPHA, LENGTH_PENALTY, RESAMPLES, TOKENS, thread_bounds
 from vaswani_tx.training.command_line import DTYPES, check_writable, exit_status, make_parser, positive_int
 from vaswani_tx.training.files import atomic_text
@@ -54,6 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--target", nargs="+", metavar="FILE", help="references: line-aligned text file(s); left out for other formats")
     add("--source-field", default="source", help="field or column of the source text")
     add("--target-field", default="target", help="field or column of the target text")
+    add("--tgt-lang", metavar="CODE", help="language to write, of a model with tags: de puts >>de<< before each source")
     add("--split", default="test", help="split of a data set from the Hub")
     add("--dataset-config", help="configuration of a data set from the Hub, such as de-en")
     add("--limit", type=positive_int, metavar="N", help="only the first N sentences")
@@ -82,7 +84,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the scores and settings here")
     add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
     add("--dtype", choices=DTYPES, help="arithmetic; default: the checkpoint's")
-    add("--engine", choices=("ctranslate2", "onnx"), help="what computes instead of torch, as in `translate`")
+    add("--engine", choices=("ctranslate2", "onnx", "transformers"),
+        help="what computes instead of torch, as in `translate`; transformers: plain `generate`")  # fmt: skip
     add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
     add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")
     add("--quiet", action="store_true", help="no progress bar")
@@ -93,6 +96,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--hypotheses needs --target: the references, or --source: a file or data set that holds them")
     if options.hypotheses and (options.perplexity or options.output):
         parser.error("--perplexity and --output go with --model: --hypotheses is scored without one")
+    options.search = "transformers" if options.engine == "transformers" else None
+    options.engine = None if options.search else options.engine
     if options.quantization and not options.engine:
         parser.error("--quantization is of an engine: give --engine ctranslate2 or onnx too")
     if options.engine and (options.dtype or options.perplexity):
@@ -105,6 +110,7 @@ def run(options: argparse.Namespace) -> None:
     for path in (options.output, options.json):
         check_writable(path)
     # Imported here, so that --help need not wait for torch.
+    light_imports.import_transformers()
     import transformers
 
     from vaswani_tx.training.inference import evaluation

@@ -22,6 +22,7 @@ _MODULES = {
         "VaswaniVisionConfig",
     ),
     "constraints_vaswani": ("constrained_beam_search",),
+    "fast_generation_vaswani": ("fast_generate",),
     "forbidden_vaswani": ("ForbiddenPhrases",),
     "generation_vaswani": ("VaswaniGenerationConfig",),
     "hub.saving": ("HubError", "push_to_hub", "save_with_code"),
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         VaswaniVisionConfig,
     )
     from .constraints_vaswani import constrained_beam_search
+    from .fast_generation_vaswani import fast_generate
     from .forbidden_vaswani import ForbiddenPhrases
     from .generation_vaswani import VaswaniGenerationConfig
     from .hub.saving import HubError, push_to_hub, save_with_code
@@ -116,6 +118,7 @@ __all__ = [
     "VocabularyTransfer",
     "__version__",
     "constrained_beam_search",
+    "fast_generate",
     "push_to_hub",
     "save_with_code",
     "transfer_vocabulary",

@@ -4,7 +4,14 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_vaswani_base import PRESETS, VaswaniBaseConfig, VaswaniTextConfig, preset_fields
+from .configuration_vaswani_base import (
+    INIT_SCHEMES,
+    PRESETS,
+    InitScheme,
+    VaswaniBaseConfig,
+    VaswaniTextConfig,
+    preset_fields,
+)
 
 
 @strict
@@ -38,6 +45,8 @@ class VaswaniConfig(VaswaniTextConfig):
         embedding_norm: a LayerNorm on the sum of embedding and position. The paper has none.
         decoder_cell: "attention", the paper's masked self-attention, or "ssru", a recurrence in its place (Kim et al.
             2019), which small and fast models trained elsewhere have.
+        init_scheme: the initial weights, a name of `INIT_SCHEMES`: "tensor2tensor", "fairseq", "small" (BERT's and
+            MarianMT's), "small_attention", "deepnorm" (small translation models) or "small_embeddings" (taggers).
         max_position_embeddings: rows of the position table. Sinusoids continue beyond it, at any length.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
         tie_word_embeddings: one matrix for both embeddings and the output projection (section 3.4); with a
@@ -196,7 +205,9 @@ class VaswaniVisionConfig(VaswaniBaseConfig):
 
 
 __all__ = [
+    "INIT_SCHEMES",
     "PRESETS",
+    "InitScheme",
     "VaswaniConfig",
     "VaswaniDecoderConfig",
     "VaswaniEncoderConfig",

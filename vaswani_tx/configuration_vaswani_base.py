@@ -3,6 +3,7 @@
 import difflib
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -32,7 +33,57 @@ PRESETS: dict[str, dict[str, Any]] = {
     "D_ls0.0": {},
     "D_ls0.2": {},
     "E_learned_pos": {"position_embedding": "learned"},
-    "tiny": {"d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4},
+    # Not the paper's: a size for small data, so with initial weights from which it learns to align under dropout.
+    "tiny": {
+        "d_model": 128, "d_ff": 256, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 4,
+        "init_scheme": "deepnorm",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InitScheme:
+    """A way to choose the initial weights; biases are zero and norms the identity but where it says otherwise.
+
+    Args:
+        source: where it is from.
+        embedding_std: standard deviation of the embeddings and the output projection; None: `d_model ** -0.5`.
+        embedding_gain: factor on it.
+        matrix_std: standard deviation of all other matrices, normal; None: Glorot uniform (Glorot and Bengio 2010).
+        attention_gain: factor on the query, key and value matrices.
+        depth_gain: whether the matrices of values, of what leaves attention and of the feed-forward network are
+            multiplied by `(8 * layers of the stack) ** -0.25`, so that a deep stack starts near the identity.
+        linear_defaults: the feed-forward layers, and biases of queries, keys and values, as torch.nn.Linear has them:
+            uniform, at most `1 / sqrt(inputs)`.
+        zero_padding: whether the padding token's embedding is zero.
+    """
+
+    source: str
+    embedding_std: float | None = None
+    embedding_gain: float = 1.0
+    matrix_std: float | None = None
+    attention_gain: float = 1.0
+    depth_gain: bool = False
+    linear_defaults: bool = False
+    zero_padding: bool = False
+
+    @property
+    def by_place(self) -> bool:
+        """Whether matrices differ by their place in a layer."""
+        return self.attention_gain != 1.0 or self.depth_gain or self.linear_defaults
+
+
+# The schemes that the field `init_scheme` may name.
+INIT_SCHEMES: dict[str, InitScheme] = {
+    "tensor2tensor": InitScheme("tensor2tensor from version 1.3 on, each matrix by itself"),
+    # tensor2tensor until 1.2, as in June 2017, had the three matrices of self-attention as one, which is this gain.
+    "fairseq": InitScheme("fairseq 0.12", attention_gain=0.5**0.5, linear_defaults=True, zero_padding=True),
+    "small": InitScheme("BERT, and MarianMT in transformers", embedding_std=0.02, matrix_std=0.02, zero_padding=True),
+    # At Glorot's own scale attention adds so much of the sentence's mean that all positions become one vector.
+    "small_attention": InitScheme("measured, training/LOG.md", attention_gain=0.5),
+    "deepnorm": InitScheme("Wang et al. 2022 (DeepNet), without its factor on residuals", depth_gain=True),
+    # Neighbouring sinusoids are nearly equal: tokens of their size hide from a tagger which position is which.
+    "small_embeddings": InitScheme("measured, training/LOG.md", embedding_gain=0.25, attention_gain=0.5**0.5),
 }
 
 # Sizes fit into 32 bits; as numbers of heads no more divisors than that are tried.
@@ -111,6 +162,7 @@ class VaswaniBaseConfig(PreTrainedConfig):
     final_layer_norm: bool = False
     attention_bias: bool = False
     position_embedding: str = "sinusoidal"
+    init_scheme: str = "tensor2tensor"
 
     def __post_init__(self, **kwargs):
         # Aliases arrive here, after the fields: they must be in place before anything is derived from a field.
@@ -197,6 +249,11 @@ class VaswaniBaseConfig(PreTrainedConfig):
             raise ValueError(f"layer_norm_eps must be above 0, not {self.layer_norm_eps!r}.")
         if self.norm_order not in ("post", "pre"):
             raise ValueError(f"norm_order must be 'post' (the paper's) or 'pre', not {self.norm_order!r}.")
+        if self.init_scheme not in INIT_SCHEMES:
+            raise ValueError(
+                f"init_scheme={self.init_scheme!r} is unknown{nearest(self.init_scheme, INIT_SCHEMES) or '.'} Known: "
+                f"{', '.join(INIT_SCHEMES)}."
+            )
         self._check_positions()
         if self.activation_function not in ACT2FN:
             raise ValueError(
@@ -317,4 +374,12 @@ class VaswaniTextConfig(VaswaniBaseConfig):
             )
 
 
-__all__ = ["PRESETS", "VaswaniBaseConfig", "VaswaniTextConfig", "nearest", "preset_fields"]
+__all__ = [
+    "INIT_SCHEMES",
+    "PRESETS",
+    "InitScheme",
+    "VaswaniBaseConfig",
+    "VaswaniTextConfig",
+    "nearest",
+    "preset_fields",
+]

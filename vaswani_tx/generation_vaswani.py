@@ -261,6 +261,8 @@ class VaswaniGenerationMixin(GenerationMixin):
                 )
             kwargs[FORBIDDEN] = ForbiddenPhrases(kwargs["tokenizer"], words, whole_words=bool(whole_words))
         kwargs[STREAMED] = streamer is not None
+        if getattr(custom_generate, "takes_all_settings", False):
+            custom_generate = None  # which lets transformers keep settings of the call from other callables
         return super()._extract_generation_mode_kwargs(custom_generate, kwargs, synced_gpus, assistant_model, streamer)
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs):
@@ -352,6 +354,11 @@ class VaswaniGenerationMixin(GenerationMixin):
             # A table of positions ends somewhere; the paper's sinusoids do not.
             limits = limits.clamp(max=num_positions)
         return limits.clamp(min=input_ids_length + 1)
+
+    def _get_deprecated_gen_repo(self, generation_mode, trust_remote_code, custom_generate=None):
+        if getattr(custom_generate, "takes_all_settings", False):
+            custom_generate = None  # a search that is on the Hub is none for a callable
+        return super()._get_deprecated_gen_repo(generation_mode, trust_remote_code, custom_generate)
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args, **kwargs) -> LogitsProcessorList:
         if forbidden := getattr(generation_config, "_forbidden", None):

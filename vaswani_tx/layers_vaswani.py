@@ -12,169 +12,18 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.import_utils import is_tracing
 
+from .dropout_vaswani import dropout, dropout_add
+from .padding_vaswani import Packing, TokenRows, attend_rows
+from .positions_vaswani import (
+    VaswaniLearnedPositions,
+    VaswaniSinusoidalPositions,
+    counted_positions,
+    leading_padding,
+    make_positions,
+    sinusoids,
+)
 from .ssru_vaswani import VaswaniSSRU
-
-
-def sinusoids(positions: torch.Tensor, d_model: int, frequencies: str = "paper") -> torch.Tensor:
-    """Compute the paper's positional encoding (section 3.5), interleaved, in float64.
-
-    `PE(pos, 2i) = sin(pos / 10000^(2i/d_model))`, `PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model))`.
-
-    Args:
-        positions: [...] integers, counted from 0.
-        d_model: D, even.
-        frequencies: "tensor2tensor" divides i by `d_model/2 - 1`, so that the slowest is exactly 1/10000.
-
-    Returns:
-        [..., D] in float64 (float32 arithmetic is already off by 3e-5 at 512 positions).
-    """
-    device = positions.device
-    if device.type == "mps":  # that backend has no float64
-        return sinusoids(positions.cpu(), d_model, frequencies)
-    steps = torch.arange(d_model // 2, dtype=torch.float64, device=device)
-    exponents = steps / (d_model // 2 - 1) if frequencies == "tensor2tensor" else 2 * steps / d_model
-    angles = positions.to(torch.float64)[..., None] / torch.pow(10000.0, exponents)  # [..., D/2]
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # [..., D/2, 2] -> [..., D]
-
-
-def leading_padding(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Count the padding in front of each sequence: [B, 1] for a mask [B, L], None for any other mask."""
-    if attention_mask is None or attention_mask.dim() != 2:
-        return None
-    return (attention_mask.cumsum(dim=-1) == 0).sum(dim=-1, keepdim=True)
-
-
-def counted_positions(hidden_states: torch.Tensor, past_length=0, padding: torch.Tensor | None = None) -> torch.Tensor:
-    """Count the positions of [B, L, ...] on from `past_length`: [L], or [B, L] with `padding` [B, 1]."""
-    positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past_length
-    return positions if padding is None else (positions - padding.to(positions.device)).clamp(min=0)
-
-
-class VaswaniSinusoidalPositions(nn.Module):
-    """Sinusoidal positions of section 3.5, for any position, also beyond the table.
-
-    The table is a buffer outside the state dict. It is refilled whenever the module moves or changes its type, so that
-    no cast rounds it: float64 in a float64 model, float32 in every other, cast only when it is added.
-    """
-
-    def __init__(self, num_positions: int, d_model: int, frequencies: str = "paper", offset: int = 0):
-        super().__init__()
-        self.num_positions = num_positions
-        self.d_model = d_model
-        self.frequencies = frequencies
-        self.offset = offset
-        self.register_buffer("table", torch.empty(0), persistent=False)
-        self.table = self.values()
-
-    def values(self) -> torch.Tensor:
-        """Compute the table, [num_positions, D], on the buffer's device: float64 if the buffer is, else float32."""
-        dtype = torch.float64 if self.table.dtype == torch.float64 else torch.float32
-        positions = torch.arange(self.num_positions, device=self.table.device)
-        return self.encode(positions).to(self.table.device, dtype)
-
-    def encode(self, positions: torch.Tensor) -> torch.Tensor:
-        """Compute the encoding of positions [...], counted from 0, in float64: [..., D]."""
-        return sinusoids(positions + self.offset, self.d_model, self.frequencies)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self.table = self.values()  # on the meta device this only restores the type
-        return self
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        past_length=0,
-        position_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-    ):
-        """Return the encoding of the positions of `hidden_states`.
-
-        Args:
-            hidden_states: [B, L, D]; only its length, type and device are read.
-            past_length: positions already cached, an int or a 0-d tensor.
-            position_ids: [B, L] or [L], instead of counting on from `past_length`.
-            attention_mask: [B, cached + L], any other is not read; padding in front does not count: a sequence's first
-                token has position 0.
-
-        Returns:
-            [L, D] or [B, L, D].
-        """
-        padding = leading_padding(attention_mask)
-        end = past_length + hidden_states.shape[1]
-        if position_ids is None and isinstance(past_length, int) and end <= self.num_positions:
-            if padding is None:
-                return self.table[past_length:end].to(hidden_states)
-            return self.table[counted_positions(hidden_states, past_length, padding)].to(hidden_states)
-        if position_ids is None:
-            position_ids = counted_positions(hidden_states, past_length, padding)
-        return self.encode(position_ids).to(hidden_states)
-
-
-class VaswaniLearnedPositions(nn.Embedding):
-    """Learned positions, row E of the paper's Table 3; a token beyond the table is an error that names the field."""
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        past_length=0,
-        position_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-    ):
-        """Return the embedding of the positions of `hidden_states`; arguments and result as for the sinusoids.
-
-        Raises:
-            ValueError: the position of a token, not of padding, is beyond the table.
-        """
-        end = past_length + hidden_states.shape[1]
-        fits = isinstance(past_length, int) and end <= self.num_embeddings
-        if position_ids is None:
-            padding = leading_padding(attention_mask)
-            if padding is None and isinstance(past_length, int) and not fits:
-                raise self._too_long(end)
-            position_ids = counted_positions(hidden_states, past_length, padding)
-        elif position_ids.device.type == "cpu":
-            fits = False
-        # Reading positions would wait for an accelerator: not where they are counted, or few enough to be in the table.
-        if not fits:
-            position_ids = self._within_table(position_ids, past_length, attention_mask)
-        return super().forward(position_ids)
-
-    def _within_table(self, position_ids, past_length, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return positions of which those of padding are inside of the table; those of tokens must be already."""
-        last = self.num_embeddings - 1
-        if attention_mask is not None and attention_mask.dim() == 2:
-            columns = torch.arange(position_ids.shape[-1], device=attention_mask.device) + past_length
-            is_token = attention_mask.index_select(1, columns.clamp(max=attention_mask.shape[1] - 1)) != 0
-            position_ids = torch.where(is_token.to(position_ids.device), position_ids, position_ids.clamp(0, last))
-        # A graph cannot branch on the values of a tensor; there the lookup itself refuses positions beyond the table.
-        if is_tracing(position_ids) or not position_ids.numel():
-            return position_ids
-        lowest, highest = (int(value) for value in position_ids.aminmax())
-        if highest > last:
-            raise self._too_long(highest + 1)
-        if lowest < 0:
-            raise ValueError(
-                f"position_ids must be from 0 to {last} (max_position_embeddings={last + 1}), not {lowest}."
-            )
-        return position_ids
-
-    def _too_long(self, length: int) -> ValueError:
-        return ValueError(
-            f"A sequence of {length} tokens is longer than max_position_embeddings={self.num_embeddings}, and learned "
-            "positions end there: shorten or split it, or train with a larger max_position_embeddings or "
-            "position_embedding='sinusoidal'."
-        )
-
-
-def make_positions(config: PreTrainedConfig) -> nn.Module:
-    """Build the positions that `config.position_embedding` names."""
-    size = config.max_position_embeddings, config.d_model
-    if config.position_embedding == "learned":
-        return VaswaniLearnedPositions(*size)
-    return VaswaniSinusoidalPositions(*size, config.position_frequencies, config.position_offset)
 
 
 class VaswaniPositionalEncoding(nn.Module):
@@ -196,11 +45,19 @@ class VaswaniPositionalEncoding(nn.Module):
         past_length=0,
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        rows: TokenRows | None = None,
     ):
-        """Turn rows of the embedding matrix, [B, L, D], into the input of the first layer, [B, L, D]."""
-        positions = self.positions(inputs_embeds, past_length, position_ids, attention_mask)
+        """Turn rows of the embedding matrix, [B, L, D], into the input of the first layer, [B, L, D].
+
+        With `rows`, the tokens of a batch, the former are [1, N, D], without padding.
+        """
+        if rows is None:
+            positions = self.positions(inputs_embeds, past_length, position_ids, attention_mask)
+        else:
+            batch = inputs_embeds.new_empty((*rows.shape, 0))  # of which only shape and type are read
+            positions = rows.take_positions(self.positions(batch, past_length, position_ids, attention_mask))
         hidden_states = inputs_embeds * self.scale + positions
-        return self.dropout(hidden_states if self.norm is None else self.norm(hidden_states))
+        return dropout(self.dropout, hidden_states if self.norm is None else self.norm(hidden_states))
 
 
 def eager_attention_forward(
@@ -276,6 +133,7 @@ class VaswaniAttention(nn.Module):
         key_value_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        packing: Packing | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from `hidden_states` to `key_value_states`, or to itself where that is None.
@@ -285,6 +143,7 @@ class VaswaniAttention(nn.Module):
             key_value_states: [B, S, D], the encoder's output in cross-attention.
             attention_mask: as the attention implementation takes it, usually [B, 1, T, S].
             past_key_values: a cache to read and extend; one of cross-attention is filled once and then only read.
+            packing: of a batch without its padding; states are then [1, N, D], the tokens of all sequences.
             **kwargs: passed to the attention function.
 
         Returns:
@@ -299,6 +158,10 @@ class VaswaniAttention(nn.Module):
         if kwargs.get("output_attentions") and name == "sdpa":
             name = "eager"  # the fused kernel never forms the weights that were asked for
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        if packing is not None:
+            sides = packing.sides(key_value_states is not None, self.is_causal)
+            attended = attend_rows(self, attention, sides, query, key, value)
+            return self.o_proj(attended), None
         # Flash kernels want values as wide as queries: zeros in the further channels come out as zeros.
         padded = self.head_dim - self.value_dim if "flash" in (name or "") else 0
         if padded > 0:
@@ -359,19 +222,12 @@ class VaswaniResidual(nn.Module):
         self.norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-
-class VaswaniLayer(GradientCheckpointingLayer):
-    """The sub-layers that encoder and decoder layers share, each with its dropout (section 5.4)."""
-
-    def _self_attention(self, x: torch.Tensor, **kwargs) -> torch.Tensor:
-        attended, _ = self.self_attn(x, **kwargs)
-        return self.self_attn_residual.dropout(attended)
-
-    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.feed_forward_residual.dropout(self.feed_forward(x))
+    def add(self, x: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Add what a sub-layer found, with dropout, to its input: [B, L, D]."""
+        return dropout_add(self.dropout, x, found)
 
 
-class VaswaniEncoderLayer(VaswaniLayer):
+class VaswaniEncoderLayer(GradientCheckpointingLayer):
     """Encoder layer, section 3.1: self-attention, then the feed-forward network, a residual connection around each."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
@@ -386,14 +242,16 @@ class VaswaniEncoderLayer(VaswaniLayer):
         """Map [B, S, D] to [B, S, D]; `kwargs` go to the attention function."""
         x = hidden_states
         if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
-            x = x + self._self_attention(self.self_attn_residual.norm(x), attention_mask=attention_mask, **kwargs)
-            return x + self._feed_forward(self.feed_forward_residual.norm(x))
+            found, _ = self.self_attn(self.self_attn_residual.norm(x), attention_mask=attention_mask, **kwargs)
+            x = self.self_attn_residual.add(x, found)
+            return self.feed_forward_residual.add(x, self.feed_forward(self.feed_forward_residual.norm(x)))
         # The paper: LayerNorm(x + Sublayer(x))
-        x = self.self_attn_residual.norm(x + self._self_attention(x, attention_mask=attention_mask, **kwargs))
-        return self.feed_forward_residual.norm(x + self._feed_forward(x))
+        found, _ = self.self_attn(x, attention_mask=attention_mask, **kwargs)
+        x = self.self_attn_residual.norm(self.self_attn_residual.add(x, found))
+        return self.feed_forward_residual.norm(self.feed_forward_residual.add(x, self.feed_forward(x)))
 
 
-class VaswaniDecoderLayer(VaswaniLayer):
+class VaswaniDecoderLayer(GradientCheckpointingLayer):
     """Decoder layer, section 3.1: masked self-attention, attention to the encoder, the feed-forward network.
 
     With `decoder_cell="ssru"`, a recurrence takes the place of the self-attention.
@@ -435,16 +293,31 @@ class VaswaniDecoderLayer(VaswaniLayer):
         cell: nn.Module = self.ssru if self.is_recurrent else self.self_attn
         residual = self.ssru_residual if self.is_recurrent else self.self_attn_residual
         if self.pre_norm:  # Xiong et al. 2020: x + Sublayer(LayerNorm(x))
-            x = x + residual.dropout(cell(residual.norm(x), **own)[0])
+            x = residual.add(x, cell(residual.norm(x), **own)[0])
             if memory is not None:
-                x = x + self._cross_attention(self.cross_attn_residual.norm(x), memory, **cross)
-            return x + self._feed_forward(self.feed_forward_residual.norm(x))
+                crossed = self.cross_attn_residual
+                x = crossed.add(x, self.cross_attn(crossed.norm(x), key_value_states=memory, **cross)[0])
+            return self.feed_forward_residual.add(x, self.feed_forward(self.feed_forward_residual.norm(x)))
         # The paper: LayerNorm(x + Sublayer(x))
-        x = residual.norm(x + residual.dropout(cell(x, **own)[0]))
+        x = residual.norm(residual.add(x, cell(x, **own)[0]))
         if memory is not None:
-            x = self.cross_attn_residual.norm(x + self._cross_attention(x, memory, **cross))
-        return self.feed_forward_residual.norm(x + self._feed_forward(x))
+            crossed = self.cross_attn_residual
+            x = crossed.norm(crossed.add(x, self.cross_attn(x, key_value_states=memory, **cross)[0]))
+        return self.feed_forward_residual.norm(self.feed_forward_residual.add(x, self.feed_forward(x)))
 
-    def _cross_attention(self, x: torch.Tensor, encoder_hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
-        attended, _ = self.cross_attn(x, key_value_states=encoder_hidden_states, **kwargs)
-        return self.cross_attn_residual.dropout(attended)
+
+__all__ = [
+    "VaswaniAttention",
+    "VaswaniDecoderLayer",
+    "VaswaniEncoderLayer",
+    "VaswaniFeedForward",
+    "VaswaniLearnedPositions",
+    "VaswaniPositionalEncoding",
+    "VaswaniResidual",
+    "VaswaniSSRU",
+    "VaswaniSinusoidalPositions",
+    "counted_positions",
+    "eager_attention_forward",
+    "leading_padding",
+    "sinusoids",
+]

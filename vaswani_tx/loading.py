@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, Gener
 from vaswani_tx.errors import CheckpointError, NumberError
 from vaswani_tx.failures import shorten
 from vaswani_tx.limits import GENERATION, shown
-from vaswani_tx.model_size import check_memory
+from vaswani_tx.model_size import NoValuesWithoutMemory, check_memory
 from vaswani_tx.token_texts_vaswani import source_of, target_of
 
 CONFIGURATION = "model's configuration"
@@ -203,10 +203,11 @@ def load_with_report(
     check_files(name, hint)
     explained(name, "model", None, _check_size, config, model_class, name, options.get("dtype"))
     keep_others = options.pop("ignore_mismatched_sizes", False)
-    model, report = explained(
-        name, "model", _trust_of(model_class, trust), model_class.from_pretrained, name, output_loading_info=True,
-        ignore_mismatched_sizes=True, **options,
-    )  # fmt: skip
+    with NoValuesWithoutMemory():
+        model, report = explained(
+            name, "model", _trust_of(model_class, trust), model_class.from_pretrained, name, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
     if report["mismatched_keys"] and not keep_others:
         tensor, stored, wanted = sorted(report["mismatched_keys"])[0]
         raise CheckpointError(

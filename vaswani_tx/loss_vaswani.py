@@ -12,8 +12,12 @@ import torch
 from torch import nn
 
 IGNORE_INDEX = -100
-# Logits that exist at one time: enough for efficient matrix products, few enough to stay in a processor's cache.
-CHUNK_ELEMENTS = 1 << 21
+# Logits that exist at one time, 64 MiB in float32: enough rows for efficient matrix products. With narrow models more
+# rows than their width, or than CHUNK_ROWS, only leave the processor's cache.
+CHUNK_ELEMENTS = 1 << 24
+CHUNK_ROWS = 128
+# Probabilities below it are not to be trusted to the last digit: float32 is denormal from 1e-38 on.
+SMALLEST_LIKELIHOOD = 1e-30
 
 
 def uniform_over_others(epsilon: float, vocab_size: int) -> float:
@@ -82,48 +86,89 @@ def smoothed_cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum of the smoothed cross entropy of `hidden @ weight.T + bias`, gradients formed in the forward pass."""
+    """The smoothed cross entropy of `hidden @ weight.T + bias` times `scale`, gradients formed in the forward pass.
+
+    A chunk of logits is written once, turned into probabilities in place and read by the two products of its gradient.
+    The smoothing needs the sum of a row's logits, which is the row times the sum of the weight's rows.
+    """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, epsilon, dtype):
-        needs_gradient = any(ctx.needs_input_grad[:3])
-        vocabulary = weight.shape[0]
-        rows = max(1, CHUNK_ELEMENTS // vocabulary)
-        accumulate = torch.promote_types(weight.dtype, torch.float32)
-        total = hidden.new_zeros((), dtype=accumulate)
-        grad_hidden = torch.empty_like(hidden) if needs_gradient else None
-        grad_weight = torch.zeros_like(weight, dtype=accumulate) if needs_gradient else None
-        grad_bias = torch.zeros_like(bias, dtype=accumulate) if needs_gradient and bias is not None else None
-        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        for start in range(0, hidden.shape[0], rows):
-            chunk, target = hidden[start : start + rows].to(dtype), labels[start : start + rows, None]
-            logits = nn.functional.linear(chunk, weight, bias).to(accumulate)
-            log_probs = nn.functional.log_softmax(logits, dim=-1)
-            total -= (1 - epsilon) * log_probs.gather(1, target).sum()
+    def forward(ctx, hidden, weight, bias, labels, epsilon, scale, dtype):
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        vocabulary, depth = weight.shape
+        rows = min(max(1, CHUNK_ELEMENTS // vocabulary), max(CHUNK_ROWS, depth), max(1, hidden.shape[0]))
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        uniform = epsilon / vocabulary
+        cast, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        weight_sum = cast.sum(dim=0, dtype=wide)  # [D]
+        bias_sum = 0.0 if bias is None else cast_bias.sum(dtype=wide)
+        total = hidden.new_zeros((), dtype=wide)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = grad_bias = None
+        if wants_weight:  # begins with what the uniform part of the target gives to each row
+            start = hidden.sum(dim=0, dtype=wide) * (-uniform * scale)
+            grad_weight = start.expand(vocabulary, depth).contiguous()
+        if wants_bias:
+            grad_bias = torch.full_like(bias, hidden.shape[0] * -uniform, dtype=wide) * scale
+        buffer = hidden.new_empty((rows, vocabulary), dtype=dtype)
+        probabilities = buffer if dtype == wide else hidden.new_empty((rows, vocabulary), dtype=wide)
+        for begin in range(0, hidden.shape[0], rows):
+            chunk, target = hidden[begin : begin + rows].to(dtype), labels[begin : begin + rows, None]
+            logits = buffer[: chunk.shape[0]]
+            probs = logits if dtype == wide else probabilities[: chunk.shape[0]]
+            _logits(chunk, cast, cast_bias, out=logits)
+            chosen = logits.gather(1, target).to(wide)
+            torch.softmax(logits if probs is logits else probs.copy_(logits), dim=1, out=probs)
+            nll = _negative_log_likelihood(probs, chosen, target, chunk, cast, cast_bias)
             if epsilon:
-                total -= epsilon / vocabulary * log_probs.sum()
-            if needs_gradient:
-                # d loss / d logits = softmax - (1 - e) * onehot - e / V, formed in the place of the log-probabilities
-                grad_logits = log_probs.exp_()
-                if epsilon:
-                    grad_logits.sub_(epsilon / vocabulary)
-                grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, epsilon - 1))
-                if grad_bias is not None:
-                    grad_bias += grad_logits.sum(dim=0)
-                grad_logits = grad_logits.to(dtype)
-                grad_hidden[start : start + rows] = grad_logits @ weight
-                if grad_weight.dtype == dtype:
-                    grad_weight.addmm_(grad_logits.T, chunk)
-                else:
-                    grad_weight += grad_logits.T @ chunk
+                mean = ((chunk.to(wide) @ weight_sum) + bias_sum) / vocabulary  # of a row's logits
+                total += ((1 - epsilon) * nll + epsilon * (nll + chosen - mean[:, None])).sum()
+            else:
+                total += nll.sum()
+            # d loss / d logits = softmax - (1 - e) * onehot - e / V, of which the last term is added elsewhere
+            probs.scatter_add_(1, target, probs.new_full(target.shape, epsilon - 1))
+            if wants_bias:
+                grad_bias += probs.sum(dim=0) * scale
+            if probs is not logits and (wants_hidden or wants_weight):
+                logits.copy_(probs)
+            if wants_hidden:
+                found = (logits @ cast).to(wide).sub_(weight_sum * uniform)
+                grad_hidden[begin : begin + rows] = found.mul_(scale)
+            if wants_weight and dtype == wide:
+                grad_weight.addmm_(logits.T, chunk * scale)
+            elif wants_weight:
+                grad_weight.add_((logits.T @ chunk).to(wide).mul_(scale))
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return total
+        ctx.types = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+        return total * scale
 
     @staticmethod
     def backward(ctx, grad_output):
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        grad_bias = None if grad_bias is None else grad_bias * grad_output
-        return grad_hidden * grad_output.to(grad_hidden.dtype), grad_weight * grad_output, grad_bias, None, None, None
+        gradients = ctx.saved_tensors
+        # The gradient of a loss that is minimised as it is: reading it spares a pass over every matrix. An
+        # accelerator would have to be waited for.
+        if grad_output.device.type != "cpu" or grad_output.item() != 1.0:
+            gradients = [None if x is None else x * grad_output.to(x.dtype) for x in gradients]
+        gradients = [None if x is None else x.to(dtype) for x, dtype in zip(gradients, ctx.types, strict=True)]
+        return *gradients, None, None, None, None
+
+
+def _logits(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
+    return torch.mm(rows, weight.T, out=out) if bias is None else torch.addmm(bias, rows, weight.T, out=out)
+
+
+def _negative_log_likelihood(probs, chosen, target, rows, weight, bias) -> torch.Tensor:
+    """Return `-log softmax` at `target` from probabilities [n, V] and the logits `chosen`; all but the first [n, 1]."""
+    likelihood = probs.gather(1, target)
+    if probs.device.type == "cpu" and bool(likelihood.amin() > SMALLEST_LIKELIHOOD):
+        return likelihood.log_().neg_()
+    # The likeliest token's probability is at least 1 / V, so its logarithm is exact where that of the target's is not.
+    best = probs.argmax(dim=1)
+    logit = (rows.to(probs.dtype) * weight.index_select(0, best)).sum(dim=1, keepdim=True)
+    if bias is not None:
+        logit += bias.index_select(0, best)[:, None]
+    logit = logit.to(rows.dtype).to(probs.dtype)
+    return logit - probs.gather(1, best[:, None]).log() - chosen
 
 
 def linear_smoothed_cross_entropy(
@@ -154,13 +199,17 @@ def linear_smoothed_cross_entropy(
     """
     label_smoothing = _checked_smoothing(label_smoothing)
     labels = labels.to(hidden_states.device).reshape(-1)
+    hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
     keep = (labels != ignore_index).nonzero().squeeze(1)
-    hidden = hidden_states.reshape(-1, hidden_states.shape[-1]).index_select(0, keep)
+    divisor = _normalizer(labels, num_items_in_batch, ignore_index)
+    if keep.shape[0] < labels.shape[0]:
+        hidden, labels = hidden.index_select(0, keep), labels.index_select(0, keep)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    scale = torch.as_tensor(divisor, dtype=wide, device=hidden.device).reciprocal()
     with torch.autocast(device, enabled=False):
-        total = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels.index_select(0, keep), label_smoothing, dtype)
-    return total / _normalizer(labels, num_items_in_batch, ignore_index)
+        return _ChunkedCrossEntropy.apply(hidden, weight, bias, labels, label_smoothing, scale, dtype)
 
 
 def classification_loss(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig
 
 # The numbers of layers, under the names that families give them.
@@ -15,6 +16,7 @@ LAYER_FIELDS = ("encoder_layers", "decoder_layers", "num_layers", "num_decoder_l
 FEW_LAYERS = 200
 # What Python itself takes for a module, its parameters and its dictionaries.
 MODULE_BYTES = 4096
+_RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -38,6 +40,24 @@ class ModelSize:
         return ModelSize(*(own + layers * (large - small) for own, small, large in rows))
 
 
+class NoValuesWithoutMemory(TorchFunctionMode):
+    """A mode under which tensors without memory are not initialised, and memory for them is taken without ado.
+
+    They have no values; at the first of these calls torch would import sympy and its compiler, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, unless it fills a tensor on the meta device."""
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+            if func in _RANDOM_FILLS or getattr(func, "__module__", None) == torch.nn.init.__name__:
+                return tensor
+            if func is torch.empty_like and set(kwargs) == {"device"} and tensor.is_contiguous():
+                return torch.empty(tensor.shape, dtype=tensor.dtype, **kwargs)
+        return func(*args, **kwargs)
+
+
 def layer_counts(config: PreTrainedConfig) -> dict[str, int]:
     """Return the fields of a configuration that hold a number of layers."""
     known = config.to_dict()
@@ -51,7 +71,7 @@ def has_few_layers(config: PreTrainedConfig) -> bool:
 
 def build_without_memory(model_class: Any, config: PreTrainedConfig) -> torch.nn.Module:
     """Return a model whose tensors have shapes but no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), NoValuesWithoutMemory():
         return model_class(copy.deepcopy(config))
 
 

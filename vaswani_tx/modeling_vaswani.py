@@ -28,18 +28,20 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_vaswani import VaswaniConfig
+from .configuration_vaswani import INIT_SCHEMES, InitScheme, VaswaniConfig
 from .generation_vaswani import VaswaniGenerationMixin
 from .layers_vaswani import (
     VaswaniAttention,
     VaswaniDecoderLayer,
     VaswaniEncoderLayer,
+    VaswaniFeedForward,
     VaswaniPositionalEncoding,
     VaswaniSinusoidalPositions,
     counted_positions,
     leading_padding,
 )
 from .loss_vaswani import linear_smoothed_cross_entropy, smoothed_cross_entropy
+from .padding_vaswani import Packing, TokenRows, can_pack, pack, tokens_of, up_to_last_label
 from .ssru_vaswani import tokens_and_beginnings
 from .transfer_vaswani import FromStacksMixin
 
@@ -145,21 +147,59 @@ class VaswaniPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialise as tensor2tensor does: embeddings N(0, 1/d_model), other matrices Glorot uniform, biases zero.
+        """Initialise as `config.init_scheme` says: embeddings normal, other matrices Glorot uniform or normal.
 
         The output projection counts as an embedding, tied or not. The sinusoid table is refilled here, because
         `from_pretrained` builds models without storage and leaves it empty.
         """
+        scheme = INIT_SCHEMES[self.config.init_scheme]
         if isinstance(module, nn.Embedding) or module is getattr(self, "lm_head", None):
-            init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
+            self._init_embedding(module, scheme)
         elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
+            self._init_linear(module, scheme)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, VaswaniSinusoidalPositions):
             init.copy_(module.table, module.values())
-        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+
+    def _init_embedding(self, module: Any, scheme: InitScheme):
+        """Initialise an embedding, [V, D], or the output projection; learned positions have no padding."""
+        std = self.config.d_model**-0.5 if scheme.embedding_std is None else scheme.embedding_std
+        init.normal_(module.weight, mean=0.0, std=std * scheme.embedding_gain)
+        if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
+        padding = getattr(self.config, "pad_token_id", None)
+        is_of_tokens = type(module) in (nn.Embedding, nn.Linear) and not getattr(module.weight, "_is_hf_initialized", 0)
+        if scheme.zero_padding and is_of_tokens and padding is not None and padding < module.weight.shape[0]:
+            init.zeros_(module.weight[padding])
+
+    def _init_linear(self, layer: nn.Linear, scheme: InitScheme):
+        """Initialise a linear layer by its place: a projection of attention, one of the feed-forward network, another.
+
+        transformers asks for modules with weights of their own only, so the block that a layer belongs to is looked up.
+        """
+        gain, torch_weight, torch_bias = 1.0, False, False
+        layers = len(getattr(self, "layers", ()))
+        depth_gain = (8 * layers) ** -0.25 if scheme.depth_gain and layers else 1.0
+        for block in self.modules() if scheme.by_place else ():
+            name = next((name for name, other in block.named_children() if other is layer), None)
+            if isinstance(block, VaswaniAttention) and name is not None:
+                gain = scheme.attention_gain if name != "o_proj" else 1.0
+                gain *= depth_gain if name in ("v_proj", "o_proj") else 1.0
+                torch_bias = scheme.linear_defaults and name != "o_proj"
+            elif isinstance(block, VaswaniFeedForward) and name is not None:
+                gain, torch_weight, torch_bias = depth_gain, scheme.linear_defaults, scheme.linear_defaults
+        limit = layer.in_features**-0.5
+        if torch_weight:
+            init.uniform_(layer.weight, -limit, limit)
+        elif scheme.matrix_std is None:
+            init.xavier_uniform_(layer.weight, gain=gain)
+        else:
+            init.normal_(layer.weight, mean=0.0, std=scheme.matrix_std)
+        if layer.bias is not None:
+            init.uniform_(layer.bias, -limit, limit) if torch_bias else init.zeros_(layer.bias)
 
 
 class VaswaniStack(VaswaniPreTrainedModel):
@@ -194,10 +234,18 @@ class VaswaniStack(VaswaniPreTrainedModel):
         """Replace the token embedding, [V, D]."""
         self.embed_tokens = value
 
-    def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str) -> torch.Tensor:
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        prefix: str,
+        rows: TokenRows | None = None,
+    ) -> torch.Tensor:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"Give exactly one of {prefix}input_ids and {prefix}inputs_embeds.")
-        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        given: Any = input_ids if inputs_embeds is None else inputs_embeds
+        given = given if rows is None else rows.take(given)  # [B, L, ...] -> [1, N, ...]
+        return self.embed_tokens(given) if inputs_embeds is None else given
 
     def _limits_of_documents(self, position_ids, attention_mask, past_key_values=None) -> dict:
         """Return where packed documents begin and end, for flash kernels: no mask could keep documents apart there."""
@@ -238,9 +286,15 @@ class VaswaniStack(VaswaniPreTrainedModel):
         position_ids: torch.Tensor | None,
         use_cache: bool | None,
         encoder_hidden_states: torch.Tensor | None = None,
+        packing: Packing | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the layers over [B, T, D], each position seeing itself, earlier ones and what is cached."""
+        if packing is not None:
+            hidden_states = self.positional_encoding(inputs_embeds, attention_mask=attention_mask, rows=packing.target)
+            for layer in self.layers:
+                hidden_states = layer(hidden_states, encoder_hidden_states, packing=packing, **kwargs)
+            return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self._finish(hidden_states))
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         cache = past_key_values
         if isinstance(cache, EncoderDecoderCache):
@@ -322,6 +376,13 @@ class VaswaniEncoder(VaswaniStack):
             `last_hidden_state` [B, S, D]; what was asked for with `output_attentions`, `output_hidden_states`,
             `output_queries`, `output_keys` as tuples with an entry a layer.
         """
+        packing: Packing | None = kwargs.get("packing")  # beside the arguments that users give
+        if packing is not None:
+            hidden_states = self._embed(input_ids, inputs_embeds, "", packing.source)
+            hidden_states = self.positional_encoding(hidden_states, attention_mask=attention_mask, rows=packing.source)
+            for layer in self.layers:
+                hidden_states = layer(hidden_states, None, **kwargs)
+            return BaseModelOutput(last_hidden_state=self._finish(hidden_states))
         inputs_embeds = self._embed(input_ids, inputs_embeds, "")
         position_ids = _for_each_row(position_ids, inputs_embeds)
         hidden_states = self.positional_encoding(inputs_embeds, 0, position_ids, attention_mask)
@@ -392,8 +453,9 @@ class VaswaniDecoder(VaswaniStack):
         Returns:
             `last_hidden_state` [B, T, D], `past_key_values`, and what was asked for with `output_...`.
         """
-        inputs_embeds = self._embed(input_ids, inputs_embeds, "decoder_")
-        if encoder_hidden_states is not None:
+        packing: Packing | None = kwargs.get("packing")
+        inputs_embeds = self._embed(input_ids, inputs_embeds, "decoder_", packing.target if packing else None)
+        if encoder_hidden_states is not None and packing is None:
             encoder_attention_mask = create_bidirectional_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
@@ -612,11 +674,15 @@ class VaswaniLanguageHead:
         self.loss_function = smoothed_cross_entropy
         self.post_init()
 
+    def _forms_no_logits(self, labels: torch.Tensor | None, skip_logits: bool) -> bool:
+        """Return whether the loss comes from states and weight directly."""
+        # It picks out the positions that count, which a full graph cannot: there the logits are formed.
+        return labels is not None and skip_logits and _is_plain(self.lm_head) and not torch.compiler.is_compiling()
+
     def _predict(self, hidden_states, labels, logits_to_keep, skip_logits: bool, settings: dict):
         """Project [B, T, D] to logits [B, T, V]; return the loss and the logits, each of which may be None."""
         head = self.lm_head
-        # The chunked loss picks out the positions that count, which a full graph cannot: there the logits are formed.
-        if labels is not None and skip_logits and _is_plain(head) and not torch.compiler.is_compiling():
+        if self._forms_no_logits(labels, skip_logits):
             return linear_smoothed_cross_entropy(hidden_states, head.weight, head.bias, labels, **settings), None
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden_states[:, kept, :])
@@ -691,6 +757,14 @@ class VaswaniForConditionalGeneration(
                     "label_smoothing_factor needs DataCollatorForSeq2Seq(tokenizer, model=model), which makes them."
                 )
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        packing = None
+        if self._forms_no_logits(labels, skip_logits) and can_pack(
+            self.model, attention_mask, decoder_attention_mask, encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values, **kwargs,
+        ):  # fmt: skip
+            packing = self._pack(
+                input_ids if inputs_embeds is None else inputs_embeds, attention_mask, decoder_attention_mask, labels
+            )
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -702,11 +776,20 @@ class VaswaniForConditionalGeneration(
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            packing=packing,
             **kwargs,
         )
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
+        if packing is not None:
+            labels = packing.target.take(labels)  # [B, T] -> [1, N]
+            outputs.encoder_last_hidden_state = packing.source.put(outputs.encoder_last_hidden_state)
         loss, logits = self._predict(outputs.last_hidden_state, labels, logits_to_keep, skip_logits, settings)
         return with_records(Seq2SeqLMOutput(loss=loss, logits=logits), outputs)
+
+    def _pack(self, source, attention_mask, decoder_attention_mask, labels: torch.Tensor) -> Packing | None:
+        """Return what is to be computed of a batch: source tokens, and targets up to the last label of each."""
+        needed = up_to_last_label(labels)
+        return pack(tokens_of(attention_mask, source), needed, labels, decoder_attention_mask)
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, past_key_values=None, **kwargs) -> dict[str, Any]:
         """Prepare the next step as transformers does; a static cache's mask of 4 dimensions hides padding in front."""

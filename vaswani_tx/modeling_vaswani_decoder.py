@@ -23,6 +23,7 @@ from .modeling_vaswani import (
     recorders,
     with_records,
 )
+from .padding_vaswani import Packing, can_pack, pack, up_to_last_label
 
 
 class VaswaniDecoderPreTrainedModel(VaswaniPreTrainedModel):
@@ -78,7 +79,8 @@ class VaswaniDecoderModel(VaswaniDecoderPreTrainedModel, VaswaniStack):
             `last_hidden_state` [B, T, D], `past_key_values`; what was asked for with `output_attentions`,
             `output_hidden_states`, `output_queries`, `output_keys` as tuples with an entry a layer.
         """
-        inputs_embeds = self._embed(input_ids, inputs_embeds, "")
+        packing: Packing | None = kwargs.get("packing")  # beside the arguments that users give
+        inputs_embeds = self._embed(input_ids, inputs_embeds, "", packing.target if packing else None)
         outputs = self._decode(inputs_embeds, attention_mask, past_key_values, position_ids, use_cache, **kwargs)
         return BaseModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state, past_key_values=outputs.past_key_values
@@ -134,6 +136,11 @@ class VaswaniForCausalLM(VaswaniLanguageHead, VaswaniDecoderPreTrainedModel, Vas
             shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         if shifted is not None:
             use_cache = False
+        packing = None
+        if self._forms_no_logits(shifted, skip_logits) and can_pack(
+            self.model, attention_mask, position_ids=position_ids, past_key_values=past_key_values, **kwargs
+        ):
+            packing = pack(None, up_to_last_label(shifted), shifted, attention_mask)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -142,8 +149,11 @@ class VaswaniForCausalLM(VaswaniLanguageHead, VaswaniDecoderPreTrainedModel, Vas
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            packing=packing,
             **kwargs,
         )
+        if packing is not None:
+            shifted = packing.target.take(shifted)  # [B, T] -> [1, N]
         loss, logits = self._predict(outputs.last_hidden_state, shifted, logits_to_keep, skip_logits, settings)
         return with_records(CausalLMOutputWithPast(loss=loss, logits=logits), outputs)
 

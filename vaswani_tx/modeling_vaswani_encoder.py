@@ -17,6 +17,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .configuration_vaswani import VaswaniEncoderConfig
 from .loss_vaswani import classification_loss, smoothed_cross_entropy
 from .modeling_vaswani import VaswaniEncoder, VaswaniLanguageHead, VaswaniPreTrainedModel, with_records
+from .padding_vaswani import can_pack, pack, tokens_of
 
 
 class VaswaniEncoderPreTrainedModel(VaswaniPreTrainedModel):
@@ -70,9 +71,17 @@ class VaswaniForMaskedLM(VaswaniLanguageHead, VaswaniEncoderPreTrainedModel):
             `loss` (with labels), `logits` [B, L, V] (None with `skip_logits`), and what `output_...` asked for.
         """
         label_smoothing = kwargs.pop("label_smoothing", 0.0)
+        packing = None
+        if self._forms_no_logits(labels, skip_logits) and can_pack(
+            self.model, attention_mask, position_ids=position_ids, **kwargs
+        ):
+            packing = pack(tokens_of(attention_mask, labels), None, labels)
         outputs = self.model(
-            input_ids, attention_mask, inputs_embeds, position_ids=position_ids, return_dict=True, **kwargs
-        )
+            input_ids, attention_mask, inputs_embeds, position_ids=position_ids, return_dict=True, packing=packing,
+            **kwargs,
+        )  # fmt: skip
+        if packing is not None:
+            labels = packing.source.take(labels)  # [B, L] -> [1, N]
         settings = {"label_smoothing": label_smoothing, "num_items_in_batch": num_items_in_batch}
         loss, logits = self._predict(outputs.last_hidden_state, labels, 0, skip_logits, settings)
         return with_records(MaskedLMOutput(loss=loss, logits=logits), outputs)
@@ -119,10 +128,17 @@ class VaswaniForSequenceClassification(VaswaniEncoderPreTrainedModel):
             ValueError: the labels do not suit `config.problem_type`.
         """
         label_smoothing = kwargs.pop("label_smoothing", 0.0)
+        packing = None
+        if labels is not None and attention_mask is not None and can_pack(
+            self.model, attention_mask, position_ids=position_ids, **kwargs
+        ):  # fmt: skip
+            packing = pack(attention_mask != 0, None)
         outputs = self.model(
-            input_ids, attention_mask, inputs_embeds, position_ids=position_ids, return_dict=True, **kwargs
-        )
-        pooled = mean_of_tokens(outputs.last_hidden_state, attention_mask)
+            input_ids, attention_mask, inputs_embeds, position_ids=position_ids, return_dict=True, packing=packing,
+            **kwargs,
+        )  # fmt: skip
+        states = outputs.last_hidden_state
+        pooled = mean_of_tokens(states if packing is None else packing.source.put(states), attention_mask)
         logits = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:

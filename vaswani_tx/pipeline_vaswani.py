@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessorList, Pipeline
 
 from .alignments_vaswani import Reading, read_again, target_spans, word_alignment
 from .constraints_vaswani import constrained_beam_search
+from .fast_generation_vaswani import search_of
 from .forbidden_vaswani import ForbiddenPhrases
 from .generation_vaswani import means_one_beam
 from .phrases_vaswani import required_phrase_ids
@@ -36,7 +37,7 @@ from .pipeline_vaswani_parts import (
 )
 from .search_vaswani import recorded_search
 from .sentences_vaswani import Sentence
-from .token_texts_vaswani import source_of
+from .token_texts_vaswani import language_tag, source_of
 
 # For models that set no limit: the 20 of `generate` would cut every translation. As in transformers 4.
 DEFAULT_NEW_TOKENS, UNSET_MAX_LENGTH = 256, (None, 20)
@@ -66,10 +67,12 @@ class _SequencePipeline(Pipeline):
             the source to such a list. Needs beams; more than the usual ones help.
         bad_words: words or phrases that its text must not hold, whatever tokens they are written with.
         whole_words: `required` and `bad_words` are matched as whole words: "cat" is then not in "cats".
-        src_lang, tgt_lang: for tokenizers with languages.
+        src_lang, tgt_lang: for tokenizers with languages, or with a token for each that goes before the source: "fr"
+            is then `>>fr<<`, which may as well be written in the text.
         clean_up_tokenization_spaces, truncation: for the tokenizer.
         engine: of the constructor only: "ctranslate2" or "onnx" compute in place of the model that was given, from its
             folder or its name; needs the package vaswani-tx with its extra `export`. `quantization` goes with it.
+            Without it models of this package search by `fast_generate`; "transformers" is plain `generate`.
         Everything else goes to `generate`, `streamer` (for one string) included. `do_sample=True` or a `streamer` means
             one beam unless `num_beams` is given too.
 
@@ -88,7 +91,8 @@ class _SequencePipeline(Pipeline):
     _pipeline_calls_generate = False
 
     def __init__(self, *args: Any, engine: str | None = None, quantization: str | None = None, **kwargs: Any):
-        if engine is not None:
+        self.engine = engine
+        if engine not in (None, "transformers"):
             kwargs["model"], tokenizer = _for_engine(kwargs.get("model"), engine, quantization)
             kwargs["tokenizer"] = kwargs.get("tokenizer") or tokenizer
         super().__init__(*args, **kwargs)
@@ -178,7 +182,7 @@ class _SequencePipeline(Pipeline):
         tokenizer = self.tokenizer
         if not hasattr(tokenizer, "_build_translation_inputs"):
             if settings.src_lang or settings.tgt_lang:
-                if self._task_name(settings) in self._task_params():
+                if self._task_name(settings) in self._task_params() or self._tag(settings):
                     return tokenizer(texts, **options), {}
                 raise ValueError(
                     f"{type(tokenizer).__name__} has no languages to choose from: leave out src_lang and tgt_lang."
@@ -222,7 +226,16 @@ class _SequencePipeline(Pipeline):
     def _task_params(self) -> dict[str, dict[str, Any]]:
         return getattr(self.model.config, "task_specific_params", None) or {}
 
+    def _tag(self, settings: Settings) -> str | None:
+        """Return the token that goes before a source to name its target language, where the tokenizer has one."""
+        if hasattr(self.tokenizer, "_build_translation_inputs"):
+            return None
+        named = LANGUAGES_IN_NAME.fullmatch(self.task or "")
+        return language_tag(self.tokenizer, settings.tgt_lang or (named and named[2]))
+
     def _source_prefix(self, settings: Settings) -> str:
+        if tag := self._tag(settings):
+            return f"{tag} "
         own = self._task_params().get(self._task_name(settings), {}).get("prefix")
         return own if own is not None else getattr(self.model.config, "prefix", None) or ""
 
@@ -242,6 +255,7 @@ class _SequencePipeline(Pipeline):
         self.model.eval()
         try:
             arguments = self._arguments(settings, units)
+            arguments |= search_of(self.engine, self.model, arguments)
             with recorded_search(self.model, self.tokenizer) as record:
                 output = self.model.generate(**inputs, **arguments)
             sequences = output if isinstance(output, torch.Tensor) else output.sequences

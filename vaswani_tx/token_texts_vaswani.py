@@ -87,6 +87,20 @@ def target_of(tokenizer: Any) -> Any:
     return tokenizer.target if getattr(tokenizer, "has_target", False) else tokenizer
 
 
+def language_tag(tokenizer: Any, language: str | None) -> str | None:
+    """Return the token that names a target language in front of a source, `>>fr<<` of "fr"; None where there is none.
+
+    MarianMT and this package's models of several directions have such tokens; other tags are given as they are written.
+    """
+    if not language:
+        return None
+    side = source_of(tokenizer)
+    tag = f">>{language}<<"
+    if side.convert_tokens_to_ids(tag) not in (None, side.unk_token_id):
+        return tag
+    return language if not language[0].isalnum() and language in side.get_added_vocab() else None
+
+
 def token_texts(tokenizer: Any) -> TokenTexts:
     """Return the texts of the target's tokens; they are read once, and again when tokens were added."""
     tokenizer = target_of(tokenizer)
@@ -145,4 +159,13 @@ def _joins_the_next(tokenizer: Any, token: str, between: str) -> bool:
     return text.startswith(ANCHOR + between) and not text.endswith(between + ANCHOR)
 
 
-__all__ = ["TokenTexts", "is_unspaced", "is_word_character", "separates", "source_of", "target_of", "token_texts"]
+__all__ = [
+    "TokenTexts",
+    "is_unspaced",
+    "is_word_character",
+    "language_tag",
+    "separates",
+    "source_of",
+    "target_of",
+    "token_texts",
+]

@@ -13,7 +13,7 @@ from vaswani_tx import cli
 from vaswani_tx.cli import resume as cli_resume
 from vaswani_tx.cli import translate as cli_translate
 from vaswani_tx.cli.common import CliError
-from vaswani_tx.cli.lines import blocks
+from vaswani_tx.cli.lines import blocks, groups
 from vaswani_tx.cli.resume import PartialOutput
 
 # Eleven lines in blocks of two, answered briefly: what is written when, not what, is looked at.
@@ -271,7 +271,7 @@ def test_two_processes_share_the_lines_and_go_on_where_one_stopped(folder, place
 
 def test_lines_before_one_that_is_no_text_are_shared_too():
     taken = blocks(io.BytesIO(b"a\nb\nc\n\xff\n"), "x", 1, at_once=False)
-    rounds, found = cli_translate._rounds(taken, 2), []
+    rounds, found = groups(taken, 2), []
     with pytest.raises(CliError, match="line 4"):
         for group in rounds:
             found.append([block.texts for block in group])

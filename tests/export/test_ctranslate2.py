@@ -9,7 +9,7 @@ from tests.helpers.cli_runs import LINES
 from tests.helpers.two_vocabularies import model_of, separate_tokenizers
 from vaswani_tx import VaswaniTokenizer
 from vaswani_tx.engines import load_engine
-from vaswani_tx.errors import ExportError
+from vaswani_tx.errors import DeviceError, ExportError
 from vaswani_tx.export import export
 from vaswani_tx.export.ctranslate2 import check
 from vaswani_tx.export.folders import batch_of
@@ -168,3 +168,8 @@ def test_what_cannot_be_held_is_refused(words, fields, said):
 def test_the_program_of_the_readme_runs(saved, tmp_path, run_readme, kind):
     export(saved(kind), tmp_path / "out", "ctranslate2")
     assert run_readme(tmp_path / "out").strip()
+
+
+def test_another_device_than_the_cpu_is_refused_before_anything_is_read():
+    with pytest.raises(DeviceError, match="--engine ctranslate2 computes on the CPU here: leave --device cuda out"):
+        load_engine("no-such-folder", "ctranslate2", device="cuda")

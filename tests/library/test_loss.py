@@ -143,3 +143,70 @@ def test_num_items_in_batch_makes_accumulation_exact(model):
         for rows in (slice(0, 2), slice(2, 4))
     ]
     torch.testing.assert_close(sum(halves), whole)
+
+
+def both(hidden, weight, bias, labels, **settings):
+    """Return the loss of all logits and the chunked one."""
+    plain = smoothed_cross_entropy(torch.nn.functional.linear(hidden, weight, bias), labels, **settings)
+    return plain, linear_smoothed_cross_entropy(hidden, weight, bias, labels, **settings)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["usual", "probabilities below the smallest number"])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_float32_is_equal_to_five_places_in_every_row(scale, with_bias, monkeypatch):
+    monkeypatch.setattr(loss_vaswani, "CHUNK_ELEMENTS", 1 << 13)
+    torch.manual_seed(1)
+    hidden = (torch.randn(40, 16) * scale).requires_grad_()
+    weight = torch.randn(1000, 16, requires_grad=True)
+    bias = torch.randn(1000, requires_grad=True) if with_bias else None
+    labels = torch.randint(0, 1000, (40,))
+    inputs = [hidden, weight] + ([bias] if with_bias else [])
+    losses = both(hidden, weight, bias, labels, label_smoothing=0.1)
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-6)
+    expected, found = (torch.autograd.grad(loss, inputs) for loss in losses)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    if scale > 1:
+        likelihood = torch.nn.functional.linear(hidden, weight, bias).softmax(dim=-1).gather(1, labels[:, None])
+        assert (likelihood == 0).any()
+
+
+def test_what_is_frozen_gets_no_gradient_and_backward_may_be_repeated():
+    torch.manual_seed(2)
+    labels = torch.randint(0, 11, (6,))
+    for frozen in range(3):
+        inputs = [torch.randn(6, 4, dtype=torch.float64), torch.randn(11, 4).double(), torch.randn(11).double()]
+        for number, tensor in enumerate(inputs):
+            tensor.requires_grad_(number != frozen)
+        plain, chunked = both(*inputs, labels, label_smoothing=0.1)
+        plain.backward()
+        expected = [None if tensor.grad is None else tensor.grad.clone() for tensor in inputs]
+        for tensor in inputs:
+            tensor.grad = None
+        chunked.backward(retain_graph=True)
+        chunked.backward()
+        for tensor, gradient in zip(inputs, expected, strict=True):
+            assert (tensor.grad is None) is (gradient is None)
+            if gradient is not None:
+                torch.testing.assert_close(tensor.grad, 2 * gradient, atol=1e-12, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(*both(*inputs, labels), atol=1e-12, rtol=0)
+
+
+def test_bfloat16_under_autocast():
+    torch.manual_seed(3)
+    hidden, weight = torch.randn(30, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    labels = torch.randint(0, 50, (30,))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = both(hidden, weight, None, labels, label_smoothing=0.1)
+    torch.testing.assert_close(losses[1], losses[0], atol=2e-3, rtol=0)
+    expected, found = (torch.autograd.grad(loss, [hidden, weight]) for loss in losses)
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-2)
+
+
+def test_no_labels_that_count_and_no_items():
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    losses = both(hidden, weight, None, torch.full((3,), -100), label_smoothing=0.1)
+    assert losses[0] == losses[1] == 0
+    losses[1].backward()
+    assert weight.grad.count_nonzero() == hidden.grad.count_nonzero() == 0
+    assert not linear_smoothed_cross_entropy(hidden, weight, None, torch.zeros(3).long(), 0).isfinite()

@@ -123,7 +123,16 @@ def test_wheel_says_what_it_is(wheel):
     assert metadata["Version"] == vaswani_tx.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "trackers", "vision", "dev", "zstd", "docs", "export"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "train",
+        "trackers",
+        "vision",
+        "dev",
+        "zstd",
+        "docs",
+        "export",
+        "bench",
+    }
     needed = {re.match(r"[\w-]+", line)[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert needed == {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pyyaml"}
     licence = wheel.read(f"{info}/licenses/LICENSE").decode()

@@ -44,8 +44,8 @@ from vaswani_tx.training.tasks.tokenizers import describe_vocabulary, model_fiel
 from vaswani_tx.training.tasks.vocabularies import make_tokenizer
 
 REFUSED = (
-    "corpora", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile", "gradient_checkpointing",
-    "rdrop_weight", "simcut_weight", "teacher",
+    "corpora", "bpe_dropout", "streaming", "ema_decay", "init_from", "max_epochs", "patience", "compile",
+    "gradient_checkpointing", "rdrop_weight", "simcut_weight", "teacher",
 )  # fmt: skip
 
 

@@ -38,8 +38,13 @@ class RunSettings:
         metadata={"help": "Fields of the model's configuration that replace the preset's, such as dropout."},
     )
     init_from: str | None = key(None, "Model folder to start from (fine-tuning) instead of random weights.")
+    init_scheme: str | None = key(
+        None,
+        "Initial weights of a new model: tensor2tensor, fairseq, small, small_attention, deepnorm or "
+        "small_embeddings; empty: the preset's.",
+    )
     attention_init_gain: float = key(
-        1.0, "Factor on the initial query, key and value matrices of a new model; 0.7071 is fairseq's and torch's."
+        1.0, "Factor on the initial query, key and value matrices of a new model, beside init_scheme's own."
     )
     freeze: list[str] | None = field(
         default=None,
@@ -95,6 +100,11 @@ class RunSettings:
         self.check()
 
     @property
+    def model_fields(self) -> dict[str, Any]:
+        """The fields of a new model's configuration that replace the preset's."""
+        return self.model if self.init_scheme is None else {"init_scheme": self.init_scheme} | self.model
+
+    @property
     def schedule_end(self) -> int | None:
         """The update at which the schedule reaches its floor; None for one that never does."""
         return (self.decay_steps or self.max_steps) if SCHEDULES[self.schedule].ends else None
@@ -110,6 +120,10 @@ class RunSettings:
         for name in ("label_smoothing", "adam_beta1", "adam_beta2", "ema_decay"):
             if getattr(self, name) is not None and not 0.0 <= getattr(self, name) < 1.0:
                 raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+        if self.init_scheme not in (None, self.model.get("init_scheme", self.init_scheme)):
+            raise SettingsError(
+                f"init_scheme is '{self.init_scheme}' and model.init_scheme '{self.model['init_scheme']}': give one."
+            )
         if self.average_last > self.keep_last:
             raise SettingsError(
                 f"average_last ({self.average_last}) needs as many kept checkpoints: raise keep_last "
@@ -155,7 +169,7 @@ class RunSettings:
             origin = f"corpora, number {number}"
             for name, value in corpus.items():
                 check_known(name, keys, f"{origin}: unknown key '{name}'")
-                if name != "weight" and value is not None:
+                if name not in ("weight", "reverse") and value is not None:
                     for entry in value if isinstance(value, (list, tuple)) else [value]:
                         check_text(name, entry, origin)
             if not corpus.get(side):
@@ -173,7 +187,7 @@ class RunSettings:
         if self.init_from or getattr(self, "encoder_from", None) or getattr(self, "decoder_from", None):
             return  # the other fields are those of that model
         try:
-            config_class.from_preset(self.preset, **self.model)
+            config_class.from_preset(self.preset, **self.model_fields)
         except Exception as error:  # the configuration raises ValueErrors and what huggingface_hub wraps them in
             raise SettingsError(f"model: {' '.join(str(error).split())}") from error
 

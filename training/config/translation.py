@@ -1,16 +1,18 @@
 """The keys of a translation recipe, each also a flag of `vaswani-tx train translation` (see config/recipe.py)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vaswani_tx.limits import BEAMS, VOCABULARY, real, whole
-from vaswani_tx.training.config.recipe import check_known, key, parse
+from vaswani_tx.training.config.recipe import check_known, check_text, key, parse
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.errors import SettingsError
 from vaswani_tx.training.metrics.registry import TEXT, metrics_for, signed_metrics
 
 # Of a further term of the loss; beyond it, nothing is left of the labels in float32.
 WEIGHT = real(0, 1e6)
+RESERVED_TAGS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 
 
 @dataclass
@@ -26,9 +28,21 @@ class TranslationSettings(RunSettings):
     validation_source: str | None = key(None, "Source side of the validation set; empty: no validation.")
     validation_target: str | None = key(None, "Target side of the validation set.")
     validation_split: str = key("validation", "Split of a Hub data set to validate on.")
+    validation_tag: str | None = key(None, "Tag in front of the validation sources, as a corpus's tag.")
+    validation_sets: list[dict[str, Any]] | None = field(
+        default=None,
+        metadata={"help": "Several validation sets instead of validation_source: {source, target, tag, name, ...}."},
+    )
     dataset_config: str | None = key(None, "Configuration name of a Hub data set, such as de-en.")
     corpora: list[dict[str, Any]] | None = field(
-        default=None, metadata={"help": "Corpora with weights instead of train_source: {source, target, weight, ...}."}
+        default=None,
+        metadata={
+            "help": "Corpora instead of train_source: {source, target, weight, tag, reverse, split, ...}; a tag such "
+            "as >>de<< is a token in front of each source, reverse: true swaps the two sides."
+        },
+    )
+    bidirectional: bool = key(
+        False, "Learn both directions: every corpus a second time with its sides swapped (arXiv 2109.07780)."
     )
     streaming: bool = key(False, "Read the training data buffer by buffer, for corpora larger than memory or disk.")
     stream_buffer: int = key(200_000, "Pairs of one buffer of a stream; similar lengths are looked for within it.")
@@ -42,6 +56,11 @@ class TranslationSettings(RunSettings):
     max_length_ratio: float | None = key(None, "Training pairs with a side so many times as long are dropped.")
     drop_duplicates: bool = key(False, "Drop training pairs that occurred before; of a stream, in the same buffer.")
     drop_copies: bool = key(False, "Drop training pairs whose two sides are the same text.")
+    bpe_dropout: float = key(
+        0.0,
+        "Leave out merges at random, so that training text has other subwords in every epoch; 0.1 (arXiv 1910.13267).",
+    )
+    bpe_dropout_sides: Literal["both", "source", "target"] = key("both", "Which side's words bpe_dropout splits.")
     token_cache: bool = key(True, "Keep tokenised training data on disk and use it again while nothing changed.")
     cache_dir: str | None = key(None, "Where they are kept; empty: $VASWANI_TX_CACHE or ~/.cache/vaswani_tx.")
 
@@ -140,12 +159,15 @@ class TranslationSettings(RunSettings):
         self._check_objective()
         if self.max_length_ratio is not None and self.max_length_ratio < 1.0:
             raise SettingsError(f"max_length_ratio must be at least 1, got {self.max_length_ratio}.")
+        if not 0.0 <= self.bpe_dropout <= 1.0:
+            raise SettingsError(f"bpe_dropout must be from 0 to 1, got {self.bpe_dropout}.")
         if self.best_by not in (*self.metrics, "loss", "perplexity"):
             raise SettingsError(
                 f"best_by: {self.best_by} is not among the scores of a validation: add it to metrics "
                 f"({', '.join(self.metrics)}), or set best_by to one of them or to loss."
             )
         self.check_corpora("source", CORPUS_KEYS)
+        self._check_directions()
 
     @property
     def has_objective(self) -> bool:
@@ -184,6 +206,38 @@ class TranslationSettings(RunSettings):
                 "source_vocab_size to have one."
             )
 
+    def _check_directions(self) -> None:
+        check_tags(self.validation_tag, "validation_tag")
+        for name, entries in (("corpora", self.corpora or []), ("validation_sets", self.validation_sets or [])):
+            for number, entry in enumerate(entries, start=1):
+                origin = f"{name}, number {number}"
+                for tag in ("tag", "reverse_tag"):
+                    check_tags(entry.get(tag), f"{origin}: {tag}")
+                if not isinstance(entry.get("reverse") or False, bool):
+                    raise SettingsError(f"{origin}: reverse must be true or false, got '{entry['reverse']}'.")
+                if entry.get("reverse_tag") and not self.bidirectional:
+                    raise SettingsError(
+                        f"{origin}: reverse_tag does nothing without bidirectional: true; leave it out."
+                    )
+        reversed_ones = {bool(entry.get("reverse")) for entry in self.corpora or []}
+        if self.source_vocab_size is not None and (self.bidirectional or len(reversed_ones) > 1):
+            raise SettingsError(
+                f"{'bidirectional' if self.bidirectional else 'reverse'} makes both sides hold both languages, and "
+                "source_vocab_size gives each a vocabulary of its own: leave source_vocab_size out."
+            )
+        if self.validation_sets is None:
+            return
+        if self.validation_source or self.validation_tag:
+            raise SettingsError("validation_sets and validation_source are both set: name each set in validation_sets.")
+        for number, entry in enumerate(self.validation_sets, start=1):
+            origin = f"validation_sets, number {number}"
+            for name, value in entry.items():
+                check_known(name, VALIDATION_KEYS, f"{origin}: unknown key '{name}'")
+                if name not in ("reverse", "tag") and value is not None:
+                    check_text(name, value, origin)
+            if not entry.get("source"):
+                raise SettingsError(f"{origin}: source is missing.")
+
     def _check_start(self) -> None:
         if self.decoder_from and not self.encoder_from and self.source_vocab_size is None:
             raise SettingsError(
@@ -216,7 +270,29 @@ class TranslationSettings(RunSettings):
             raise SettingsError(f"No tokenizer: set tokenizer (a folder) or tokenizer_vocab_size (train one){given}.")
 
 
-CORPUS_KEYS = ("source", "target", "weight", "split", "config", "source_field", "target_field")
+CORPUS_KEYS = (
+    "source", "target", "weight", "split", "config", "source_field", "target_field", "tag", "reverse", "reverse_tag",
+)  # fmt: skip
+VALIDATION_KEYS = (
+    "source", "target", "split", "config", "source_field", "target_field", "tag", "reverse", "name",
+)  # fmt: skip
+
+
+def tags_in(value: str | Sequence[str] | None) -> list[str]:
+    """Return the tags of a key `tag`: one, several in a list or separated by spaces, or none."""
+    return [tag for text in ([value] if isinstance(value, str) else value or []) for tag in text.split()]
+
+
+def check_tags(value: Any, origin: str) -> None:
+    """Raise SettingsError where a value is no tag, or one that ordinary words would be taken for."""
+    for text in value if isinstance(value, list) else [] if value is None else [value]:
+        check_text("tag", text, origin)
+    for tag in tags_in(value):
+        if len(tag) < 3 or tag[0].isalnum() or tag[-1].isalnum() or tag.lower() in RESERVED_TAGS:
+            raise SettingsError(
+                f"{origin}: '{tag}' cannot be a tag: one begins and ends with a character that is no letter or digit, "
+                "such as >>de<< or <BT>, and is no control token."
+            )
 
 
 def parse_arguments(argv: list[str] | None = None) -> TranslationSettings:

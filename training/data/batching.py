@@ -210,6 +210,11 @@ class WeightedPlan:
         if len(self.weights) != len(self.bounds) - 1:
             raise BatchError(f"{len(self.weights)} weights for {len(self.bounds) - 1} corpora: give one for each.")
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Return the order that all epochs have, as `BatchPlan`'s."""
+        return self._all.order
+
     def __len__(self) -> int:
         """Return the examples of an epoch, repeated ones counted as often."""
         return sum(self.sizes())
@@ -225,7 +230,7 @@ class WeightedPlan:
         sides = [
             side._replace(lengths=lengths[drawn]) for side, lengths in zip(self._all.sides, self._all._own, strict=True)
         ]
-        plan = BatchPlan(sides, self.seed, **self._options | {"locate": None, "order": self._all.order})
+        plan = BatchPlan(sides, self.seed, **self._options | {"locate": None, "order": self.order})
         return [drawn[batch] for batch in plan.epoch(epoch)]
 
     def drawn(self, epoch: int) -> np.ndarray:

@@ -78,8 +78,8 @@ class FilterCounts:
 class PairFilter:
     """The rules for training pairs, as the recipe's keys of the same names give them; lengths in tokens.
 
-    `max_source_length` and `max_target_length` count `</s>`, `min_length` and `max_length_ratio` do not: they are about
-    the text. None is no limit.
+    `max_source_length` and `max_target_length` count `</s>` and tags, `min_length` and `max_length_ratio` do not: they
+    are about the text. None is no limit.
 
     Raises:
         DataError: a value that is not allowed.
@@ -118,16 +118,21 @@ class PairFilter:
         return tuple(NO_LIMIT if limit is None else limit for limit in sides)
 
     def by_text(
-        self, source: Sequence[str], target: Sequence[str], seen: "SeenPairs | None", counts: FilterCounts
+        self,
+        source: Sequence[str],
+        target: Sequence[str],
+        seen: "SeenPairs | None",
+        counts: FilterCounts,
+        tag: str = "",
     ) -> np.ndarray:
-        """Return which of these pairs pass the rules on text, [N] of bool."""
+        """Return which of these pairs pass the rules on text, [N] of bool; with another `tag` a pair is another one."""
         keep = np.ones(len(source), dtype=bool)
         if self.drop_copies:
             keep = np.fromiter((a != b for a, b in zip(source, target, strict=True)), dtype=bool, count=len(source))
             counts.copies += int(np.count_nonzero(~keep))
         if self.drop_duplicates and keep.any():
             chosen = np.flatnonzero(keep)
-            new = seen.add([source[i] for i in chosen], [target[i] for i in chosen])
+            new = seen.add([f"{tag} {source[i]}" if tag else source[i] for i in chosen], [target[i] for i in chosen])
             counts.duplicates += int(np.count_nonzero(~new))
             keep[chosen[~new]] = False
         return keep

@@ -152,8 +152,8 @@ def without_empty(chunks: Iterator[Chunk], empty: str, counts: Any = None, at_on
 
 def _without(chunk: Chunk, gone: list[int]) -> Chunk:
     keep = np.delete(np.arange(len(chunk.lines)), gone)
-    sides = ([side[i] for i in keep] for side in (chunk.source, chunk.target))
-    return Chunk(chunk.file, chunk.lines[keep], *sides, chunk.target_file)
+    source, target = ([side[i] for i in keep] for side in (chunk.source, chunk.target))
+    return chunk._replace(lines=chunk.lines[keep], source=source, target=target)
 
 
 def _blank_places(chunk: Chunk, index: int) -> str:

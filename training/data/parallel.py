@@ -113,7 +113,8 @@ class TokenizedPairs:
     """Token ids of N pairs as flat arrays: pair i is `ids[offsets[i]:offsets[i + 1]]` on each side, `</s>` included.
 
     `lines[i]` and `file_names[file_index[i]]` are where the pair came from. The pairs of corpus c are those from
-    `bounds[c]` to before `bounds[c + 1]`; `counts` is what the filters did. The arrays may be memory maps.
+    `bounds[c]` to before `bounds[c + 1]`; `counts` is what the filters did. `source_starts` and `target_starts` say of
+    each token whether it begins a word, where that is asked for. The arrays may be memory maps.
     """
 
     source_flat: np.ndarray  # int32 [all source tokens]
@@ -125,6 +126,8 @@ class TokenizedPairs:
     file_names: list[str]
     counts: FilterCounts = field(default_factory=FilterCounts)
     bounds: tuple[int, ...] = ()
+    source_starts: np.ndarray | None = None  # bool, of source_flat
+    target_starts: np.ndarray | None = None
 
     def __post_init__(self):
         self.bounds = tuple(self.bounds) or (0, len(self.lines))
@@ -209,6 +212,8 @@ class Part(NamedTuple):
     target_lengths: np.ndarray
     lines: np.ndarray  # int64 [n]
     files: np.ndarray  # int32 [n]
+    source_starts: np.ndarray | None = None  # bool, as those of TokenizedPairs
+    target_starts: np.ndarray | None = None
 
 
 class PairTokenizer:
@@ -216,10 +221,14 @@ class PairTokenizer:
 
     Args:
         names: the files that pairs may come from; a part refers to them by number.
+        words: note which tokens begin a word.
     """
 
-    def __init__(self, tokenizer: Any, rules: PairFilter, names: Sequence[str], counts: FilterCounts | None = None):
-        self.tokenizer, self.rules, self.names = tokenizer, rules, list(names)
+    def __init__(
+        self, tokenizer: Any, rules: PairFilter, names: Sequence[str], counts: FilterCounts | None = None,
+        words: bool = False,
+    ):  # fmt: skip
+        self.tokenizer, self.rules, self.names, self.words = tokenizer, rules, list(names), words
         self.counts = counts or FilterCounts()
         self._seen = SeenPairs() if rules.drop_duplicates else None
         sides = (source_of(tokenizer), target_of(tokenizer))
@@ -230,61 +239,86 @@ class PairTokenizer:
         bar = tqdm(desc="Tokenising", unit="pair", unit_scale=True, disable=None if progress else True)
         with bar:
             for chunk in chunks:
-                index = self.names.index(chunk.file)
+                index, tag = self.names.index(chunk.file), {"tag": chunk.tag} if chunk.tag else {}
                 for start in range(0, len(chunk.lines), TOKENIZE_CHUNK):
                     piece = slice(start, start + TOKENIZE_CHUNK)
                     lines = np.asarray(chunk.lines[piece], dtype=np.int64)
                     files = np.full(len(lines), index, dtype=np.int32)
-                    yield self(chunk.source[piece], chunk.target[piece], lines, files)
+                    yield self(chunk.source[piece], chunk.target[piece], lines, files, **tag)
                     bar.update(len(lines))
 
-    def __call__(self, source: list[str], target: list[str], lines: np.ndarray, files: np.ndarray) -> Part:
-        """Return one part; raise DataError for a pair too long under `too_long: error` (file, line, both lengths)."""
+    def __call__(
+        self, source: list[str], target: list[str], lines: np.ndarray, files: np.ndarray, tag: str = ""
+    ) -> Part:
+        """Return one part; raise DataError for a pair too long under `too_long: error` (file, line, both lengths).
+
+        `tag`: tags that are put in front of each source, separated by spaces; filters on text do not see them.
+        """
         rules, counts = self.rules, self.counts
         counts.read += len(source)
-        keep = rules.by_text(source, target, self._seen, counts)
+        keep = rules.by_text(source, target, self._seen, counts, tag)
         if not keep.all():
             source, target = (
                 [text for text, kept in zip(side, keep, strict=True) if kept] for side in (source, target)
             )
             lines, files = lines[keep], files[keep]
-        left = _flat_ids(self.tokenizer(source, return_attention_mask=False, verbose=False) if source else None)
-        right = _flat_ids(
-            self.tokenizer(text_target=target, return_attention_mask=False, verbose=False) if target else None
+        left = self._encode(source, text=[f"{tag} {text}" for text in source] if tag else source)
+        right = self._encode(target, text_target=target)
+        keep, over = rules.by_length(
+            left.lengths, right.lengths, (self._special[0] + len(tag.split()), self._special[1]), counts
         )
-        keep, over = rules.by_length(left[1], right[1], self._special, counts)
         if over.any() and rules.too_long == "error":
             i = int(over.argmax())
             raise DataError(
-                f"{self.names[files[i]]} line {lines[i]}: {left[1][i]} source and {right[1][i]} target tokens are over "
-                f"the limits of {rules.max_source_length} source and {rules.max_target_length} target tokens. Shorten "
-                "the line, raise the limits, or set too_long to 'drop' or 'truncate'."
+                f"{self.names[files[i]]} line {lines[i]}: {left.lengths[i]} source and {right.lengths[i]} target "
+                f"tokens are over the limits of {rules.max_source_length} source and {rules.max_target_length} target "
+                "tokens. Shorten the line, raise the limits, or set too_long to 'drop' or 'truncate'."
             )
         if over.any():
-            left, right = (_truncate(*side, limit) for side, limit in zip((left, right), rules.limits, strict=True))
+            left, right = (side.truncated(limit) for side, limit in zip((left, right), rules.limits, strict=True))
         if not keep.all():
-            left, right, lines, files = _keep(*left, keep), _keep(*right, keep), lines[keep], files[keep]
+            left, right, lines, files = left.kept(keep), right.kept(keep), lines[keep], files[keep]
         counts.kept += len(lines)
-        return Part(*left, *right, lines, files)
+        return Part(
+            left.flat, left.lengths, right.flat, right.lengths, lines, files, left.starts, right.starts
+        )  # fmt: skip
+
+    def _encode(self, texts: list[str], **arguments: Any) -> "_Encoded":
+        found = self.tokenizer(**arguments, return_attention_mask=False, verbose=False) if texts else None
+        ids = found["input_ids"] if texts else []
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum()))
+        if not self.words:
+            return _Encoded(flat, lengths)
+        # Control tokens are of no word (-1): each is one by itself.
+        words = (-1 if word is None else word for row in (found.encodings if texts else ()) for word in row.word_ids)
+        own = np.fromiter(words, dtype=np.int64, count=len(flat))
+        starts = (own < 0) | (own != np.concatenate(([-1], own[:-1]))[: len(own)])
+        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return _Encoded(flat, lengths, starts)
 
 
-def _flat_ids(encoding: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return all ids in one array, and the length of each sentence."""
-    ids = encoding["input_ids"] if encoding else []
-    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths
+class _Encoded(NamedTuple):
+    """The ids of some sentences in one array, the length of each sentence, and which ids begin a word."""
 
+    flat: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray | None = None
 
-def _keep(flat: np.ndarray, lengths: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return flat[np.repeat(wanted, lengths)], lengths[wanted]
+    def kept(self, wanted: np.ndarray) -> "_Encoded":
+        """Return those of some sentences."""
+        return self._of(np.repeat(wanted, self.lengths), self.lengths[wanted])
 
+    def truncated(self, limit: int) -> "_Encoded":
+        """Return the sentences cut to so many tokens, the last one kept."""
+        ends = np.cumsum(self.lengths)
+        from_front = np.arange(len(self.flat)) - np.repeat(ends - self.lengths, self.lengths)
+        last = np.zeros(len(self.flat), dtype=bool)
+        last[ends - 1] = True
+        return self._of((from_front < limit - 1) | last, np.minimum(self.lengths, limit))
 
-def _truncate(flat: np.ndarray, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    ends = np.cumsum(lengths)
-    from_front = np.arange(len(flat)) - np.repeat(ends - lengths, lengths)
-    last = np.zeros(len(flat), dtype=bool)
-    last[ends - 1] = True
-    return flat[(from_front < limit - 1) | last], np.minimum(lengths, limit)
+    def _of(self, chosen: np.ndarray, lengths: np.ndarray) -> "_Encoded":
+        return _Encoded(self.flat[chosen], lengths, None if self.starts is None else self.starts[chosen])
 
 
 def join_parts(
@@ -292,9 +326,11 @@ def join_parts(
 ) -> TokenizedPairs:
     """Join all parts; with no part, or none that holds a pair, a `TokenizedPairs` of length 0."""
     if not parts:
-        parts = [
-            Part(*(np.zeros(0, dtype=dtype) for dtype in (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32)))
-        ]
-    source, source_lengths, target, target_lengths, lines, files = map(np.concatenate, zip(*parts, strict=True))
+        dtypes = (np.int32, np.int64, np.int32, np.int64, np.int64, np.int32, bool, bool)
+        parts = [Part(*(np.zeros(0, dtype=dtype) for dtype in dtypes))]
+    columns = (None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True))
+    source, source_lengths, target, target_lengths, lines, files, *starts = columns
     offsets = [np.concatenate(([0], np.cumsum(lengths))) for lengths in (source_lengths, target_lengths)]
-    return TokenizedPairs(source, offsets[0], target, offsets[1], lines, files, list(names), counts, bounds)
+    return TokenizedPairs(
+        source, offsets[0], target, offsets[1], lines, files, list(names), counts, bounds, *starts
+    )  # fmt: skip

@@ -45,6 +45,7 @@ class Chunk(NamedTuple):
     source: list[str]
     target: list[str]
     target_file: str | None = None  # where the targets are if not in `file`
+    tag: str = ""  # of the sources, not in their texts
 
 
 class Wanted(NamedTuple):

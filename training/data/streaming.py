@@ -11,12 +11,14 @@ import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vaswani_tx.training.data.batching import BatchPlan, PaddingWaste, Side, pair_sides
+from vaswani_tx.training.data.bpe_dropout import BpeDropout
 from vaswani_tx.training.data.corpora import Corpus
 from vaswani_tx.training.data.filters import FilterCounts, PairFilter
 from vaswani_tx.training.data.parallel import PairTokenizer, TokenizedPairs, join_parts
@@ -218,6 +220,7 @@ class PairStream(StreamPlan):
 
     Args:
         max_source_tokens, max_target_tokens: a batch's budgets.
+        dropout: splits the words of each buffer at random.
         options: further arguments of `StreamPlan` and `BatchPlan`.
     """
 
@@ -225,16 +228,16 @@ class PairStream(StreamPlan):
 
     def __init__(
         self, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, max_source_tokens: int,
-        max_target_tokens: int, stream_buffer: int, **options: Any,
+        max_target_tokens: int, stream_buffer: int, dropout: BpeDropout | None = None, **options: Any,
     ):  # fmt: skip
-        self._budgets = (max_source_tokens, max_target_tokens)
+        self._budgets, self._dropout = (max_source_tokens, max_target_tokens), dropout
         super().__init__(corpora, tokenizer, rules, stream_buffer, **options)
 
     def tokenize(
         self, groups: list[list[Chunk]], counts: FilterCounts, number: int
     ) -> tuple[TokenizedPairs, list[Side]] | None:
         """Tokenise and filter the pairs of a buffer."""
-        encode = PairTokenizer(self.tokenizer, self.rules, self.names, counts)
+        encode = PairTokenizer(self.tokenizer, self.rules, self.names, counts, words=self._dropout is not None)
         parts, bounds = [], [0]
         for group in groups:
             for part in encode.parts(group):
@@ -243,6 +246,10 @@ class PairStream(StreamPlan):
                     return None
             bounds.append(encode.counts.kept)
         pairs = join_parts(parts, self.names, encode.counts, tuple(bounds))
+        if self._dropout is not None:
+            if number == 0:
+                self._dropout.check(pairs)
+            pairs = replace(self._dropout.pairs_of(pairs, number), bounds=pairs.bounds)
         return pairs, pair_sides(pairs.source_lengths, pairs.target_lengths, *self._budgets)
 
 
@@ -288,8 +295,8 @@ class _Rows:
 def _cut(chunk: Chunk, start: int, stop: int) -> Chunk:
     if start == 0 and stop == len(chunk.lines):
         return chunk
-    sides = (side[start:stop] for side in (chunk.source, chunk.target))
-    return Chunk(chunk.file, chunk.lines[start:stop], *sides, chunk.target_file)
+    source, target = chunk.source[start:stop], chunk.target[start:stop]
+    return chunk._replace(lines=chunk.lines[start:stop], source=source, target=target)
 
 
 def _shares(weights: Sequence[float]) -> list[Fraction]:

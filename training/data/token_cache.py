@@ -37,6 +37,7 @@ _DTYPES = {
     "source_flat": np.int32, "source_offsets": np.int64, "target_flat": np.int32, "target_offsets": np.int64,
     "lines": np.int64, "file_index": np.int32,
 }  # fmt: skip
+_WORD_DTYPES = {"source_starts": np.bool_, "target_starts": np.bool_}
 # Attributes of tokenizers that decide the ids besides tokenizer.json, where a class has them.
 _SETTINGS = ("split_special_tokens", "src_lang", "tgt_lang", "add_bos_token", "add_eos_token", "add_prefix_space")
 
@@ -47,12 +48,18 @@ def cache_root(cache_dir: str | None = None) -> Path:
 
 
 def tokenize_corpora(
-    corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, root: Path | None = None, quiet: bool = False
+    corpora: Sequence[Corpus],
+    tokenizer: Any,
+    rules: PairFilter,
+    root: Path | None = None,
+    quiet: bool = False,
+    words: bool = False,
 ) -> tuple[TokenizedPairs, Path | None]:
     """Return the filtered, tokenised pairs of all corpora in order, and the folder below `root` that holds them.
 
     Where several processes need the same folder at once, one makes it while the others wait and then map it. Where
-    `root` is None or cannot be written, the pairs are made in memory and the folder is None. `quiet` logs nothing.
+    `root` is None or cannot be written, the pairs are made in memory and the folder is None. `quiet` logs nothing;
+    with `words` the pairs know which tokens begin a word.
 
     Raises:
         DataError: data that cannot be read, or of which nothing is left.
@@ -62,56 +69,61 @@ def tokenize_corpora(
     try:
         if root is not None:
             root.mkdir(parents=True, exist_ok=True)
-            folder = root / cache_key(corpora, tokenizer, rules)
-            pairs, built = _map_or_build(folder, corpora, tokenizer, rules, quiet)
+            folder = root / cache_key(corpora, tokenizer, rules, words)
+            pairs, built = _map_or_build(folder, corpora, tokenizer, rules, quiet, words)
             logger.log(level, "%s the tokenised training data in %s", "Kept" if built else "Reused", folder)
     except (CheckpointError, OSError) as error:
         logger.warning("The tokenised training data cannot be kept in %s (%s): continuing without.", root, error)
         folder = None
     if pairs is None:
-        pairs = _in_memory(corpora, tokenizer, rules, quiet)
+        pairs = _in_memory(corpora, tokenizer, rules, quiet, words)
     rules.report(pairs.counts, quiet=quiet)
     return pairs, folder
 
 
 def _map_or_build(
-    folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool
+    folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool, words: bool
 ) -> tuple[TokenizedPairs, bool]:
     names = file_names(corpora)
-    pairs = read_cache(folder, names)
+    pairs = read_cache(folder, names, words=words)
     if pairs is not None:
         return pairs, False
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        pairs = read_cache(folder, names)  # another process may have been quicker
+        pairs = read_cache(folder, names, words=words)  # another process may have been quicker
         if pairs is not None:
             return pairs, False
-        _build(folder, corpora, tokenizer, rules, quiet)
-    pairs = read_cache(folder, names, fresh=True)
+        _build(folder, corpora, tokenizer, rules, quiet, words)
+    pairs = read_cache(folder, names, fresh=True, words=words)
     if pairs is None:
         raise OSError("what was just written cannot be read")
     return pairs, True
 
 
-def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter) -> str:
+def cache_key(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, words: bool = False) -> str:
     """Return the name of the folder for these data; read all files once. Raise DataError where one is missing."""
     sides = dict.fromkeys((source_of(tokenizer), target_of(tokenizer)))  # of one vocabulary, one
     states = [_tokenizer_state(side) for side in sides]
     content = [FORMAT, [corpus.fingerprint() for corpus in corpora], *states, rules.to_dict()]
+    content += ["words"] if words else []
     return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> TokenizedPairs | None:
+def read_cache(folder: Path, names: Sequence[str], fresh: bool = False, words: bool = False) -> TokenizedPairs | None:
     """Return the memory-mapped pairs of a folder; None where there is none, or (with a warning) where it is damaged.
 
     Args:
         names: the current names of the files; the folder is named by their content.
         fresh: just written, so that the checksums need not be compared.
+        words: it also holds which tokens begin a word.
     """
     if not folder.is_dir():
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        arrays = {name: _open_array(folder / f"{name}.npy", meta["arrays"][name], fresh) for name in _DTYPES}
+        arrays = {
+            name: _open_array(folder / f"{name}.npy", meta["arrays"][name], dtype, fresh)
+            for name, dtype in _dtypes(words).items()
+        }
         counts = FilterCounts(**meta["counts"])
         if len(names) != meta["files"]:
             raise ValueError(f"it is of {meta['files']} files instead of {len(names)}")
@@ -121,12 +133,20 @@ def read_cache(folder: Path, names: Sequence[str], fresh: bool = False) -> Token
     return TokenizedPairs(**arrays, file_names=list(names), counts=counts, bounds=tuple(meta["bounds"]))
 
 
-class PairsWriter:
-    """A writer of tokenised pairs, part by part, into an empty folder: they need not fit into memory."""
+def _dtypes(words: bool) -> dict[str, type]:
+    return _DTYPES | _WORD_DTYPES if words else _DTYPES
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._files = {name: _ArrayFile(folder / f"{name}.npy", dtype) for name, dtype in _DTYPES.items()}
+
+class PairsWriter:
+    """A writer of tokenised pairs, part by part, into an empty folder: they need not fit into memory.
+
+    Args:
+        words: the parts know which tokens begin a word.
+    """
+
+    def __init__(self, folder: Path, words: bool = False):
+        self.folder, self.words = folder, words
+        self._files = {name: _ArrayFile(folder / f"{name}.npy", dtype) for name, dtype in _dtypes(words).items()}
         self._ends = {"source": 0, "target": 0}
         self._write(source_offsets=np.zeros(1), target_offsets=np.zeros(1))
 
@@ -137,6 +157,8 @@ class PairsWriter:
             offsets[f"{side}_offsets"] = self._ends[side] + np.cumsum(lengths)
             self._ends[side] += int(lengths.sum())
         flat = {"source_flat": part.source_flat, "target_flat": part.target_flat}
+        if self.words:
+            flat |= {"source_starts": part.source_starts, "target_starts": part.target_starts}
         self._write(**flat, **offsets, lines=part.lines, file_index=part.files)
 
     def finish(self, counts: FilterCounts, bounds: Sequence[int], files: int) -> None:
@@ -184,8 +206,8 @@ class _ArrayFile:
         np.lib.format.write_array_header_1_0(self.file, content)
 
 
-def _open_array(path: Path, expected: dict[str, int], fresh: bool) -> np.ndarray:
-    dtype = np.dtype(_DTYPES[path.stem])
+def _open_array(path: Path, expected: dict[str, int], kind: type, fresh: bool) -> np.ndarray:
+    dtype = np.dtype(kind)
     if path.stat().st_size != expected["start"] + expected["count"] * dtype.itemsize:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -201,11 +223,13 @@ def _open_array(path: Path, expected: dict[str, int], fresh: bool) -> np.ndarray
     return array
 
 
-def _build(folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool) -> None:
+def _build(
+    folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool, words: bool
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-    encode = PairTokenizer(tokenizer, rules, file_names(corpora))
+    encode = PairTokenizer(tokenizer, rules, file_names(corpora), words=words)
     with atomic_folder(folder) as temporary:
-        writer = PairsWriter(temporary)
+        writer = PairsWriter(temporary, words)
         try:
             bounds = [0]
             for corpus in corpora:
@@ -219,8 +243,10 @@ def _build(folder: Path, corpora: Sequence[Corpus], tokenizer: Any, rules: PairF
             raise
 
 
-def _in_memory(corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool) -> TokenizedPairs:
-    encode = PairTokenizer(tokenizer, rules, file_names(corpora))
+def _in_memory(
+    corpora: Sequence[Corpus], tokenizer: Any, rules: PairFilter, quiet: bool, words: bool
+) -> TokenizedPairs:
+    encode = PairTokenizer(tokenizer, rules, file_names(corpora), words=words)
     parts, bounds = [], [0]
     for corpus in corpora:
         parts.extend(encode.parts(corpus.chunks(encode.counts), progress=not quiet))

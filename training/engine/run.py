@@ -17,11 +17,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from vaswani_tx.devices import slow_bfloat16
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.run_settings import RunSettings
 from vaswani_tx.training.config.schedules import make_schedule
 from vaswani_tx.training.engine.averaging import save_average
 from vaswani_tx.training.engine.checkpoints import read_state
+from vaswani_tx.training.engine.compilation import compile_layers
 from vaswani_tx.training.engine.environment import gather_environment
 from vaswani_tx.training.engine.fsdp import shard_if_asked
 from vaswani_tx.training.engine.loop import TrainingLoop
@@ -156,9 +158,13 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
     cpu = not torch.accelerator.is_available()
     # The main process alone prepares data and scores at the end while the others wait: for longer than 10 minutes.
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=precision, log_with=tracker, project_config=project, cpu=cpu, kwargs_handlers=[timeout]
     )
+    slow = slow_bfloat16(accelerator.device, "precision: fp32") if precision == "bf16" else ""
+    if slow and accelerator.is_main_process:
+        logger.warning("%s", slow)
+    return accelerator
 
 
 def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) -> transformers.PreTrainedModel:
@@ -168,7 +174,10 @@ def configure_model(model: transformers.PreTrainedModel, settings: RunSettings) 
         # transformers 5.23 has renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if settings.compile:
+    if settings.compile and torch.cuda.is_available():
+        # Layer by layer, so that padding is left out before a graph begins.
+        compile_layers(model)
+    elif settings.compile:
         model.compile(dynamic=True)
     return model
 

@@ -29,7 +29,7 @@ MAY_CHANGE = {
     "best_by", "metrics", "patience", "save_every", "save_minutes", "keep_last", "average_last", "num_threads",
     "tracker", "resume", "overwrite", "compile", "gradient_checkpointing", "token_cache", "cache_dir", "image_memory",
     "train_text", "validation_text", "eval_samples", "sample_tokens", "train_file", "validation_file",
-    "validation_trees", "leaves", "teacher",
+    "validation_trees", "leaves", "validation_tag", "validation_sets", "teacher",
 }  # fmt: skip
 _OWN = ("recipe.yaml", "environment.json", "data.json", "tokenizer", "processor", "metrics.jsonl", "tensorboard",
         "tracker.json", "wandb", "checkpoints", "best", "averaged", "ema", "samples.jsonl", "finished.json",

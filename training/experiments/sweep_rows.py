@@ -296,7 +296,7 @@ def make_config(arguments: TranslationSettings) -> PreTrainedConfig:
     sizes = {"vocab_size": arguments.tokenizer_vocab_size, "source_vocab_size": arguments.source_vocab_size}
     fields = {name: size for name, size in sizes.items() if size}
     kind = ARCHITECTURES[arguments.architecture]
-    return kind.config_class.from_preset(arguments.preset, **(fields | arguments.model))
+    return kind.config_class.from_preset(arguments.preset, **(fields | arguments.model_fields))
 
 
 def count_parameters(config: PreTrainedConfig) -> int:

@@ -14,11 +14,11 @@ import torch
 import transformers
 
 import vaswani_tx
-from vaswani_tx.devices import choose_device
+from vaswani_tx.devices import choose_device, slow_bfloat16
 from vaswani_tx.engines import load_engine
-from vaswani_tx.errors import DeviceError
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
-from vaswani_tx.training.command_line import DTYPES
+from vaswani_tx.token_texts_vaswani import language_tag
+from vaswani_tx.training.command_line import DTYPES, print_status
 from vaswani_tx.training.data.lines import read_lines
 from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.errors import DataError
@@ -73,10 +73,18 @@ def _translate(
         torch.set_num_threads(options.num_threads)
     device, distributed = _device("cpu" if options.engine else options.device)
     model, tokenizer = _load(options, device)
+    if options.tgt_lang:
+        tag = language_tag(tokenizer, options.tgt_lang)
+        if tag is None:
+            raise ValueError(
+                f"--tgt-lang: {type(tokenizer).__name__} has no token >>{options.tgt_lang}<<; leave it out."
+            )
+        sources = [f"{tag} {text}" if text.strip() else text for text in sources]
     work = {"batch_tokens": options.batch_tokens, "progress": not options.quiet, "distributed": distributed}
     made = translate_corpus(
-        model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model)
-    )
+        model, tokenizer, sources, max_source_length=options.max_source_length, **work, **_decoding(options, model),
+        engine=getattr(options, "search", None),
+    )  # fmt: skip
     result: dict[str, Any] = {
         "sentences": len(sources),
         "source_tokens": made.source_tokens,
@@ -93,17 +101,20 @@ def _translate(
 
 def _load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any]:
     if options.engine:
-        if options.device not in (None, "cpu"):
-            raise DeviceError(f"--engine {options.engine} computes on the CPU: leave --device {options.device} out.")
         return load_engine(
             options.model,
             options.engine,
             options.tokenizer,
             quantization=options.quantization,
             threads=options.num_threads,
+            device=options.device,
         )
     loading = {"dtype": getattr(torch, DTYPES[options.dtype])} if options.dtype else {}
-    return load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
+    model, tokenizer = load_model_and_tokenizer(options.model, options.tokenizer, device=device, **loading)
+    slow = slow_bfloat16(device, "--dtype fp32") if model.dtype == torch.bfloat16 else ""
+    if slow and not options.quiet and is_main_process():
+        print_status(slow)
+    return model, tokenizer
 
 
 def _test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:

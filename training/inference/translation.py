@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 import vaswani_tx.training.models.architectures  # noqa: F401  registers the Auto classes
+from vaswani_tx.fast_generation_vaswani import search_of
 from vaswani_tx.loading import load_translator, looks_like_path
 from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.data.batching import IGNORED_LABEL
@@ -82,9 +83,10 @@ def translate_corpus(
     max_source_length: int | None = None,
     progress: bool = False,
     distributed: bool = False,
+    engine: str | None = None,
     **generate_kwargs: Any,
 ) -> Translations:
-    """Translate sentences with `model.generate`.
+    """Translate sentences with `model.generate`, models of this package by `fast_generate`.
 
     Args:
         model: any encoder-decoder with `generate`, not wrapped for distributed training.
@@ -94,6 +96,7 @@ def translate_corpus(
         max_source_length: cut sources to this many tokens; None: never.
         progress: show a bar with sentences done.
         distributed: share the work with the processes of torch.distributed, all of which must call this.
+        engine: "transformers" searches with plain `generate`.
         generate_kwargs: override the model's generation configuration (`num_beams`, `max_new_tokens`, ...).
 
     The model is put into evaluation mode for the call; random states and gradients do not change.
@@ -106,10 +109,12 @@ def translate_corpus(
     own = plan[rank::world]
     done: dict[int, str] = {}
     target_tokens = 0
+    search = search_of(engine, model, generate_kwargs)
     with evaluating(model), tqdm(total=sum(map(len, own)), unit="sent", disable=not progress or rank > 0) as bar:
         for indices in own:
             batch = _pad([encoded[i] for i in indices], padding, model.device)
-            sequences = model.generate(**batch, **_bounded(model, batch["input_ids"].shape[1], generate_kwargs))
+            bounded = _bounded(model, batch["input_ids"].shape[1], generate_kwargs)
+            sequences = model.generate(**batch, **bounded, **search)
             target_tokens += _count_tokens(sequences, model, target_of(tokenizer))
             texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
             done.update(zip(indices, texts, strict=True))

@@ -60,7 +60,7 @@ ARCHITECTURES = {
     "vaswani": Architecture(VaswaniConfig, VaswaniForConditionalGeneration, PRESETS, {}),
     "lstm": Architecture(
         LstmSeq2SeqConfig, LstmForConditionalGeneration, LSTM_PRESETS,
-        {"attention_init_gain": 1.0, "gradient_checkpointing": False, "compile": False, "source_vocab_size": None,
-         "rdrop_weight": 0.0, "simcut_weight": 0.0, "teacher": None},
+        {"init_scheme": None, "attention_init_gain": 1.0, "gradient_checkpointing": False, "compile": False,
+         "source_vocab_size": None, "rdrop_weight": 0.0, "simcut_weight": 0.0, "teacher": None},
     ),
 }  # fmt: skip

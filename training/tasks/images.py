@@ -160,7 +160,7 @@ def class_names(names: list[str]) -> dict[str, dict]:
 def make_config(settings: ImageSettings, names: list[str]) -> VaswaniVisionConfig:
     """Return the configuration of a new model; raise ValueError where sizes contradict each other."""
     return VaswaniVisionConfig.from_preset(
-        settings.preset, problem_type="single_label_classification", **class_names(names), **settings.model
+        settings.preset, problem_type="single_label_classification", **class_names(names), **settings.model_fields
     )
 
 

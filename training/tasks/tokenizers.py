@@ -90,7 +90,7 @@ def model_fields(settings: Any, tokenizer: VaswaniTokenizer) -> dict[str, Any]:
     sizes = {"vocab_size": len(target_of(tokenizer))}
     if getattr(tokenizer, "has_target", False):
         sizes["source_vocab_size"] = len(source_of(tokenizer))
-    fields = sizes | settings.model
+    fields = sizes | settings.model_fields
     for name, size in sizes.items():
         if fields[name] is None or fields[name] < size:
             raise SettingsError(

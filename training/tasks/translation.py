@@ -5,7 +5,6 @@ recipe -> prepare -> TaskComponents -> engine
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from vaswani_tx.loading import check_vocabulary, explained
 from vaswani_tx.loss_vaswani import uniform_over_others
 from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.parallel import load_parallel
 from vaswani_tx.training.data.translation_data import TrainingData, prepare_training_data
 from vaswani_tx.training.engine.run import RunContext, configure_model
 from vaswani_tx.training.engine.task import BatchSize, Scores, TaskComponents, Validation
-from vaswani_tx.training.files import resolve_path
 from vaswani_tx.training.inference.translation import perplexity, translate
 from vaswani_tx.training.metrics import registry
 from vaswani_tx.training.metrics.scoring import score_translations
@@ -32,6 +29,7 @@ from vaswani_tx.training.models.loading import check_model, training_copies
 from vaswani_tx.training.tasks.measured import MeasuredTask, pair_fingerprint
 from vaswani_tx.training.tasks.objectives import Objective, check_teacher, make_objective
 from vaswani_tx.training.tasks.tokenizers import describe_vocabulary, model_fields
+from vaswani_tx.training.tasks.validation_sets import load_validation, losses
 from vaswani_tx.training.tasks.vocabularies import (
     adopt_vocabulary,
     check_embeddings,
@@ -90,7 +88,7 @@ class TranslationTask(MeasuredTask):
 
     def fingerprint(self) -> dict[str, int]:
         """Return the numbers of pairs and of their tokens, and one of the teacher's weights."""
-        pairs = self.data.pairs
+        pairs = self.data.fixed_pairs
         numbers = pair_fingerprint(len(pairs), pairs.source_lengths.sum(), pairs.target_lengths.sum())
         return numbers | (self.objective.fingerprint if self.objective else {})
 
@@ -110,10 +108,11 @@ class TranslationTask(MeasuredTask):
         start = time.monotonic()
         sources, targets = self.validation
         work = {"batch_tokens": 4096, "distributed": distributed}
-        quality = perplexity(model, self.tokenizer, sources, targets, **work)
-        # JSON knows no infinity; a perplexity that large says nothing that the loss does not.
-        scores: Scores = {"loss": quality["nll"], "perplexity": min(quality["perplexity"], 1e300)}
+        parts = self.parts()
+        measured = [perplexity(model, self.tokenizer, sources[a:b], targets[a:b], **work) for _, a, b in parts]
+        scores: Scores = losses(measured)
         samples: list[dict[str, Any]] = []
+        hypotheses: list[str] = []
         chosen = spread(len(sources), self.settings.eval_sentences)
         if chosen:
             beam = self.settings.final_beam if final else self.settings.eval_beam
@@ -127,8 +126,23 @@ class TranslationTask(MeasuredTask):
             ]
             scores |= self.score_outputs(chosen, hypotheses)
             scores |= {"beam": beam, "sentences": len(chosen)}
+        if len(parts) > 1:
+            scores["sets"] = {}
+            for (name, start, stop), quality in zip(parts, measured, strict=True):
+                own = [(i, text) for i, text in zip(chosen, hypotheses, strict=True) if start <= i < stop]
+                found = self.score_outputs(*zip(*own, strict=True)) if own else {}
+                scores["sets"][name] = losses([quality]) | {k: v for k, v in found.items() if k in self.metrics}
         scores["validation_seconds"] = round(time.monotonic() - start, 3)
         return Validation(scores, samples)
+
+    def parts(self) -> list[tuple[str, int, int]]:
+        """Return the name of each validation set, and where its pairs begin and end."""
+        return getattr(self.validation, "parts", None) or [("", 0, len(self.validation[0]))]
+
+    def describe(self, scores: Scores) -> str:
+        """Return scores as one line; those of several validation sets after them."""
+        sets = [f"{name}: {super(TranslationTask, self).describe(own)}" for name, own in scores.get("sets", {}).items()]
+        return "; ".join([super().describe(scores), *sets])
 
     def score_outputs(self, chosen: Sequence[int], hypotheses: Sequence[str]) -> Scores:
         """Return the metrics of the recipe for what the model wrote for some validation sentences, with signatures."""
@@ -189,22 +203,6 @@ def loss_options(settings: TranslationSettings, model: transformers.PreTrainedMo
     return {"label_smoothing": smoothing, "skip_logits": True, "use_cache": False}
 
 
-def load_validation(settings: TranslationSettings) -> tuple[list[str], list[str]] | None:
-    """Return sources and targets of the validation set, or None where the recipe names none.
-
-    A pair with an empty side is scored as it is, unless the recipe drops such pairs everywhere.
-    """
-    if not settings.validation_source:
-        return None
-    at = partial(resolve_path, settings.data_dir)
-    pairs = load_parallel(
-        at(settings.validation_source), at(settings.validation_target), split=settings.validation_split,
-        empty="drop" if settings.empty_lines == "drop" else "keep", source_field=settings.source_field,
-        target_field=settings.target_field, name=settings.dataset_config,
-    )  # fmt: skip
-    return list(pairs["source"]), list(pairs["target"])
-
-
 def make_model(
     settings: TranslationSettings, tokenizer: VaswaniTokenizer, weights: str | Path | None
 ) -> transformers.PreTrainedModel:
@@ -241,4 +239,4 @@ def model_of_stacks(settings: TranslationSettings, tokenizer: VaswaniTokenizer) 
         fields |= {key: len(of_side(tokenizer)) for side, (key, of_side) in sizes.items() if side not in names}
     build = VaswaniForConditionalGeneration.from_encoder_decoder_pretrained
     first = next(iter(names.values()))
-    return explained(first, "model", None, build, *stacks.values(), **(fields | settings.model)).train()
+    return explained(first, "model", None, build, *stacks.values(), **(fields | settings.model_fields)).train()

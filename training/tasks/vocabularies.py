@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import transformers
+from tokenizers import AddedToken
 
 from vaswani_tx import VaswaniTokenizer, transfer_vocabulary
 from vaswani_tx.loading import load_tokenizer
@@ -16,7 +17,7 @@ from vaswani_tx.token_texts_vaswani import source_of, target_of
 from vaswani_tx.tokenizer_training import check_vocab_size
 from vaswani_tx.training.command_line import print_status
 from vaswani_tx.training.config.translation import TranslationSettings
-from vaswani_tx.training.data.corpora import training_texts
+from vaswani_tx.training.data.corpora import tags_of, training_texts
 from vaswani_tx.training.engine.processes import on_main_process
 from vaswani_tx.training.engine.run import RunContext
 from vaswani_tx.training.errors import SettingsError
@@ -39,10 +40,34 @@ def _find_or_train(context: RunContext) -> VaswaniTokenizer:
     start = None if settings.new_vocabulary else settings.init_from
     found = find_tokenizer(context, [settings.tokenizer, start])
     if found is None:
-        return _train_pair(settings) if settings.source_vocab_size else _train_one(settings)
+        return with_tags(_train_pair(settings) if settings.source_vocab_size else _train_one(settings), settings)
     if not context.resume_from:
         _check_number(settings, found, belongs_to_model=not (settings.tokenizer and has_tokenizer(settings.tokenizer)))
-    return found
+    return with_tags(found, settings)
+
+
+def with_tags(tokenizer: VaswaniTokenizer, settings: TranslationSettings) -> VaswaniTokenizer:
+    """Add the tags of a recipe's corpora to a tokenizer, where they are missing, as tokens that are found in text.
+
+    Raises:
+        SettingsError: a tag that the tokenizer cannot read as one token, or both directions with two vocabularies.
+    """
+    if tokenizer.has_target and settings.bidirectional:
+        raise SettingsError(
+            f"bidirectional: '{tokenizer.name_or_path}' holds two vocabularies, and both sides then hold both "
+            "languages: use a tokenizer that they share."
+        )
+    tags, side = tags_of(settings), source_of(tokenizer)
+    known = side.get_vocab() if tags else {}
+    # White space before a tag is part of it: `>>de<< <BT> I` has two tags and a word.
+    tokenizer.add_tokens([AddedToken(tag, lstrip=True, normalized=False) for tag in tags if tag not in known])
+    for tag in tags:
+        if side(f"{tag} a")["input_ids"][0] != side.convert_tokens_to_ids(tag):
+            raise SettingsError(
+                f"tag: '{tag}' is no token of its own for '{tokenizer.name_or_path}', where it is an ordinary piece of "
+                "text: choose another tag."
+            )
+    return tokenizer
 
 
 def _train_one(settings: TranslationSettings) -> VaswaniTokenizer:
@@ -111,7 +136,7 @@ def adopt_vocabulary(
     model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, settings: TranslationSettings
 ) -> None:
     """Give a pre-trained model the run's vocabulary where the recipe asks for it; else both must be the same."""
-    if not settings.new_vocabulary:
+    if not settings.new_vocabulary and not (tags := _new_tags(tokenizer, settings)):
         check_same_vocabulary(tokenizer, settings.init_from)
         return
     if not has_tokenizer(settings.init_from):
@@ -122,10 +147,27 @@ def adopt_vocabulary(
             f"new_vocabulary: '{settings.init_from}' has {_number(former)}, the new tokenizer {_number(tokenizer)}: "
             "give it as many."
         )
+    if not settings.new_vocabulary:
+        transfer_vocabulary(model, former, tokenizer, side="source" if tokenizer.has_target else None)
+        print_status(f"new in the vocabulary of '{settings.init_from}': {', '.join(tags)}")
+        return
     for side in SIDES if tokenizer.has_target else (None,):
         counts = transfer_vocabulary(model, former, tokenizer, side=side)
         what = f"new vocabulary of the {side}" if side else "new vocabulary"
         print_status(f"{what} on '{settings.init_from}': {counts}")
+
+
+def _new_tags(tokenizer: VaswaniTokenizer, settings: TranslationSettings) -> list[str]:
+    """Return the tags that the model of `init_from` does not know, where they are all that is new."""
+    tags = tags_of(settings)
+    if not tags or not has_tokenizer(settings.init_from):
+        return []
+    former = load_tokenizer(settings.init_from, tokenizer_class=VaswaniTokenizer)
+    known = source_of(former).get_vocab()
+    new = [tag for tag in tags if tag not in known]
+    rest = {token: index for token, index in source_of(tokenizer).get_vocab().items() if token not in new}
+    same = rest == known and target_of(former).get_vocab().items() <= target_of(tokenizer).get_vocab().items()
+    return new if same and former.has_target == tokenizer.has_target else []
 
 
 def check_embeddings(model: transformers.PreTrainedModel, tokenizer: VaswaniTokenizer, name: str) -> None:

@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 
-from vaswani_tx import __version__
+from vaswani_tx import __version__, light_imports
 from vaswani_tx.cli import training
 from vaswani_tx.cli.arguments import RUN_HELP, parse
 from vaswani_tx.cli.common import (
@@ -34,10 +34,15 @@ from vaswani_tx.failures import (
 )
 from vaswani_tx.text_files import use_utf8
 
+# The verbs that compile, train and export nothing.
+RUN_A_MODEL = ("translate", "score", "explain", "info")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command and return its exit status; what went wrong is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        light_imports.allow()
     if words[:1] != ["run"]:  # the words after it are another program's
         words = take_debug_flag(words)
     use_utf8()
@@ -75,6 +80,8 @@ def _carry_out(words: list[str]) -> int:
             return OK if words[1:] else USAGE
         return importlib.import_module("vaswani_tx.cli.foreign").run(words[1:])
     options = parse(words, __version__)
+    if options.verb in RUN_A_MODEL and not getattr(options, "trust_remote_code", False):
+        light_imports.import_transformers()
     with quiet_libraries():
         importlib.import_module(f"vaswani_tx.cli.{options.verb}").run(options)
     return OK

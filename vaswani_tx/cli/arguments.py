@@ -26,6 +26,8 @@ make one:
   train KIND  train it; KIND is one of
 {train}
   average     {average}
+  backtranslate  {backtranslate}
+  distill     {distill}
 
 measure and describe it:
   evaluate    {evaluate}
@@ -228,6 +230,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error("--gnmt-alpha and --length-penalty are two rankings of the same beams: give one")
         if options.whole_words and not (options.require or options.forbid):
             parser.error("--whole-words is about --require and --forbid: give one of them")
+        options.search = "transformers" if options.engine == "transformers" else None
+        options.engine = None if options.search else options.engine
         if options.quantization and not options.engine:
             parser.error("--quantization is of an engine: give --engine ctranslate2 or onnx too")
         if options.engine and options.precision:
@@ -387,8 +391,9 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
 
 def _engine(add: Any) -> None:
-    add("--engine", choices=("ctranslate2", "onnx"),
-        help="what computes instead of torch, on the CPU; MODEL is exported once into a cache")  # fmt: skip
+    add("--engine", choices=("ctranslate2", "onnx", "transformers"),
+        help="what computes instead of torch, on the CPU; MODEL is exported once into a cache. transformers: its own"
+        " search, which is slower and finds the same")  # fmt: skip
     add("--quantization", metavar="TYPE", help="with --engine: of the weights, such as int8; default: float32")
 
 
@@ -426,7 +431,7 @@ def _loading(parser: argparse.ArgumentParser) -> None:
     add(
         "--src-lang", metavar="CODE", help="language of the source, for tokenizers with languages (eng_Latn, en_XX, en)"
     )
-    add("--tgt-lang", metavar="CODE", help="language of the translation")
+    add("--tgt-lang", metavar="CODE", help="language of the translation; of a model with tags, de for its token >>de<<")
     add("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="arithmetic; default: the checkpoint's")
     add("--num-threads", type=thread_bounds(), metavar="N", help="CPU threads; default: torch's choice")

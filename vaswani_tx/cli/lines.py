@@ -4,10 +4,10 @@ import io
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from vaswani_tx.cli.common import CliError, is_stdio
 from vaswani_tx.text_files import (
@@ -20,6 +20,7 @@ from vaswani_tx.text_files import (
     text_of_line,
 )
 
+Item = TypeVar("Item")
 CHUNK = 1 << 16
 # A pipe that gives nothing for so long (seconds) is waited for by whoever writes to it: answer what is there.
 PATIENCE = 0.02
@@ -89,18 +90,19 @@ def blocks(
     Raises:
         CliError: a line is no UTF-8; the lines before it have been yielded.
     """
-    taken = ReadyLines(stream, size).blocks() if at_once else _full(stream, size)
-    for raws in taken:
-        texts: list[str] = []
-        for number, raw in enumerate(raws, start=first):
-            try:
-                texts.append(decode(raw, number, name, errors))
-            except CliError:
-                if texts:
-                    yield Block(first, texts, raws[: len(texts)])
-                raise
-        yield Block(first, texts, raws)
-        first += len(raws)
+    taken = ReadyLines(stream, size).blocks() if at_once else groups(stream, size)
+    with _cli_errors():
+        for raws in taken:
+            texts: list[str] = []
+            for number, raw in enumerate(raws, start=first):
+                try:
+                    texts.append(decode(raw, number, name, errors))
+                except CliError:
+                    if texts:
+                        yield Block(first, texts, raws[: len(texts)])
+                    raise
+            yield Block(first, texts, raws)
+            first += len(raws)
 
 
 def decode(raw: bytes, number: int, name: str, errors: str = "strict") -> str:
@@ -117,21 +119,21 @@ def _cli_errors() -> Iterator[None]:
         raise CliError(str(error)) from None
 
 
-def _full(stream: BinaryIO, size: int) -> Iterator[list[bytes]]:
-    block: list[bytes] = []
-    with _cli_errors():
-        try:
-            for raw in stream:
-                block.append(raw)
-                if len(block) == size:
-                    yield block
-                    block = []
-        except TextFileError:  # the lines before the damage are whole
-            if block:
-                yield block
-            raise
-    if block:
-        yield block
+def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield items in lists of `size`; where one cannot be read, those before it come first, and then the error."""
+    group: list[Item] = []
+    try:
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    except (CliError, TextFileError):
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
 
 
 class ReadyLines:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from vaswani_tx.cli.common import CliError, CliFailure
-from vaswani_tx.devices import choose_device
+from vaswani_tx.cli.common import CliError, CliFailure, print_status
+from vaswani_tx.devices import choose_device, slow_bfloat16
 from vaswani_tx.loading import load_translator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,7 +72,13 @@ def process_context(device: str | None, threads: int | None = None) -> ProcessCo
 
 
 def load(
-    model: str, tokenizer: str | None = None, *, device: torch.device, precision: str | None, trust: bool = False
+    model: str,
+    tokenizer: str | None = None,
+    *,
+    device: torch.device,
+    precision: str | None,
+    trust: bool = False,
+    quiet: bool = False,
 ) -> tuple[Any, Any]:
     """Load any encoder-decoder of the Auto classes and its tokenizer, ready to translate.
 
@@ -81,6 +87,9 @@ def load(
     """
     options: dict[str, Any] = {"dtype": DTYPES[precision]} if precision else {}
     loaded, words = load_translator(model, tokenizer, trust=trust, **options)
+    slow = slow_bfloat16(device, "--precision fp32") if loaded.dtype == torch.bfloat16 else ""
+    if slow and not quiet:
+        print_status(slow)
     try:
         return loaded.to(device), words
     except torch.OutOfMemoryError:
@@ -102,19 +111,18 @@ def load_for_engine(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load a model for `--engine`, and its tokenizer.
 
     Raises:
-        CliError: --device names another than the CPU.
+        DeviceError: --device names another than the CPU.
         ExportError: the engine cannot run the model.
     """
     from vaswani_tx.engines import load_engine
 
-    if options.device not in (None, "cpu"):
-        raise CliError(f"--engine {options.engine} computes on the CPU here: leave --device {options.device} out.")
     return load_engine(
         options.model,
         options.engine,
         options.tokenizer,
         quantization=options.quantization,
         threads=options.num_threads,
+        device=options.device,
     )
 
 

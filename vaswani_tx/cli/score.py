@@ -16,7 +16,7 @@ from vaswani_tx.cli import models
 from vaswani_tx.cli.common import CliError, CliFailure, finite, json_line, one_field, open_sink, print_status
 from vaswani_tx.cli.lines import blocks, open_input
 from vaswani_tx.pipeline_vaswani_parts import plan_batches
-from vaswani_tx.token_texts_vaswani import source_of, target_of
+from vaswani_tx.token_texts_vaswani import language_tag, source_of, target_of
 
 IGNORED = -100
 # Logits of one pass are held to this many numbers (128 MB).
@@ -47,8 +47,9 @@ class Scorer:
         self.options, self.model, self.tokenizer = options, model, tokenizer
         self.limit = options.max_length or models.source_limit(model, tokenizer)
         self.vocabulary = self._logits_width()
+        self.tag = language_tag(tokenizer, options.tgt_lang)
         for name in ("src_lang", "tgt_lang"):
-            if (language := getattr(options, name)) is None:
+            if (language := getattr(options, name)) is None or self.tag:
                 continue
             if not hasattr(tokenizer, name):
                 raise CliError(f"{type(tokenizer).__name__} has no languages: leave out --{name.replace('_', '-')}.")
@@ -65,6 +66,7 @@ class Scorer:
             CliError: a line is longer than the model takes.
             CliFailure: the device's memory is not enough.
         """
+        sources = [f"{self.tag} {text}" if self.tag else text for text in sources]
         encoded = self.tokenizer(sources, verbose=False)["input_ids"]
         labels = self.tokenizer(text_target=targets, verbose=False)["input_ids"]
         for number, pair in enumerate(zip(encoded, labels, strict=True), start=first):
@@ -123,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
         with open_input(options.source) as source, open_input(options.target) as target:
             model, tokenizer = models.load(
                 options.model, options.tokenizer, device=context.device, precision=options.precision,
-                trust=options.trust_remote_code,
+                trust=options.trust_remote_code, quiet=options.quiet,
             )  # fmt: skip
             score = Scorer(options, model, tokenizer)
             pairs, tokens, parts = 0, 0, []

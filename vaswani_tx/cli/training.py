@@ -44,6 +44,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "language-model": Command("evaluate_language_model", "perplexity and bits per byte, or masked words found"),
         "parsing": Command("parsing.evaluate", "bracket scores of a constituency parser"),
     },
+    "backtranslate": Command("backtranslate", "parallel text from text in the target language, by a model"),
+    "distill": Command("distill", "a teacher's translations of the sources, for a student to learn from"),
     "classify": Command("classify", "label texts or words, answer questions, score the predictions"),
     "compare": Command("compare_translations", "is one system better than another? a paired significance test"),
     "average": Command("average_checkpoints", "the mean of checkpoints, as one model"),

@@ -28,7 +28,7 @@ from vaswani_tx.cli.common import (
     shorten,
     stdout_sink,
 )
-from vaswani_tx.cli.lines import Block, blocks, is_regular, open_input, skip
+from vaswani_tx.cli.lines import Block, blocks, groups, is_regular, open_input, skip
 from vaswani_tx.cli.pieces import cut, join, shorten_to
 from vaswani_tx.cli.resume import PartialOutput
 from vaswani_tx.generation_vaswani import VaswaniGenerationMixin
@@ -42,20 +42,27 @@ MAX_WARNINGS = 5
 DECIDING = (
     "format", "n_best", "alignments", "beams", "length_penalty", "gnmt_alpha", "max_length", "no_repeat_ngram_size",
     "forbid", "require", "whole_words", "prefix", "src_lang", "tgt_lang", "max_source_length", "long_lines", "errors",
-    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer", "engine", "quantization",
+    "batch_size", "max_tokens", "buffer_size", "precision", "tokenizer", "engine", "search", "quantization",
 )  # fmt: skip
 
 
 class Translator:
     """A model with the settings that the command line gives for it.
 
+    Attributes:
+        decides: what determines the output besides the options.
+
     Raises:
         CliError: what was asked for does not fit together, or not to the model.
     """
 
+    decides: dict[str, Any] = {}
+
     def __init__(self, options: argparse.Namespace, model: Any, tokenizer: Any):
         self.options, self.model, self.tokenizer = options, model, tokenizer
-        self.pipe = TranslationPipeline(model=model, tokenizer=tokenizer, device=model.device)
+        self.pipe = TranslationPipeline(
+            model=model, tokenizer=tokenizer, device=model.device, engine=getattr(options, "search", None)
+        )
         self.limit = options.max_source_length or models.source_limit(model, tokenizer)
         self.settings = self._settings()
         self.warned = 0
@@ -174,33 +181,34 @@ class Translator:
 
 def run(options: argparse.Namespace) -> None:
     """Carry out `vaswani-tx translate`."""
-    to_file = not is_stdio(options.output) and _is_file(Path(options.output))
-    if to_file:
+    writes_file = not is_stdio(options.output) and _is_file(Path(options.output))
+    if writes_file:
         check_output(Path(options.output))
     context = models.process_context("cpu" if options.engine else options.device, options.num_threads)
     try:
         with open_input(options.input) as (stream, name):
-            if context.world > 1 and not (is_regular(stream, name) and to_file):
+            if context.world > 1 and not (is_regular(stream, name) and writes_file):
                 raise CliError("several processes need --input and --output with files, which all of them read.")
             options.quiet = options.quiet or not context.is_first
-            model, tokenizer = _load(options, context)
+            model, tokenizer = load(options, context)
             translate = Translator(options, model, tokenizer)
             if is_stdio(options.input) and sys.stdin.isatty():
                 _converse(translate, options)
-            elif to_file:
-                _to_file(translate, options, stream, name, context)
+            elif writes_file:
+                to_file(translate, options, stream, name, context)
             else:
                 _to_stream(translate, options, stream, name)
     finally:
         context.leave()
 
 
-def _load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[Any, Any]:
+def load(options: argparse.Namespace, context: models.ProcessContext) -> tuple[Any, Any]:
+    """Return the model and its tokenizer, for torch or for the engine that was asked for."""
     if options.engine:
         return models.load_for_engine(options)
     return models.load(
         options.model, options.tokenizer, device=context.device, precision=options.precision,
-        trust=options.trust_remote_code,
+        trust=options.trust_remote_code, quiet=options.quiet,
     )  # fmt: skip
 
 
@@ -219,7 +227,7 @@ def _to_stream(translate: Translator, options: argparse.Namespace, stream: Any, 
             bar.update(len(block.texts))
 
 
-def _to_file(
+def to_file(
     translate: Translator, options: argparse.Namespace, stream: Any, name: str, context: models.ProcessContext
 ) -> None:
     """Write a file whose finished part survives a kill, for the next command to resume from."""
@@ -228,7 +236,7 @@ def _to_file(
         partial, lines = _begin(translate, options, stream, name, context)
         taken = blocks(stream, name, options.buffer_size, at_once=False, errors=options.errors, first=lines + 1)
         with _bar(options, stream, lines) as bar:
-            for group in _rounds(taken, context.world):
+            for group in groups(taken, context.world):
                 _round(translate, group, context, partial)
                 bar.update(sum(len(block.texts) for block in group))
         if partial is not None:
@@ -248,7 +256,7 @@ def _begin(
     partial, begin, error = None, (0, 0), None
     if context.is_first:
         try:
-            partial = PartialOutput(Path(options.output), _identity(options, translate.model), options.restart)
+            partial = PartialOutput(Path(options.output), identity(options, translate), options.restart)
             partial.skip_done(stream, name)
             begin = (partial.lines, partial.consumed)
         except CliError as found:
@@ -282,31 +290,15 @@ def _round(
             partial.write(answer, block)
 
 
-def _rounds(taken: Iterator[Block], size: int) -> Iterator[list[Block]]:
-    group: list[Block] = []
-    try:
-        for block in taken:
-            group.append(block)
-            if len(group) == size:
-                yield group
-                group = []
-    except CliError:
-        # The lines before one that cannot be read are translated all the same.
-        if group:
-            yield group
-        raise
-    if group:
-        yield group
-
-
 def _failure(message: str, status: int) -> CliError:
     """Return the error of another process."""
     return CliFailure(message) if status == CliFailure.status else CliError(message)
 
 
-def _identity(options: argparse.Namespace, model: Any) -> dict[str, Any]:
+def identity(options: argparse.Namespace, translate: Translator) -> dict[str, Any]:
     """Return everything besides the input that determines the output, as values of JSON."""
-    found = {name: getattr(options, name) for name in DECIDING}
+    model = translate.model
+    found = translate.decides | {name: getattr(options, name) for name in DECIDING}
     found |= {name: metadata.version(name) for name in ("torch", "transformers")}
     found["model"] = models.fingerprint(options.model, model, options.tokenizer)
     found["device"] = model.device.type

@@ -7,8 +7,9 @@
 Names are imported when they are first used, so that importing this package alone takes no time.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vaswani_tx.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from vaswani_tx.convert.checking import Check, Report
@@ -29,14 +30,6 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
-
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = ["FORMATS", "Check", "ConversionError", "Converted", "Format", "KeyMap", "Report", "Row", "convert"]

@@ -32,7 +32,7 @@ from vaswani_tx.convert.toolkit_files import (
     same_embeddings,
     tokenizer_of,
 )
-from vaswani_tx.convert.torch_files import load_plain, settings_of
+from vaswani_tx.convert.torch_files import TextFiles, find_checkpoint, load_plain, settings_of
 
 SPECIAL = SpecialSymbols(pad="<pad>", bos="<s>", eos="</s>", unk="<unk>")
 BOS, PAD, EOS, UNK = range(4)
@@ -97,26 +97,18 @@ def recognises(path: Path) -> bool:
     return _find_checkpoint(path) is not None and any(folder.glob("dict*.txt"))
 
 
-def read(
-    path: Path,
-    source_vocabulary: str | Path | None = None,
-    target_vocabulary: str | Path | None = None,
-    codes: str | Path | None = None,
-    target_codes: str | Path | None = None,
-) -> Converted:
+def read(path: Path, **files: str | Path | None) -> Converted:
     """Read a checkpoint of fairseq.
 
     Args:
         path: the file, or a folder with `model.pt`, `checkpoint_best.pt` or `checkpoint_last.pt`.
-        source_vocabulary: the dictionary of the source; None: `dict.<language>.txt` beside the checkpoint.
-        target_vocabulary: the dictionary of the target.
-        codes: codes of the byte pairs; None: the file `bpecodes`, `code`, ... beside the checkpoint, if there is one.
-        target_codes: those of the target, if it has others.
+        files: those of `TextFiles`; usual are `dict.<language>.txt` and `bpecodes`, `code`, ... beside the checkpoint.
 
     Raises:
         ConversionError: the model is of another architecture, or has parts that cannot be converted exactly.
         CheckpointError: a file that cannot be read.
     """
+    texts = TextFiles(**files)
     file = _find_checkpoint(path)
     if file is None:
         raise ConversionError(f"{path}: has none of {', '.join(_NAMES)}: name the file of the checkpoint.")
@@ -132,10 +124,9 @@ def read(
     converted = _convert(_present_names(weights), settings, is_lm)
     converted.unchecked = "fairseq cannot run here"
     folder = file.parent
-    named = (source_vocabulary, target_vocabulary)
-    _add_tokenizer(
-        converted, _dictionaries(folder, task | settings, named, is_lm), codes or find_codes(folder), target_codes
-    )
+    named = (texts.source_vocabulary, texts.target_vocabulary)
+    dictionaries = _dictionaries(folder, task | settings, named, is_lm)
+    _add_tokenizer(converted, dictionaries, texts.codes or find_codes(folder), texts.target_codes)
     if "moses" in (settings.get("tokenizer"), task.get("tokenizer")):
         converted.notes.append(
             "Texts have to be tokenised with Moses before, and detokenised after: no pipeline does it."
@@ -144,9 +135,7 @@ def read(
 
 
 def _find_checkpoint(path: Path) -> Path | None:
-    if path.is_dir():
-        return next((path / name for name in _NAMES if (path / name).is_file()), None)
-    return path if path.suffix == ".pt" and path.is_file() else None
+    return find_checkpoint(path, r".+\.pt", [re.escape(name) for name in _NAMES])
 
 
 def _settings(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

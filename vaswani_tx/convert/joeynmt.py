@@ -7,7 +7,6 @@ Version 1 normalises before sub-layers and after each stack; version 2 does as `
 between encoder and decoder, which cannot be converted.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from vaswani_tx.convert.toolkit_files import (
     one_value,
     tokenizer_of,
 )
-from vaswani_tx.convert.torch_files import load_plain
+from vaswani_tx.convert.torch_files import TextFiles, find_checkpoint, load_plain
 from vaswani_tx.layers_vaswani import sinusoids
 
 SAVE_AGAIN = "Save its model_state alone, where JoeyNMT is installed: docs/convert_toolkits.md says how."
@@ -81,33 +80,22 @@ def recognises(path: Path) -> bool:
 
 
 def _find_checkpoint(path: Path) -> Path | None:
-    if not path.is_dir():
-        return path if path.suffix == ".ckpt" and path.is_file() else None
-    steps = {int(found[1]): file for file in path.glob("*.ckpt") if (found := re.fullmatch(r"(\d+)\.ckpt", file.name))}
-    names = [path / "best.ckpt", path / "latest.ckpt", *(steps[step] for step in sorted(steps, reverse=True))]
-    return next((file for file in [*names, *sorted(path.glob("*.ckpt"))] if file.is_file()), None)
+    return find_checkpoint(path, r".+\.ckpt", [r"best\.ckpt", r"latest\.ckpt", r"(\d+)\.ckpt", r".+\.ckpt"])
 
 
-def read(
-    path: Path,
-    source_vocabulary: str | Path | None = None,
-    target_vocabulary: str | Path | None = None,
-    codes: str | Path | None = None,
-    target_codes: str | Path | None = None,
-) -> Converted:
+def read(path: Path, **files: str | Path | None) -> Converted:
     """Read a checkpoint of JoeyNMT.
 
     Args:
         path: the file, or a folder with `best.ckpt` or others; config.yaml is beside it.
-        source_vocabulary: a file with a token a line; None: `src_vocab.txt` beside the checkpoint.
-        target_vocabulary: the same for the target; None: `trg_vocab.txt`.
-        codes: codes of the byte pairs; None: those that config.yaml names, if they are there.
-        target_codes: those of the target, if it has others.
+        files: those of `TextFiles`; usual are `src_vocab.txt` and `trg_vocab.txt` beside the checkpoint, and the codes
+            that config.yaml names, if they are there.
 
     Raises:
         ConversionError: the model is of another architecture, or has parts that cannot be converted exactly.
         CheckpointError: a file that cannot be read.
     """
+    texts = TextFiles(**files)
     file = _find_checkpoint(path)
     if file is None:
         raise ConversionError(f"{path}: has no checkpoint *.ckpt: name its file.")
@@ -122,7 +110,11 @@ def read(
     converted = _convert(file, weights, settings["model"], special)
     converted.unchecked = "JoeyNMT cannot run here"
     sides = []
-    for side, name, own in (("src", source_vocabulary, codes), ("trg", target_vocabulary, target_codes or codes)):
+    named = (
+        ("src", texts.source_vocabulary, texts.codes),
+        ("trg", texts.target_vocabulary, texts.target_codes or texts.codes),
+    )
+    for side, name, own in named:
         symbols, source = _vocabulary(file.parent, data, side, name, special)
         size = converted.config.vocab_size
         check_rows(symbols, (converted.config.source_vocab_size or size) if side == "src" else size, source)

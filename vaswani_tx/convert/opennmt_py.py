@@ -31,13 +31,14 @@ from vaswani_tx.convert.toolkit_files import (
     number_of_layers,
     side_tokenizer,
 )
-from vaswani_tx.convert.torch_files import Record, load_plain, settings_of
+from vaswani_tx.convert.torch_files import Record, TextFiles, find_checkpoint, load_plain, settings_of
 from vaswani_tx.convert.weights import read_file
 from vaswani_tx.layers_vaswani import sinusoids
 from vaswani_tx.tokenization_vaswani import VaswaniTokenizer
 
 SPECIAL = SpecialSymbols(pad="<blank>", bos="<s>", eos="</s>", unk="<unk>")
 SAVE_AGAIN = "Save it without its classes, where OpenNMT-py is installed: docs/convert_toolkits.md says how."
+_NAME = r".*_step_(\d+)\.pt"
 _RECORDS = ("torchtext.", "onmt.", "builtins.set", "set", "torch.optim.")
 _EMBEDDING = "{stack}.embeddings.make_embedding.emb_luts.0.weight"
 _SINUSOIDS = "{stack}.embeddings.make_embedding.pe.pe"
@@ -104,34 +105,21 @@ def recognises(path: Path) -> bool:
 
 
 def _find_checkpoint(path: Path) -> Path | None:
-    if path.is_dir():
-        steps = {
-            int(found[1]): file for file in path.glob("*.pt") if (found := re.search(r"_step_(\d+)\.pt$", file.name))
-        }
-        return steps[max(steps)] if steps else None
-    return path if re.search(r"_step_\d+\.pt$", path.name) and path.is_file() else None
+    return find_checkpoint(path, _NAME, [_NAME])
 
 
-def read(
-    path: Path,
-    source_vocabulary: str | Path | None = None,
-    target_vocabulary: str | Path | None = None,
-    codes: str | Path | None = None,
-    target_codes: str | Path | None = None,
-) -> Converted:
+def read(path: Path, **files: str | Path | None) -> Converted:
     """Read a checkpoint of OpenNMT-py.
 
     Args:
         path: the file, or a folder, whose last step is read.
-        source_vocabulary: a file with a token a line, in order of the ids; None: what the checkpoint holds.
-        target_vocabulary: the same for the target.
-        codes: codes of the byte pairs; None: the file `bpecodes`, `code`, ... beside the checkpoint, if there is one.
-        target_codes: those of the target, if it has others.
+        files: those of `TextFiles`; usual are the vocabularies in the checkpoint and `bpecodes`, `code`, ... beside it.
 
     Raises:
         ConversionError: the model is of another architecture, or has parts that cannot be converted exactly.
         CheckpointError: a file that cannot be read.
     """
+    texts = TextFiles(**files)
     file = (_find_checkpoint(path) or path) if path.is_dir() else path
     if file.is_dir():
         raise ConversionError(f"{path}: has no file ..._step_N.pt: name the file of the checkpoint.")
@@ -145,11 +133,11 @@ def read(
     converted = _convert(file, _weights(file, content), settings)
     converted.unchecked = "OpenNMT-py cannot run here"
     tokens = _vocabularies(content.get("vocab"))
-    named = {"src": source_vocabulary, "tgt": target_vocabulary}
+    named = {"src": texts.source_vocabulary, "tgt": texts.target_vocabulary}
     tokens |= {side: read_lines(name) for side, name in named.items() if name is not None}
-    codes = codes or find_codes(file.parent)
+    codes = texts.codes or find_codes(file.parent)
     start = settings_of(content.get("vocab")).get("decoder_start_token") or "<s>"
-    _add_tokenizer(converted, file, tokens, (codes, target_codes or codes), start)
+    _add_tokenizer(converted, file, tokens, (codes, texts.target_codes or codes), start)
     return converted
 
 

@@ -10,6 +10,7 @@ import argparse
 import pickle
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,41 @@ from vaswani_tx.errors import CheckpointError
 _OF_NO_USE = ("numpy.", "pathlib.", "enum.", "functools.", "collections.defaultdict", "datetime.")
 _UNKNOWN_NAME = re.compile(r"(?:GLOBAL|class|function) ([\w.]+) was not an allowed global")
 _MOST_NAMES = 100
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """The files of a translation model's texts, where a user names others than those beside its checkpoint or in it.
+
+    Args:
+        source_vocabulary: the tokens of the source, a line each, in order of their ids.
+        target_vocabulary: those of the target.
+        codes: the merges of the byte pairs, as subword-nmt or fastBPE writes them.
+        target_codes: those of the target, if it has others.
+    """
+
+    source_vocabulary: str | Path | None = None
+    target_vocabulary: str | Path | None = None
+    codes: str | Path | None = None
+    target_codes: str | Path | None = None
+
+
+def find_checkpoint(path: Path, name: str, preferred: Sequence[str]) -> Path | None:
+    """Return the checkpoint that a path is, or that a folder has; None where there is none.
+
+    Args:
+        path: a file or a folder.
+        name: regular expression of a file's name.
+        preferred: those of files in a folder, the best first; of several files the one with the largest number in the
+            expression's group.
+    """
+    if not path.is_dir():
+        return path if path.is_file() and re.fullmatch(name, path.name) else None
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    for pattern in preferred:
+        if found := [(match, file) for file in files if (match := re.fullmatch(pattern, file.name))]:
+            return max(found, key=lambda each: [int(number) for number in each[0].groups()])[1]
+    return None
 
 
 class Record:
@@ -107,4 +143,4 @@ def _setting(value: Any) -> Any:
     return settings_of(value) if isinstance(value, (dict, argparse.Namespace)) else value
 
 
-__all__ = ["Record", "load_plain", "settings_of"]
+__all__ = ["Record", "TextFiles", "find_checkpoint", "load_plain", "settings_of"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from vaswani_tx.engines.base import EngineModel
 from vaswani_tx.engines.cache import exported
-from vaswani_tx.errors import ExportError
+from vaswani_tx.errors import DeviceError, ExportError
 from vaswani_tx.export.folders import read_note
 from vaswani_tx.loading import check_vocabulary, load_tokenizer
 from vaswani_tx.suggestions import did_you_mean
@@ -26,6 +26,7 @@ def load_engine(
     *,
     quantization: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
 ) -> tuple[EngineModel, Any]:
     """Return a model that an engine computes, and its tokenizer.
 
@@ -36,14 +37,18 @@ def load_engine(
         tokenizer: folder of the tokenizer; None: the model's.
         quantization: of a model that is not exported yet.
         threads: of the CPU; None: torch's number.
+        device: what a user asked to compute on; engines compute on the CPU.
 
     Raises:
         ExportError: there is no such engine, its package is missing, or it cannot hold the model.
+        DeviceError: another device than the CPU is asked for.
         CheckpointError: the model cannot be loaded.
     """
     if engine not in ENGINES:
         hint = did_you_mean(engine, ENGINES) or f": there are {', '.join(ENGINES)}"
         raise ExportError(f"there is no engine {engine!r}{hint}.")
+    if device not in (None, "cpu"):
+        raise DeviceError(f"--engine {engine} computes on the CPU here: leave --device {device} out.")
     note = read_note(model)
     if note is None:
         folder = exported(model, engine, tokenizer, quantization)

@@ -45,22 +45,31 @@ class Family:
 # Imported by every family. `modeling_vaswani.py` holds the encoder-decoder too: it brings its generation and pipelines.
 _SHARED_CODE = (
     "alignments_vaswani.py",
+    "captured_decoding_vaswani.py",
     "configuration_vaswani.py",
     "configuration_vaswani_base.py",
     "constraints_vaswani.py",
+    "dropout_vaswani.py",
+    "fast_decoder_vaswani.py",
+    "fast_generation_vaswani.py",
+    "fast_scores_vaswani.py",
+    "fast_search_vaswani.py",
     "forbidden_vaswani.py",
     "generation_vaswani.py",
     "layers_vaswani.py",
     "loss_vaswani.py",
     "modeling_vaswani.py",
+    "padding_vaswani.py",
     "phrases_vaswani.py",
     "pipeline_vaswani.py",
     "pipeline_vaswani_parts.py",
+    "positions_vaswani.py",
     "search_vaswani.py",
     "sentences_vaswani.py",
     "ssru_vaswani.py",
     "token_texts_vaswani.py",
     "transfer_vaswani.py",
+    "varlen_attention_vaswani.py",
 )
 _TEXT_CODE = (*_SHARED_CODE, "tokenization_vaswani.py", "tokenization_vaswani_pair.py")
 # In the order that transformers writes when a loaded tokenizer is saved again; it loads the one that is not None.

@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
 
 from vaswani_tx.hub.card_sources import (
     LICENSES,
@@ -38,6 +37,9 @@ from vaswani_tx.hub.card_sources import (
     without_folder,
 )
 from vaswani_tx.hub.card_tasks import CardTask, example_of, hub_datasets, task_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 PAPER = "https://arxiv.org/abs/1706.03762"
 # Sentences for the page's input box, by source language.
@@ -108,6 +110,8 @@ def _metadata(
     trained_on: Sequence[str],
 ) -> str:
     """Return the YAML between the dashes, by huggingface_hub's own writer."""
+    from huggingface_hub import ModelCardData
+
     named = [about.dataset_id] if about.dataset_id else trained_on
     values: dict[str, Any] = {"language": list(about.languages), "datasets": list(named)}
     if about.license is not None:
@@ -133,7 +137,9 @@ def _metadata(
 
 def _eval_results(
     score: dict[str, Any], about: About, titles: Mapping[str, str], task: CardTask
-) -> Iterator[EvalResult]:
+) -> Iterator["EvalResult"]:
+    from huggingface_hub import EvalResult
+
     test = test_set(score)
     stem = PurePosixPath(test[0]).name.partition(".")[0] if test else ""
     called = about.dataset_name or (test[0] if test else "test set")

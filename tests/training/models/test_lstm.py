@@ -391,7 +391,8 @@ def test_folders_of_the_other_kind_are_refused(reversal, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [(["--preset", "big"], "preset"), (["--model.num_heads", "2"], "LstmSeq2SeqConfig has no field 'num_heads'"),
-     (["--attention-init-gain", "0.5"], "attention_init_gain does nothing"), (["--compile"], "compile does nothing"),
+     (["--attention-init-gain", "0.5"], "attention_init_gain does nothing"),
+     (["--init-scheme", "small"], "init_scheme does nothing"), (["--compile"], "compile does nothing"),
      (["--architecture", "gru"], "architecture")],
 )  # fmt: skip
 def test_keys_that_an_lstm_has_not_are_refused(words, message):
@@ -404,7 +405,7 @@ def test_the_recipe_differs_from_the_transformers_only_where_an_lstm_must():
     other = vars(parse_arguments([str(recipes / "multi30k_en_de_cpu.yaml")]))
     own = vars(parse_arguments([str(recipes / "multi30k_en_de_lstm.yaml")]))
     assert {name for name in own if own[name] != other[name]} == {
-        "output_dir", "architecture", "model", "attention_init_gain", "schedule", "learning_rate", "lr_factor",
+        "output_dir", "architecture", "model", "init_scheme", "schedule", "learning_rate", "lr_factor",
         "warmup_steps", "max_grad_norm",
     }  # fmt: skip
     assert own["model"]["dropout"] == other["model"]["dropout"]

@@ -224,6 +224,7 @@ def test_a_term_that_is_not_finite_stops_the_run(reversal, tmp_path, monkeypatch
 # The command
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize("kind", ["rdrop", "simcut", "teacher"])
 def test_resume_is_exact(kind, reversal, teacher, tmp_path):
     options = settings_of(kind, teacher) | {"max_steps": 5, "log_every": 2, "save_every": 5, "average_last": 0}
@@ -241,6 +242,7 @@ def test_resume_is_exact(kind, reversal, teacher, tmp_path):
     assert load_file(whole / last / "model.safetensors").keys() == saved.keys()
 
 
+@pytest.mark.fresh
 def test_bfloat16_checkpointing_and_clipping_train(reversal, teacher, tmp_path):
     options = {"precision": "bf16", "gradient_checkpointing": "true", "max_grad_norm": 1.0, "max_steps": 30}
     output = run(reversal, tmp_path, log_every=10, **options, **RDROP, **TEACHER, teacher=teacher)
