@@ -258,6 +258,7 @@ def test_sinusoids_of_an_exported_model_reach_as_far_as_its_configuration(saved)
     torch.testing.assert_close(found, model.get_encoder()(**inputs).last_hidden_state, rtol=0, atol=1e-5)
 
 
+@pytest.mark.fresh
 def test_executorch_recipe_decodes_step_by_step_with_a_static_cache():
     model = make_model()
     recipe = Seq2SeqLMExportableModule(model, batch_size=1, max_hidden_seq_length=64, max_cache_length=16)
@@ -333,6 +334,7 @@ def two_processes(tmp_path_factory):
 
 
 @pytest.mark.distributed
+@pytest.mark.fresh
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize("name", ["tied", "untied", "separate"])
 @pytest.mark.parametrize("plan", ["tp_size", "fsdp_size"])

@@ -175,8 +175,8 @@ def start(recipe, data, output, **changes):
     return arguments
 
 
-# Differs from another only in what does not count here.
-REPEATED = {"wmt14_en_de_base_one_gpu"}
+# They differ from another only in what does not count here, or are large.
+REPEATED = {"wmt14_en_de_base_one_gpu", "wmt14_en_de_big", "wmt14_en_fr_big", "wsj_parsing"}
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

@@ -205,6 +205,7 @@ def test_the_first_version_of_fsdp_is_refused(runs):
 # The command
 
 
+@pytest.mark.fresh
 def test_the_command_in_shards_stops_together_on_a_signal_and_one_process_resumes(reversal, tmp_path):
     output = tmp_path / "run"
     changes = {"eval_every": 4, "validation_source": "v.src", "validation_target": "v.tgt", "eval_beam": 2,

@@ -26,7 +26,7 @@ from vaswani_tx.training.engine.progress import MetricsLog
 from vaswani_tx.training.files import clean_leftovers
 
 # Half a minute on an idle machine: some 25 runs in the first test's fixture.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.fresh]
 
 STEPS = 6
 SETTINGS = {

@@ -243,6 +243,7 @@ def small(output, *words):
     return ["--output", str(output), "--quiet", *sizes.split(), *words]
 
 
+@pytest.mark.fresh
 def test_the_command_draws_prints_and_keeps_other_parts(tmp_path, capsys, reversal):
     output, words = tmp_path / "out", []
     for name, speed in (("old", 100.0), ("new", 200.0)):

@@ -106,6 +106,7 @@ def write_ladder(path, data, **changes):
 
 
 @pytest.mark.slow
+@pytest.mark.fresh
 def test_one_command_trains_fits_and_draws(reversal, tmp_path, monkeypatch, capsys):
     from accelerate.state import AcceleratorState
 

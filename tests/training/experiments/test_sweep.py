@@ -250,6 +250,7 @@ def test_rows_are_trained_scored_and_reported(reversal, tmp_path, in_process, ca
     assert not any(word.startswith("--tokenizer=") for word in in_process[0][1])
 
 
+@pytest.mark.fresh
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_the_same_command_resumes(reversal, tmp_path, in_process, capsys):
     path, out = write(tmp_path, reversal), tmp_path / "out"
